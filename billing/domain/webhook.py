@@ -1,0 +1,98 @@
+"""Webhook path: the states of an endpoint and of one delivery.
+
+Invariant: each delivery is in exactly one state, so that per endpoint matched = pending + parked +
+delivered + dead + canceled. A disabled endpoint parks its deliveries, it never discards them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from billing.domain.lifecycle import Machine, StatusChanged
+
+
+class EndpointStatus(StrEnum):
+    """Whether an endpoint is posted to."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+    DELETED = "deleted"
+
+
+class EndpointAction(StrEnum):
+    """What moves an endpoint."""
+
+    DISABLE = "disable"  # by the tenant, a 410, or 5 days of only failures
+    ENABLE = "enable"  # by the tenant, or a half-open probe that was answered
+    DELETE = "delete"
+
+
+class DeliveryStatus(StrEnum):
+    """What became of one event for one endpoint."""
+
+    PENDING = "pending"
+    PARKED = "parked"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    CANCELED = "canceled"
+
+
+class DeliveryAction(StrEnum):
+    """What moves a delivery. A failed attempt that will be retried leaves it pending."""
+
+    SUCCEED = "succeed"
+    EXHAUST = "exhaust"
+    PARK = "park"
+    UNPARK = "unpark"
+    REDRIVE = "redrive"
+    CANCEL = "cancel"
+
+
+ENDPOINT: Final = Machine(
+    "webhook endpoint",
+    EndpointStatus.ENABLED,
+    MappingProxyType(
+        {
+            (EndpointStatus.ENABLED, EndpointAction.DISABLE): EndpointStatus.DISABLED,
+            (EndpointStatus.DISABLED, EndpointAction.ENABLE): EndpointStatus.ENABLED,
+            (EndpointStatus.ENABLED, EndpointAction.DELETE): EndpointStatus.DELETED,
+            (EndpointStatus.DISABLED, EndpointAction.DELETE): EndpointStatus.DELETED,
+        }
+    ),
+)
+
+DELIVERY: Final = Machine(
+    "webhook delivery",
+    DeliveryStatus.PENDING,
+    MappingProxyType(
+        {
+            (DeliveryStatus.PENDING, DeliveryAction.SUCCEED): DeliveryStatus.DELIVERED,
+            (DeliveryStatus.PENDING, DeliveryAction.EXHAUST): DeliveryStatus.DEAD,
+            (DeliveryStatus.PENDING, DeliveryAction.PARK): DeliveryStatus.PARKED,
+            (DeliveryStatus.PENDING, DeliveryAction.CANCEL): DeliveryStatus.CANCELED,
+            # The probe of a disabled endpoint is one of its parked deliveries.
+            (DeliveryStatus.PARKED, DeliveryAction.SUCCEED): DeliveryStatus.DELIVERED,
+            (DeliveryStatus.PARKED, DeliveryAction.UNPARK): DeliveryStatus.PENDING,
+            (DeliveryStatus.PARKED, DeliveryAction.CANCEL): DeliveryStatus.CANCELED,
+            (DeliveryStatus.DEAD, DeliveryAction.REDRIVE): DeliveryStatus.PENDING,
+            (DeliveryStatus.DEAD, DeliveryAction.CANCEL): DeliveryStatus.CANCELED,
+        }
+    ),
+)
+
+
+def apply_endpoint_lifecycle(
+    status: EndpointStatus, action: EndpointAction, now: datetime
+) -> tuple[EndpointStatus, StatusChanged]:
+    """The endpoint's next status and its event, or InvalidTransition."""
+    return ENDPOINT.apply(status, action, now)
+
+
+def apply_delivery_lifecycle(
+    status: DeliveryStatus, action: DeliveryAction, now: datetime
+) -> tuple[DeliveryStatus, StatusChanged]:
+    """The delivery's next status and its event, or InvalidTransition."""
+    return DELIVERY.apply(status, action, now)

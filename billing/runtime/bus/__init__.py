@@ -1,0 +1,1 @@
+"""The bus: one protocol (`base`), three buses (`nats`, `kafka`, `noop`), one door (`connect`)."""

@@ -1,0 +1,156 @@
+"""Every path: connections, roles and transactions.
+
+Invariant: a tenant's statements run in a transaction that has named the tenant first, under the role that row-level
+security binds; a worker's run under the role that it does not. Every connection has time limits, so nothing waits for
+ever, and a commit is told to whoever waits for new events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeAlias
+from uuid import UUID
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from billing.domain.errors import Unavailable
+from billing.runtime.clock import DatabaseClock
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+SERVER_VERSION_MIN: Final = 17  # transaction_timeout
+
+
+class Role(StrEnum):
+    """Which database role a pool's sessions take."""
+
+    API = "tollway_api"
+    WORKER = "tollway_worker"
+
+
+class ServerTooOld(Exception):
+    """The PostgreSQL server is too old; Tollway needs version 17 or newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Pool sizes and the limits that every session sets. Seconds and counts as the names say."""
+
+    connections_max: int = 10
+    connect_timeout_s: float = 10.0
+    acquire_timeout_s: float = 10.0
+    statement_timeout_s: float = 30.0
+    lock_timeout_s: float = 5.0
+    idle_in_transaction_timeout_s: float = 15.0
+    transaction_timeout_s: float = 60.0
+
+
+class Database:
+    """A pool of sessions of one role."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        settings: DatabaseSettings,
+        on_commit: Callable[[], None] | None = None,
+    ) -> None:
+        self.pool = pool
+        self._settings = settings
+        self._on_commit = on_commit
+
+    @asynccontextmanager
+    async def transaction(
+        self, tenant_id: UUID | None = None, *, snapshot: bool = False
+    ) -> AsyncIterator[Connection]:
+        """A transaction, committed at the end of the block and rolled back by any error.
+
+        `tenant_id` names the tenant to row-level security. `snapshot` reads one moment (REPEATABLE READ, READ ONLY).
+        Raises Unavailable when no connection is free in time.
+        """
+        async with self.connection() as connection:
+            # One round trip: the driver's own transaction object would take two.
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if snapshot else "BEGIN"
+            if tenant_id is not None:
+                begin += f"; SET LOCAL tollway.tenant = '{tenant_id}'"
+            await connection.execute(begin)
+            try:
+                yield connection
+            except BaseException:
+                # A cancelled task must not give back a session with an open transaction.
+                if not connection.is_closed():
+                    await connection.execute("ROLLBACK")
+                raise
+            await connection.execute("COMMIT")
+        if self._on_commit is not None and not snapshot:
+            self._on_commit()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A session outside a transaction, for single reads. Raises Unavailable when none is free in time."""
+        try:
+            connection = await self.pool.acquire(timeout=self._settings.acquire_timeout_s)
+        except (TimeoutError, OSError, asyncpg.PostgresConnectionError) as error:
+            raise Unavailable("The database cannot be reached now.", retry_after_s=1) from error
+        try:
+            yield connection
+        finally:
+            await self.pool.release(connection)
+
+    async def close(self) -> None:
+        """Waits for the sessions in use, then closes all."""
+        await self.pool.close()
+
+
+async def connect(
+    database_url: str,
+    role: Role,
+    settings: DatabaseSettings,
+    on_commit: Callable[[], None] | None = None,
+) -> Database:
+    """Opens a pool of sessions under `role`. Raises ServerTooOld, or what the driver raises when nothing answers."""
+
+    def milliseconds(seconds: float) -> str:
+        return str(int(seconds * 1000))
+
+    pool = await asyncpg.create_pool(
+        database_url,
+        min_size=1,
+        max_size=settings.connections_max,
+        timeout=settings.connect_timeout_s,
+        reset=_leave_as_is,
+        server_settings={
+            "role": role.value,
+            "application_name": f"tollway {role.name.lower()}",
+            "timezone": "UTC",
+            "jit": "off",
+            "statement_timeout": milliseconds(settings.statement_timeout_s),
+            "lock_timeout": milliseconds(settings.lock_timeout_s),
+            "idle_in_transaction_session_timeout": milliseconds(
+                settings.idle_in_transaction_timeout_s
+            ),
+            "transaction_timeout": milliseconds(settings.transaction_timeout_s),
+        },
+    )
+    async with pool.acquire() as connection:
+        if connection.get_server_version().major < SERVER_VERSION_MIN:
+            await pool.close()
+            raise ServerTooOld(ServerTooOld.__doc__)
+    return Database(pool, settings, on_commit)
+
+
+async def _leave_as_is(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Sessions set nothing but LOCAL things, so a released one needs no reset and saves a round trip."""
+
+
+async def read_clock(database: Database, clock: DatabaseClock) -> None:
+    """Sets `clock` by the database's; run at start and every minute."""
+    async with database.connection() as connection:
+        began = time.monotonic()
+        now = await connection.fetchval("VALUES (clock_timestamp())")
+        clock.set(now, time.monotonic() - began)

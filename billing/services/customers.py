@@ -1,0 +1,83 @@
+"""Subscription path, before step 1: customers. Invariant: an external id names one customer of its tenant, for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import queries.customers
+from queries.models import Customer
+from tollway.customer.v1 import customer_events_pb2
+
+from billing.domain import period
+from billing.domain.errors import AlreadyExists, NotFound
+from billing.domain.ids import Prefix, encode
+from billing.runtime.db import Connection
+from billing.runtime.ids import new_id
+from billing.services import events
+from billing.services.actor import Cause
+from billing.services.business_time import business_time
+from billing.services.tenants import get_tenant
+
+
+class CustomerNotFound(NotFound):
+    """There is no such customer in this tenant; create it with CreateCustomer."""
+
+    reason = "CUSTOMER_NOT_FOUND"
+
+
+@dataclass(frozen=True, slots=True)
+class NewCustomer:
+    """A customer to make; an empty time zone takes the tenant's."""
+
+    external_id: str
+    display_name: str
+    time_zone: str
+
+
+async def create_customer(
+    tx: Connection, tenant_id: UUID, draft: NewCustomer, cause: Cause, *, now: datetime
+) -> Customer:
+    """A new customer; emits customer.created. Raises AlreadyExists or InvalidTimeZone."""
+    time_zone = draft.time_zone or (await get_tenant(tx, tenant_id)).time_zone
+    period.time_zone(time_zone)
+    at = await business_time(tx, tenant_id, now)
+    customer = await queries.customers.insert_customer(
+        tx,
+        tenant_id=tenant_id,
+        id=new_id(now),
+        external_id=draft.external_id or None,
+        display_name=draft.display_name,
+        time_zone=time_zone,
+        now=at,
+    )
+    if customer is None:
+        raise AlreadyExists(
+            f"A customer with the external id {draft.external_id!r} exists.",
+            metadata={"kind": "customer", "key": draft.external_id},
+        )
+    resource = encode(Prefix.CUSTOMER, customer.id)
+    payload = customer_events_pb2.CustomerCreated(
+        customer_id=resource, external_id=draft.external_id
+    )
+    await events.emit(
+        tx, [events.NewEvent(tenant_id, resource, customer.version, payload, at, cause)], now=now
+    )
+    return customer
+
+
+async def get_customer(
+    tx: Connection, tenant_id: UUID, *, customer_id: UUID | None, external_id: str
+) -> Customer:
+    """The customer by id, or else by external id. Raises CustomerNotFound."""
+    if customer_id is not None:
+        customer = await queries.customers.get_customer(tx, tenant_id=tenant_id, id=customer_id)
+    else:
+        customer = await queries.customers.get_customer_by_external_id(
+            tx, tenant_id=tenant_id, external_id=external_id
+        )
+    if customer is None:
+        named = encode(Prefix.CUSTOMER, customer_id) if customer_id else external_id
+        raise CustomerNotFound(metadata={"customer": named})
+    return customer

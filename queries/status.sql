@@ -1,0 +1,42 @@
+-- Operations: what waits where. Under a tenant's key, row-level security narrows every count to that tenant. A count
+-- ends at `most`: to look at a house in trouble must not take a scan of its trouble.
+
+-- name: CountOutbox :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT uuid_extract_timestamp(o.event_id)::timestamptz AS at FROM outbox o ORDER BY o.event_id LIMIT @most::integer) AS q;
+
+-- name: CountOutboxDeadLetters :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT d.died_at AS at FROM outbox_dead_letters d LIMIT @most::integer) AS q;
+
+-- name: CountRouterWaiting :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT w.parked_at AS at FROM router_waiting w LIMIT @most::integer) AS q;
+
+-- name: CountRouterDeadLetters :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT d.died_at AS at FROM router_dead_letters d LIMIT @most::integer) AS q;
+
+-- name: CountRatingDue :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT m.created_at AS at FROM usage_period_marks m WHERE m.kind = 'due' LIMIT @most::integer) AS q;
+
+-- name: CountDrafts :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (
+    SELECT i.closed_at AS at FROM invoices i WHERE i.status = 'draft'
+    ORDER BY i.finalize_at, i.tenant_id, i.id LIMIT @most::integer
+) AS q;
+
+-- name: CountDeliveries :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT d.created_at AS at FROM webhook_deliveries d WHERE d.status = 'pending' LIMIT @most::integer) AS q;
+
+-- name: CountDeadDeliveries :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (SELECT d.died_at AS at FROM webhook_dlq d LIMIT @most::integer) AS q;
+
+-- name: ListLeases :many
+-- Who owns what now; a lease that ran out is nobody's.
+SELECT kind, shard, (CASE WHEN expires_at > clock_timestamp() THEN holder END)::uuid AS "holder?", term
+FROM leases ORDER BY kind, shard LIMIT @most::integer;

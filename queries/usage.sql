@@ -1,0 +1,45 @@
+-- Usage path, step 1: take records in, once each.
+
+-- name: ListMetersByKeys :many
+SELECT id, key, aggregation, archived_at FROM meters WHERE tenant_id = @tenant_id AND key = ANY (@keys::text[]);
+
+-- name: ListCustomersByExternalIds :many
+SELECT id, external_id::text AS external_id
+FROM customers WHERE tenant_id = @tenant_id AND external_id = ANY (@external_ids::text[]);
+
+-- name: ListCustomersByIds :many
+SELECT id FROM customers WHERE tenant_id = @tenant_id AND id = ANY (@ids::uuid[]);
+
+-- name: ListSubscriptionsByIds :many
+SELECT id, customer_id FROM subscriptions WHERE tenant_id = @tenant_id AND id = ANY (@ids::uuid[]);
+
+-- name: InsertUsageRecords :execrows
+-- The records of a batch whose keys are new; sorted, so that batches with the same keys wait for each other and never
+-- deadlock. Instants come as microseconds since 1970 and quantities as text: numbers and texts encode fastest.
+INSERT INTO usage_records (
+    tenant_id, idempotency_key, batch_id, meter_id, customer_id, subscription_id, used_at, quantity, properties,
+    accepted_at)
+SELECT @tenant_id::uuid, g.idempotency_key, @batch_id::uuid, g.meter_id, g.customer_id, g.subscription_id,
+       timestamptz 'epoch' + g.used_at_us * interval '1 microsecond', g.quantity::numeric, g.properties::jsonb,
+       @accepted_at::timestamptz
+FROM unnest(
+    @idempotency_keys::text[], @meter_ids::uuid[], @customer_ids::uuid[], sqlc.narg(subscription_ids)::uuid[],
+    @used_at_us::bigint[], @quantities::text[], sqlc.narg(properties)::text[]
+) AS g (idempotency_key, meter_id, customer_id, subscription_id, used_at_us, quantity, properties)
+ORDER BY g.idempotency_key
+ON CONFLICT (tenant_id, idempotency_key) DO NOTHING;
+
+-- name: CompareUsageRecords :many
+-- What stands under each record's key: in which batch it came, and whether it says the same. The place is the record's
+-- number in the arrays.
+SELECT g.place::bigint AS place, r.batch_id,
+       (r.revision = 0 AND r.meter_id = g.meter_id AND r.customer_id = g.customer_id
+        AND r.subscription_id IS NOT DISTINCT FROM g.subscription_id
+        AND r.used_at = timestamptz 'epoch' + g.used_at_us * interval '1 microsecond'
+        AND r.quantity = g.quantity::numeric AND r.properties IS NOT DISTINCT FROM g.properties::jsonb)::boolean AS same
+FROM unnest(
+    @idempotency_keys::text[], @meter_ids::uuid[], @customer_ids::uuid[], sqlc.narg(subscription_ids)::uuid[],
+    @used_at_us::bigint[], @quantities::text[], sqlc.narg(properties)::text[]
+) WITH ORDINALITY
+    AS g (idempotency_key, meter_id, customer_id, subscription_id, used_at_us, quantity, properties, place)
+JOIN usage_records r ON r.tenant_id = @tenant_id AND r.idempotency_key = g.idempotency_key;

@@ -1,0 +1,53 @@
+"""The rim, step 4: the conversions that every servicer shares. What belongs to one service stands in its module."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tollway.type.v1 import money_pb2, time_range_pb2
+
+from billing.domain.errors import Invalid
+
+_YEAR_MIN: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_MAX: Final = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+def to_timestamp(instant: datetime | None) -> Timestamp | None:
+    """An instant for the wire; None stays unset."""
+    if instant is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(instant)
+    return stamp
+
+
+def from_timestamp(stamp: Timestamp, *, path: str) -> datetime:
+    """An instant from the wire, to the microsecond. Raises Invalid outside the years 1970 to 8999."""
+    try:
+        instant = stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        instant = None
+    if instant is None or not _YEAR_MIN <= instant < _YEAR_MAX:
+        raise Invalid.field(path, "must be an instant between 1970 and 8999")
+    return instant
+
+
+def to_range(start: datetime | None, end: datetime | None) -> time_range_pb2.TimeRange | None:
+    """A half-open range for the wire; None when there is none."""
+    if start is None or end is None:
+        return None
+    return time_range_pb2.TimeRange(start=to_timestamp(start), end=to_timestamp(end))
+
+
+def to_money(minor_units: int, currency: str) -> money_pb2.Money:
+    """An amount for the wire."""
+    return money_pb2.Money(minor_units=minor_units, currency_code=currency)
+
+
+def to_decimal(value: Decimal) -> str:
+    """A decimal for the wire: plain digits, without trailing zeros after the point."""
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,104 @@
+"""The rim, step 4: what a servicer works with, and the two shapes of every method: read and mutate.
+
+Invariant: a method's statements run in one transaction bound to the call's tenant; a mutation's answer is stored under
+its request id in that same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from billing.runtime.clock import Clock
+from billing.runtime.db import Connection, Database
+from billing.runtime.vault import Vault
+from billing.services import idempotency
+from server.call import Call, current_call
+
+Answer = TypeVar("Answer", bound=Message)
+_NO_TENANT = UUID(int=0)
+
+
+Work = Callable[[Connection, Call], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The pools by role, machine time, and the vault for answers that carry a secret."""
+
+    api: Database
+    worker: Database
+    clock: Clock
+    vault: Vault
+
+    async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
+        """The answer of a method that changes nothing; `snapshot` reads one moment."""
+        call = current_call()
+        async with self.api.transaction(call.tenant_id, snapshot=snapshot) as tx:
+            return await work(tx, call)
+
+    async def mutate(
+        self,
+        request: Message,
+        answer_type: type[Answer],
+        work: Work[Answer],
+        *,
+        secret: bool = False,
+    ) -> Answer:
+        """The answer of a method that changes the tenant's data; `secret` keeps the stored answer encrypted."""
+        call = current_call()
+        async with self.api.transaction(call.tenant_id) as tx:
+            return await self._once(tx, request, answer_type, work, call, secret=secret)
+
+    async def mutate_as_operator(
+        self,
+        request: Message,
+        answer_type: type[Answer],
+        work: Work[Answer],
+        *,
+        secret: bool = False,
+    ) -> Answer:
+        """The same beyond one tenant, under the role that row-level security does not bind."""
+        call = current_call()
+        async with self.worker.transaction() as tx:
+            return await self._once(tx, request, answer_type, work, call, secret=secret)
+
+    async def _once(
+        self,
+        tx: Connection,
+        request: Message,
+        answer_type: type[Answer],
+        work: Work[Answer],
+        call: Call,
+        *,
+        secret: bool,
+    ) -> Answer:
+        request_id: str = request.request_id  # type: ignore[attr-defined] # every mutating request has one
+        if not request_id:
+            return await work(tx, call)
+
+        async def encoded() -> bytes:
+            return (await work(tx, call)).SerializeToString(deterministic=True)
+
+        key = idempotency.RequestKey(
+            call.principal.tenant_id or _NO_TENANT,
+            call.principal.key_id,
+            call.method,
+            request_id,
+            _body_without_id(request),
+        )
+        stored = await idempotency.once(
+            tx, key, encoded, now=call.now, vault=self.vault if secret else None
+        )
+        return answer_type.FromString(stored)
+
+
+def _body_without_id(request: Message) -> bytes:
+    copy = type(request)()
+    copy.CopyFrom(request)
+    copy.ClearField("request_id")
+    return copy.SerializeToString(deterministic=True)

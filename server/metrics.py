@@ -1,0 +1,32 @@
+"""The rim, step 0: what is counted of every call.
+
+Invariant: one observation per call, whatever became of it; labels are methods and codes, never tenants or ids.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+
+class RpcMetrics:
+    """Calls by method and code, and how long they took."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = Counter(
+            "tollway_rpc_calls_total",
+            "Calls by method and gRPC code.",
+            ("method", "code"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "tollway_rpc_seconds",
+            "How long calls took.",
+            ("method",),
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+            registry=registry,
+        )
+
+    def observe(self, method: str, code: str, seconds: float) -> None:
+        """Counts one finished call."""
+        self._calls.labels(method, code).inc()
+        self._seconds.labels(method).observe(seconds)

@@ -1,0 +1,61 @@
+"""The rim, step 2: what each RPC demands of the key that calls it.
+
+Invariant: every RPC of the contract stands here, and its comment in the proto says the same (a house test compares).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from billing.services.keys import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The least scope of a tenant's key, or None when only operators may call.
+
+    `without_tenant` lets an operator's key call without naming a tenant in the metadata.
+    """
+
+    scope: Scope | None
+    without_tenant: bool = False
+
+
+_READ: Final = Permission(Scope.READ)
+_WRITE: Final = Permission(Scope.WRITE)
+_ADMIN: Final = Permission(Scope.ADMIN)
+
+PERMISSIONS: Final[Mapping[str, Permission]] = {
+    "/tollway.tenant.v1.TenantService/CreateTenant": Permission(None, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/CreateApiKey": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/ListApiKeys": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/RevokeApiKey": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.catalog.v1.CatalogService/CreateMeter": _WRITE,
+    "/tollway.catalog.v1.CatalogService/GetMeter": _READ,
+    "/tollway.catalog.v1.CatalogService/CreatePlan": _WRITE,
+    "/tollway.catalog.v1.CatalogService/GetPlan": _READ,
+    "/tollway.catalog.v1.CatalogService/CreatePrice": _WRITE,
+    "/tollway.customer.v1.CustomerService/CreateCustomer": _WRITE,
+    "/tollway.customer.v1.CustomerService/GetCustomer": _READ,
+    "/tollway.subscription.v1.SubscriptionService/CreateSubscription": _WRITE,
+    "/tollway.subscription.v1.SubscriptionService/GetSubscription": _READ,
+    "/tollway.usage.v1.UsageService/BatchRecordUsage": _WRITE,
+    "/tollway.rating.v1.RatingService/GetCharges": _READ,
+    "/tollway.invoice.v1.InvoiceService/GetInvoice": _READ,
+    "/tollway.invoice.v1.InvoiceService/ListInvoices": _READ,
+    "/tollway.webhook.v1.WebhookService/CreateEndpoint": _ADMIN,
+    "/tollway.webhook.v1.WebhookService/GetEndpoint": _READ,
+    "/tollway.event.v1.EventService/GetEvent": _READ,
+    "/tollway.event.v1.EventService/GetTrail": _READ,
+    "/tollway.scheduler.v1.SchedulerService/CreateTestClock": _ADMIN,
+    "/tollway.scheduler.v1.SchedulerService/AdvanceTestClock": _ADMIN,
+    "/tollway.scheduler.v1.SchedulerService/GetTestClock": _READ,
+    "/tollway.replay.v1.ReplayService/PlanReplay": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/StartReplay": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/GetReplay": Permission(Scope.READ, without_tenant=True),
+    "/tollway.operations.v1.OperationsService/GetStatus": Permission(
+        Scope.READ, without_tenant=True
+    ),
+}

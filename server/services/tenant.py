@@ -1,0 +1,117 @@
+"""The rim's TenantService. Invariant: a tenant's key manages the keys of its own tenant only."""
+
+from __future__ import annotations
+
+from queries.models import ApiKey, Tenant
+from tollway.tenant.v1 import tenant_service_pb2 as pb
+from tollway.tenant.v1 import tenant_service_pb2_grpc as rpc
+
+from billing.domain.ids import Prefix, decode, encode
+from billing.runtime.db import Connection
+from billing.services import keys, tenants
+from server.authentication import tenant_named
+from server.call import Call, current_call
+from server.convert import from_timestamp, to_timestamp
+from server.house import House
+from server.interceptor import Context
+from server.paging import cut_page, page_size, read_token
+
+TIME_ZONE_DEFAULT = "UTC"
+
+
+class TenantServicer(rpc.TenantServiceServicer):
+    """Tenants and their keys, under the worker role: an operator acts beyond one tenant."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def CreateTenant(
+        self, request: pb.CreateTenantRequest, context: Context
+    ) -> pb.CreateTenantResponse:
+        """See the proto."""
+        mode = pb.TenantMode.Name(request.mode).removeprefix("TENANT_MODE_").lower()
+        draft = tenants.NewTenant(
+            request.display_name, mode, request.time_zone or TIME_ZONE_DEFAULT
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.CreateTenantResponse:
+            tenant = await tenants.create_tenant(tx, draft, call.cause, now=call.now)
+            return pb.CreateTenantResponse(tenant=to_tenant(tenant))
+
+        return await self._house.mutate_as_operator(request, pb.CreateTenantResponse, work)
+
+    async def CreateApiKey(
+        self, request: pb.CreateApiKeyRequest, context: Context
+    ) -> pb.CreateApiKeyResponse:
+        """See the proto."""
+        tenant_id = tenant_named(current_call().principal, request.tenant_id)
+        draft = keys.NewKey(
+            request.display_name,
+            [
+                keys.Scope(pb.Scope.Name(scope).removeprefix("SCOPE_").lower())
+                for scope in request.scopes
+            ],
+            from_timestamp(request.expire_time, path="expire_time")
+            if request.HasField("expire_time")
+            else None,
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.CreateApiKeyResponse:
+            await tenants.get_tenant(tx, tenant_id)
+            key, secret = await keys.create_tenant_key(
+                tx, tenant_id, draft, call.cause, now=call.now
+            )
+            return pb.CreateApiKeyResponse(api_key=to_api_key(key), secret=secret)
+
+        return await self._house.mutate_as_operator(
+            request, pb.CreateApiKeyResponse, work, secret=True
+        )
+
+    async def ListApiKeys(
+        self, request: pb.ListApiKeysRequest, context: Context
+    ) -> pb.ListApiKeysResponse:
+        """See the proto."""
+        tenant_id = tenant_named(current_call().principal, request.tenant_id)
+        before, limit = read_token(request), page_size(request.page_size) + 1
+        async with self._house.worker.transaction() as tx:
+            await tenants.get_tenant(tx, tenant_id)
+            rows = await keys.list_keys(tx, tenant_id, before=before, limit=limit)
+        page, token = cut_page(request, rows, [row.id for row in rows])
+        return pb.ListApiKeysResponse(api_keys=map(to_api_key, page), next_page_token=token)
+
+    async def RevokeApiKey(
+        self, request: pb.RevokeApiKeyRequest, context: Context
+    ) -> pb.RevokeApiKeyResponse:
+        """See the proto."""
+        tenant_id = tenant_named(current_call().principal, request.tenant_id)
+        key_id = decode(Prefix.API_KEY, request.api_key_id, path="api_key_id")
+
+        async def work(tx: Connection, call: Call) -> pb.RevokeApiKeyResponse:
+            key = await keys.revoke_key(tx, tenant_id, key_id, call.cause, now=call.now)
+            return pb.RevokeApiKeyResponse(api_key=to_api_key(key))
+
+        return await self._house.mutate_as_operator(request, pb.RevokeApiKeyResponse, work)
+
+
+def to_tenant(tenant: Tenant) -> pb.Tenant:
+    """A stored tenant for the wire."""
+    return pb.Tenant(
+        id=encode(Prefix.TENANT, tenant.id),
+        display_name=tenant.display_name,
+        mode=pb.TenantMode.Value(f"TENANT_MODE_{tenant.mode.upper()}"),
+        time_zone=tenant.time_zone,
+        create_time=to_timestamp(tenant.created_at),
+    )
+
+
+def to_api_key(key: ApiKey) -> pb.ApiKey:
+    """A stored key for the wire, without its hash."""
+    return pb.ApiKey(
+        id=encode(Prefix.API_KEY, key.id),
+        tenant_id=encode(Prefix.TENANT, key.tenant_id) if key.tenant_id else "",
+        display_name=key.display_name,
+        scopes=[pb.Scope.Value(f"SCOPE_{scope.upper()}") for scope in key.scopes],
+        create_time=to_timestamp(key.created_at),
+        expire_time=to_timestamp(key.expires_at),
+        revoke_time=to_timestamp(key.revoked_at),
+    )

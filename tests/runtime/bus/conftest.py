@@ -1,0 +1,74 @@
+"""Brokers for the bus's tests: a nats-server per test, one Kafka per session when it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from billing.runtime.bus.base import Bus, BusUnavailable
+from tests.runtime.bus.brokers import (
+    Broker,
+    KafkaBroker,
+    NatsServer,
+    open_bus,
+    running,
+    until_async,
+)
+from tools.kafka_for_tests import Kafka, why_not
+
+KAFKA = "TOLLWAY_TEST_KAFKA"
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="session")
+def kafka_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    if os.environ.get(KAFKA) != "1":
+        pytest.skip(f"Kafka is tested when {KAFKA}=1")
+    if reason := why_not():
+        pytest.skip(reason)
+    kafka = Kafka(tmp_path_factory.mktemp("kafka"))
+    kafka.start()
+    yield kafka
+    kafka.kill()
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with running(NatsServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture(params=["nats", "kafka"])
+async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
+    """Each real bus in turn, empty."""
+    if request.param == "kafka":
+        yield KafkaBroker(request.getfixturevalue("kafka_process"))
+        return
+    async with running(NatsServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+async def bus(broker: Broker) -> AsyncIterator[Bus]:
+    """A connected bus with two fresh partitions."""
+    await broker.delete_streams()
+    bus = await open_bus(broker)
+    await make_streams(bus)
+    yield bus
+    await bus.close()
+
+
+async def make_streams(bus: Bus) -> None:
+    """Make them, even while Kafka is still forgetting the topic's namesake."""
+
+    async def made() -> bool:
+        with contextlib.suppress(BusUnavailable):
+            await bus.ensure_streams(PARTITIONS)
+            return True
+        return False
+
+    await until_async(made)
