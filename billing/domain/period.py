@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from billing.domain.errors import Invalid, InvalidPeriod, InvalidTimeZone, OutOfRange
+from billing.domain.errors import Invalid, InvalidPeriod, InvalidTimeZone
 
 INTERVAL_COUNT_MAX: Final = 366
 ZONE_LENGTH_MAX: Final = 64
@@ -130,7 +130,7 @@ class Schedule:
             local = _moved(self.anchor.astimezone(zone), self.interval, n * self.interval_count)
             return local.replace(tzinfo=zone, fold=0).astimezone(UTC)
         except (ValueError, OverflowError) as error:
-            raise OutOfRange(f"Period {n} lies outside the years 1 to 9999.") from error
+            raise InvalidPeriod(f"Period {n} lies outside the years 1 to 9999.") from error
 
     def nth(self, n: int) -> Period:
         """Period n: boundary n to boundary n + 1."""

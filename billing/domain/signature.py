@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
-from billing.domain.errors import InvalidSecret, SignatureMismatch
+from billing.domain.errors import InvalidSecret
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - a prefix, not a secret
 SECRET_BYTES_MIN: Final = 24
@@ -26,6 +26,10 @@ TOLERANCE: Final = timedelta(minutes=5)
 HEADER_ID: Final = "webhook-id"
 HEADER_TIMESTAMP: Final = "webhook-timestamp"
 HEADER_SIGNATURE: Final = "webhook-signature"
+
+
+class SignatureMismatch(Exception):
+    """No signature matches: the receiver's side of the protocol, never an answer of an RPC."""
 
 
 class Signer(Protocol):
@@ -117,4 +121,4 @@ def verify(
         for signature in given
     ]
     if not any(matches):
-        raise SignatureMismatch
+        raise SignatureMismatch("Check the secret, and that the body is read unchanged.")

@@ -6,12 +6,16 @@ delivered + dead + canceled. A disabled endpoint parks its deliveries, it never 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from billing.domain.lifecycle import Machine, StatusChanged
+
+# Only failures for so long disable an endpoint; one success starts the count again.
+FAILING_LIMIT: Final = timedelta(days=5)
+_GONE: Final = 410
 
 
 class EndpointStatus(StrEnum):
@@ -96,3 +100,17 @@ def apply_delivery_lifecycle(
 ) -> tuple[DeliveryStatus, StatusChanged]:
     """The delivery's next status and its event, or InvalidTransition."""
     return DELIVERY.apply(status, action, now)
+
+
+def is_success(status_code: int | None) -> bool:
+    """2xx and nothing else: a redirect is never followed, and None is no answer at all."""
+    return status_code is not None and 200 <= status_code <= 299
+
+
+def should_disable(status_code: int | None, failing_since: datetime | None, now: datetime) -> bool:
+    """Whether an attempt's answer disables its endpoint: 410, or 5 days of only failures."""
+    if is_success(status_code):
+        return False
+    return status_code == _GONE or (
+        failing_since is not None and now - failing_since >= FAILING_LIMIT
+    )

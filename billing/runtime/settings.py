@@ -1,7 +1,7 @@
 """Every path's ground: the environment, read once at the start and frozen.
 
-Invariant: a value that is wrong stops the process before it does anything, and the message names the variable, what it was,
-and what it must be. Nothing else in the house reads the environment.
+Invariant: a value that is wrong stops the process before it does anything, and the message names the variable, what it
+was, and what it must be. Nothing else in the house reads the environment.
 """
 
 from __future__ import annotations

@@ -9,11 +9,35 @@ import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from . import models
+from .connection import ConnectionLike, affected_rows
 
 __all__ = [
+    "CountDueRow",
+    "FindBlockedDraftRow",
+    "FindUnhandledEventRow",
+    "FindUnpublishedEventRow",
+    "FindUnratedUsageRow",
+    "FindWaitingEventRow",
     "ListBusinessTimesRow",
+    "count_due",
+    "fail_test_clock",
+    "find_blocked_draft",
+    "find_next_instant",
+    "find_unhandled_event",
+    "find_unpublished_event",
+    "find_unrated_usage",
+    "find_waiting_event",
+    "get_tenant_mode",
+    "get_test_clock",
+    "has_unfolded_usage",
+    "insert_test_clock",
+    "list_advancing_clocks",
     "list_business_times",
+    "lock_test_clock",
+    "move_test_clock",
+    "send_test_clock",
+    "tell_waiting",
 ]
 
 
@@ -38,3 +62,375 @@ async def list_business_times(
     """Business time: the test clocks of test-mode tenants."""
     rows = await conn.fetch(LIST_BUSINESS_TIMES, tenant_ids)
     return [ListBusinessTimesRow(*row) for row in rows]
+
+
+GET_TENANT_MODE: typing.Final = """-- name: GetTenantMode :one
+SELECT mode FROM tenants WHERE id = $1
+"""
+
+
+async def get_tenant_mode(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> str | None:
+    row = await conn.fetchrow(GET_TENANT_MODE, tenant_id)
+    return None if row is None else row[0]
+
+
+INSERT_TEST_CLOCK: typing.Final = """-- name: InsertTestClock :one
+INSERT INTO test_clocks (tenant_id, business_time, target_time, status, created_at)
+VALUES ($1, $2, $2, 'ready', $3)
+ON CONFLICT (tenant_id) DO NOTHING
+RETURNING tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at
+"""
+
+
+async def insert_test_clock(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    start_time: datetime.datetime,
+    now: datetime.datetime,
+) -> models.TestClock | None:
+    """No row when the tenant has one."""
+    row = await conn.fetchrow(INSERT_TEST_CLOCK, tenant_id, start_time, now)
+    return None if row is None else models.TestClock(*row)
+
+
+GET_TEST_CLOCK: typing.Final = """-- name: GetTestClock :one
+SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at FROM test_clocks WHERE tenant_id = $1
+"""
+
+
+async def get_test_clock(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> models.TestClock | None:
+    row = await conn.fetchrow(GET_TEST_CLOCK, tenant_id)
+    return None if row is None else models.TestClock(*row)
+
+
+LOCK_TEST_CLOCK: typing.Final = """-- name: LockTestClock :one
+SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at FROM test_clocks WHERE tenant_id = $1 FOR NO KEY UPDATE
+"""
+
+
+async def lock_test_clock(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> models.TestClock | None:
+    row = await conn.fetchrow(LOCK_TEST_CLOCK, tenant_id)
+    return None if row is None else models.TestClock(*row)
+
+
+SEND_TEST_CLOCK: typing.Final = """-- name: SendTestClock :one
+UPDATE test_clocks
+SET target_time = $1, status = 'advancing', waiting_for = '', step_began_at = $2::timestamptz,
+    waiting_since = $2::timestamptz, version = version + 1
+WHERE tenant_id = $3 AND status <> 'advancing' AND business_time < $1
+RETURNING tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at
+"""
+
+
+async def send_test_clock(
+    conn: ConnectionLike,
+    *,
+    target_time: datetime.datetime,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+) -> models.TestClock | None:
+    row = await conn.fetchrow(SEND_TEST_CLOCK, target_time, now, tenant_id)
+    return None if row is None else models.TestClock(*row)
+
+
+LIST_ADVANCING_CLOCKS: typing.Final = """-- name: ListAdvancingClocks :many
+SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at FROM test_clocks WHERE status = 'advancing' ORDER BY tenant_id LIMIT $1
+"""
+
+
+async def list_advancing_clocks(conn: ConnectionLike, *, batch_max: int) -> list[models.TestClock]:
+    rows = await conn.fetch(LIST_ADVANCING_CLOCKS, batch_max)
+    return [models.TestClock(*row) for row in rows]
+
+
+MOVE_TEST_CLOCK: typing.Final = """-- name: MoveTestClock :execrows
+UPDATE test_clocks
+SET business_time = $1, status = $2, waiting_for = '', step_began_at = $3::timestamptz,
+    waiting_since = $3::timestamptz
+WHERE tenant_id = $4 AND status = 'advancing' AND version = $5 AND business_time = $6
+"""
+
+
+async def move_test_clock(
+    conn: ConnectionLike,
+    *,
+    next_time: datetime.datetime,
+    status: str,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+    version: int,
+    business_time: datetime.datetime,
+) -> int:
+    """To the next due instant or the target. No row when another worker moved it first."""
+    return affected_rows(
+        await conn.execute(
+            MOVE_TEST_CLOCK,
+            next_time,
+            status,
+            now,
+            tenant_id,
+            version,
+            business_time,
+        )
+    )
+
+
+TELL_WAITING: typing.Final = """-- name: TellWaiting :execrows
+UPDATE test_clocks SET waiting_for = $1, waiting_since = $2::timestamptz
+WHERE tenant_id = $3 AND status = 'advancing' AND version = $4 AND business_time = $5
+  AND waiting_for <> $1
+"""
+
+
+async def tell_waiting(
+    conn: ConnectionLike,
+    *,
+    waiting_for: str,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+    version: int,
+    business_time: datetime.datetime,
+) -> int:
+    """What the clock waits for, and since when: only when it is something else than before."""
+    return affected_rows(
+        await conn.execute(
+            TELL_WAITING,
+            waiting_for,
+            now,
+            tenant_id,
+            version,
+            business_time,
+        )
+    )
+
+
+FAIL_TEST_CLOCK: typing.Final = """-- name: FailTestClock :execrows
+UPDATE test_clocks SET status = 'failed'
+WHERE tenant_id = $1 AND status = 'advancing' AND version = $2 AND business_time = $3
+  AND waiting_for = $4
+"""
+
+
+async def fail_test_clock(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    version: int,
+    business_time: datetime.datetime,
+    waiting_for: str,
+) -> int:
+    return affected_rows(
+        await conn.execute(
+            FAIL_TEST_CLOCK,
+            tenant_id,
+            version,
+            business_time,
+            waiting_for,
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CountDueRow:
+    """One row of count_due."""
+
+    subscriptions: int
+    drafts: int
+    marks: int
+
+
+COUNT_DUE: typing.Final = """-- name: CountDue :one
+SELECT
+    (SELECT count(*) FROM subscriptions s
+     WHERE s.tenant_id = $1 AND s.next_due_at <= $2)::bigint AS subscriptions,
+    (SELECT count(*) FROM invoices i
+     WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at <= $2)::bigint AS drafts,
+    (SELECT count(*) FROM usage_period_marks m
+     WHERE m.tenant_id = $1 AND m.kind = 'due')::bigint AS marks
+"""
+
+
+async def count_due(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    business_time: datetime.datetime | None,
+) -> CountDueRow | None:
+    """What is due in the tenant at its instant: subscriptions, drafts, marks of usage to be rated."""
+    row = await conn.fetchrow(COUNT_DUE, tenant_id, business_time)
+    return None if row is None else CountDueRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FindBlockedDraftRow:
+    """One row of find_blocked_draft."""
+
+    id: uuid.UUID
+    blocked_reason: str
+
+
+FIND_BLOCKED_DRAFT: typing.Final = """-- name: FindBlockedDraft :one
+SELECT id, coalesce(blocked_reason, '')::text AS blocked_reason FROM invoices
+WHERE tenant_id = $1 AND status = 'draft' AND finalize_at <= $2
+ORDER BY blocked_reason NULLS LAST, id
+LIMIT 1
+"""
+
+
+async def find_blocked_draft(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    business_time: datetime.datetime,
+) -> FindBlockedDraftRow | None:
+    row = await conn.fetchrow(FIND_BLOCKED_DRAFT, tenant_id, business_time)
+    return None if row is None else FindBlockedDraftRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FindUnratedUsageRow:
+    """One row of find_unrated_usage."""
+
+    id: uuid.UUID
+    rating_error: str
+
+
+FIND_UNRATED_USAGE: typing.Final = """-- name: FindUnratedUsage :one
+SELECT s.id, coalesce(s.rating_error, '')::text AS rating_error
+FROM usage_period_marks m
+JOIN subscriptions s ON s.tenant_id = m.tenant_id AND s.id = m.subscription_id
+WHERE m.tenant_id = $1 AND m.kind = 'due'
+ORDER BY s.rating_error NULLS LAST, s.id
+LIMIT 1
+"""
+
+
+async def find_unrated_usage(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+) -> FindUnratedUsageRow | None:
+    row = await conn.fetchrow(FIND_UNRATED_USAGE, tenant_id)
+    return None if row is None else FindUnratedUsageRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FindUnhandledEventRow:
+    """One row of find_unhandled_event."""
+
+    id: uuid.UUID
+    subject: str
+    consumer: str
+
+
+FIND_UNHANDLED_EVENT: typing.Final = """-- name: FindUnhandledEvent :one
+SELECT e.id, e.subject, w.consumer::text AS consumer
+FROM billing_events e
+JOIN unnest($1::text[], $2::text[]) AS w (consumer, subject) ON w.subject IN (e.subject, '*')
+WHERE e.tenant_id = $3 AND e.id >= $4::uuid
+  AND NOT EXISTS (SELECT FROM inbox h WHERE h.consumer = w.consumer AND h.event_id = e.id)
+  AND NOT EXISTS (
+      SELECT FROM router_dead_letters d
+      WHERE d.consumer IN (w.consumer, '*') AND d.resource = e.resource AND d.resource_version = e.resource_version
+        AND d.event_id = e.id
+  )
+ORDER BY e.id
+LIMIT 1
+"""
+
+
+async def find_unhandled_event(
+    conn: ConnectionLike,
+    *,
+    consumers: collections.abc.Sequence[str],
+    subjects: collections.abc.Sequence[str],
+    tenant_id: uuid.UUID,
+    first_id: uuid.UUID,
+) -> FindUnhandledEventRow | None:
+    """An event of the step that a consumer wants and has neither handled nor given up. The subject '*' is every subject."""
+    row = await conn.fetchrow(FIND_UNHANDLED_EVENT, consumers, subjects, tenant_id, first_id)
+    return None if row is None else FindUnhandledEventRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FindWaitingEventRow:
+    """One row of find_waiting_event."""
+
+    event_id: uuid.UUID
+    subject: str
+    consumer: str
+    last_error: str
+
+
+FIND_WAITING_EVENT: typing.Final = """-- name: FindWaitingEvent :one
+SELECT event_id, subject, consumer, last_error FROM router_waiting
+WHERE tenant_id = $1
+ORDER BY last_error DESC, event_id
+LIMIT 1
+"""
+
+
+async def find_waiting_event(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+) -> FindWaitingEventRow | None:
+    row = await conn.fetchrow(FIND_WAITING_EVENT, tenant_id)
+    return None if row is None else FindWaitingEventRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FindUnpublishedEventRow:
+    """One row of find_unpublished_event."""
+
+    event_id: uuid.UUID
+    subject: str
+    last_error: str
+
+
+FIND_UNPUBLISHED_EVENT: typing.Final = """-- name: FindUnpublishedEvent :one
+SELECT event_id, subject, coalesce(last_error, '')::text AS last_error FROM outbox
+WHERE tenant_id = $1
+LIMIT 1
+"""
+
+
+async def find_unpublished_event(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+) -> FindUnpublishedEventRow | None:
+    row = await conn.fetchrow(FIND_UNPUBLISHED_EVENT, tenant_id)
+    return None if row is None else FindUnpublishedEventRow(*row)
+
+
+HAS_UNFOLDED_USAGE: typing.Final = """-- name: HasUnfoldedUsage :one
+SELECT EXISTS (SELECT FROM usage_records WHERE tenant_id = $1 AND NOT folded)::boolean AS unfolded
+"""
+
+
+async def has_unfolded_usage(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> bool | None:
+    row = await conn.fetchrow(HAS_UNFOLDED_USAGE, tenant_id)
+    return None if row is None else row[0]
+
+
+FIND_NEXT_INSTANT: typing.Final = """-- name: FindNextInstant :one
+SELECT least(
+    (SELECT min(s.next_due_at) FROM subscriptions s
+     WHERE s.tenant_id = $1 AND s.next_due_at > $2),
+    (SELECT min(i.finalize_at) FROM invoices i
+     WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at > $2)
+)::timestamptz AS "instant?"
+"""
+
+
+async def find_next_instant(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    business_time: datetime.datetime | None,
+) -> datetime.datetime | None:
+    """The next instant after @business_time at which something falls due; null when nothing will."""
+    row = await conn.fetchrow(FIND_NEXT_INSTANT, tenant_id, business_time)
+    return None if row is None else row[0]

@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import uuid
 
 __all__ = [
     "ApiKey",
+    "BillingCycle",
     "Customer",
+    "Invoice",
+    "InvoiceLine",
     "Meter",
     "Plan",
     "Price",
     "RouterWaiting",
+    "Subscription",
+    "SubscriptionItem",
     "Tenant",
+    "TestClock",
+    "UsagePeriod",
 ]
 
 
@@ -34,6 +42,19 @@ class ApiKey:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BillingCycle:
+    """One row of billing_cycles."""
+
+    tenant_id: uuid.UUID
+    subscription_id: uuid.UUID
+    kind: str
+    boundary: datetime.datetime
+    id: uuid.UUID
+    period_start: datetime.datetime | None
+    closed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Customer:
     """One row of customers."""
 
@@ -44,6 +65,52 @@ class Customer:
     time_zone: str
     version: int
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Invoice:
+    """One row of invoices."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    subscription_id: uuid.UUID | None
+    kind: str
+    boundary: datetime.datetime
+    status: str
+    waived: bool
+    currency: str
+    number: str | None
+    subtotal: int
+    total: int
+    amount_due: int
+    closed_at: datetime.datetime
+    finalize_at: datetime.datetime
+    finalized_at: datetime.datetime | None
+    blocked_reason: str | None
+    retry_at: datetime.datetime | None
+    correlation_id: uuid.UUID
+    causation_id: uuid.UUID
+    version: int
+    created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InvoiceLine:
+    """One row of invoice_lines."""
+
+    tenant_id: uuid.UUID
+    invoice_id: uuid.UUID
+    line_number: int
+    kind: str
+    description: str
+    item_id: uuid.UUID | None
+    price_id: uuid.UUID | None
+    period_start: datetime.datetime | None
+    period_end: datetime.datetime | None
+    quantity: decimal.Decimal
+    amount: int
+    steps: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,6 +177,51 @@ class RouterWaiting:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Subscription:
+    """One row of subscriptions."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    external_id: str | None
+    customer_id: uuid.UUID
+    plan_id: uuid.UUID
+    status: str
+    currency: str
+    billing_interval: str
+    alignment: str
+    time_zone: str
+    start_at: datetime.datetime
+    trial_end_at: datetime.datetime | None
+    anchor_at: datetime.datetime | None
+    period_index: int | None
+    period_start: datetime.datetime | None
+    period_end: datetime.datetime | None
+    canceled_at: datetime.datetime | None
+    next_due_at: datetime.datetime | None
+    rated_at: datetime.datetime | None
+    rating_failure: str | None
+    rating_error: str | None
+    rating_attempts: int
+    rating_retry_at: datetime.datetime | None
+    version: int
+    created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SubscriptionItem:
+    """One row of subscription_items."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    subscription_id: uuid.UUID
+    customer_id: uuid.UUID
+    price_id: uuid.UUID
+    meter_id: uuid.UUID | None
+    quantity: decimal.Decimal
+    created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Tenant:
     """One row of tenants."""
 
@@ -119,3 +231,36 @@ class Tenant:
     time_zone: str
     version: int
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TestClock:
+    """One row of test_clocks."""
+
+    tenant_id: uuid.UUID
+    business_time: datetime.datetime
+    target_time: datetime.datetime
+    status: str
+    waiting_for: str
+    step_began_at: datetime.datetime | None
+    waiting_since: datetime.datetime | None
+    version: int
+    created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsagePeriod:
+    """One row of usage_periods."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    period_end: datetime.datetime
+    subscription_id: uuid.UUID
+    customer_id: uuid.UUID
+    meter_id: uuid.UUID
+    price_id: uuid.UUID
+    status: str
+    bill_kind: str | None
+    bill_boundary: datetime.datetime | None
+    closing_until: datetime.datetime | None

@@ -33,21 +33,20 @@ class ListPendingRow:
     position: int
     subject: str
     resource: str
-    target: str | None
     replay_id: uuid.UUID | None
-    attempts: int
 
 
 LIST_PENDING: typing.Final = """-- name: ListPending :many
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target, o.replay_id,
-       o.attempts
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id
 FROM unnest($1::smallint[]) AS s (shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.target,
-           h.replay_id, h.attempts
-    FROM outbox h
-    WHERE h.shard = s.shard
-      AND h.position NOT IN (SELECT f.position FROM unnest($2::bigint[]) AS f (position))
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.replay_id
+    FROM (
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.replay_id
+        FROM outbox q WHERE q.shard = s.shard
+        ORDER BY q.shard, q.priority, q.position
+    ) AS h
+    WHERE h.position NOT IN (SELECT f.position FROM unnest($2::bigint[]) AS f (position))
       AND (NOT (SELECT EXISTS (SELECT 1 FROM outbox r WHERE r.shard = ANY ($1::smallint[]) AND r.attempts > 0))
            OR NOT EXISTS (
                SELECT 1 FROM outbox r
@@ -59,8 +58,7 @@ CROSS JOIN LATERAL (
                SELECT 1 FROM outbox_dead_letters d
                WHERE d.tenant_id = h.tenant_id AND d.resource = h.resource AND d.purpose = 'first'
                  AND d.position < h.position))
-    ORDER BY h.shard, h.priority, h.position
-    LIMIT $4::integer
+    LIMIT (SELECT $4::integer)
 ) AS o
 ORDER BY o.shard, o.priority, o.position
 """
@@ -75,10 +73,12 @@ async def list_pending(
     per_shard: int,
 ) -> list[ListPendingRow]:
     """Publish path, steps 2 and 4: the publications that are still to be made.
-    The head of each shard in the order of publishing: by priority, then position. Left out are rows of which
-    somebody publishes an earlier read just now (in_flight), and rows of a resource that waits for an earlier row of
-    the same purpose: one that was refused and is not due again, or a `first` one that is dead.
-    The two probes without a row of `o` run once per statement, and nearly always spare the probes per row.
+    The head of each shard in the order of publishing: by priority, then position. Left out are rows that an earlier
+    read is publishing just now (in_flight), and rows of a resource that waits for an earlier row of the same purpose:
+    one that was refused and is not due again, or a `first` one that is dead.
+    The two probes without a column of `h` run once per statement, and nearly always spare the probes per row. The inner
+    subselect and the LIMIT that is itself a subselect keep the planner on the index outbox_in_order, whatever its
+    statistics say of a table that is empty one second and full the next: a sort would read the whole backlog each time.
     """
     rows = await conn.fetch(LIST_PENDING, shards, in_flight, now, per_shard)
     return [ListPendingRow(*row) for row in rows]
@@ -88,42 +88,38 @@ async def list_pending(
 class ListEnvelopesRow:
     """One row of list_envelopes."""
 
-    place: int
+    id: uuid.UUID
     occurred_at: datetime.datetime
-    envelope: bytes
+    bytes_: int
+    envelope: bytes | None
 
 
 LIST_ENVELOPES: typing.Final = """-- name: ListEnvelopes :many
-SELECT w.place::integer AS place, w.occurred_at, w.envelope
-FROM (
-    SELECT g.place, e.occurred_at, e.envelope, sum(octet_length(e.envelope)) OVER (ORDER BY g.place) AS bytes
-    FROM unnest($1::uuid[]) WITH ORDINALITY AS g (id, place)
-    JOIN billing_events e ON e.id = g.id
-    WHERE e.id BETWEEN $2::uuid AND $3::uuid
-) AS w
-WHERE w.bytes <= $4::bigint OR w.place = 1
-ORDER BY w.place
+SELECT id, occurred_at, octet_length(envelope)::integer AS bytes,
+       (CASE WHEN octet_length(envelope) <= $1::integer THEN envelope END)::bytea AS "envelope?"
+FROM billing_events
+WHERE id BETWEEN $2::uuid AND $3::uuid AND id = ANY ($4::uuid[])
 """
 
 
 async def list_envelopes(
     conn: ConnectionLike,
     *,
-    ids: collections.abc.Sequence[uuid.UUID],
+    small_bytes: int,
     first: uuid.UUID,
     last: uuid.UUID,
-    bytes_max: int,
+    ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListEnvelopesRow]:
-    """The envelopes in the order asked for, as many as fit into so many bytes, at least one. The range of ids prunes the
-    partitions of the log.
+    """The envelopes of these events. One above `small_bytes` is left out, so that a read of many stays within memory: its
+    size tells how many of those to ask for apart. The range of ids prunes the partitions of the log.
     """
-    rows = await conn.fetch(LIST_ENVELOPES, ids, first, last, bytes_max)
+    rows = await conn.fetch(LIST_ENVELOPES, small_bytes, first, last, ids)
     return [ListEnvelopesRow(*row) for row in rows]
 
 
 DELETE_PUBLISHED: typing.Final = """-- name: DeletePublished :execrows
-DELETE FROM outbox USING unnest($1::uuid[], $2::text[]) AS p (event_id, purpose)
-WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose
+DELETE FROM outbox
+WHERE outbox.event_id = ANY ($1::uuid[]) AND outbox.purpose = $2
   AND outbox.shard IN (
       SELECT l.shard FROM leases l
       JOIN unnest($3::integer[], $4::bigint[]) AS g (shard, term) ON g.shard = l.shard AND g.term = l.term
@@ -135,38 +131,40 @@ async def delete_published(
     conn: ConnectionLike,
     *,
     event_ids: collections.abc.Sequence[uuid.UUID],
-    purposes: collections.abc.Sequence[str],
+    purpose: str,
     shards: collections.abc.Sequence[int],
     terms: collections.abc.Sequence[int],
 ) -> int:
-    """Deletes what is on the bus, where the lease's term is still the one it was published under."""
-    return affected_rows(await conn.execute(DELETE_PUBLISHED, event_ids, purposes, shards, terms))
+    """Deletes what is on the bus, where the lease's term is still the one it was published under. Rows of one purpose, so
+    that the ids alone lead to them by the primary key.
+    """
+    return affected_rows(await conn.execute(DELETE_PUBLISHED, event_ids, purpose, shards, terms))
 
 
 POSTPONE_REFUSED: typing.Final = """-- name: PostponeRefused :execrows
 UPDATE outbox SET attempts = outbox.attempts + 1, next_attempt_at = r.next_attempt_at, last_error = r.last_error
 FROM unnest($3::uuid[], $4::text[], $5::timestamptz[], $6::text[])
      AS r (event_id, purpose, next_attempt_at, last_error)
-WHERE outbox.event_id = r.event_id AND outbox.purpose = r.purpose
-  AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = $1 AND l.term = $2)
+WHERE outbox.event_id = r.event_id AND outbox.purpose = r.purpose AND outbox.attempts + 1 < $1::integer
+  AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = outbox.shard AND l.term = $2)
 """
 
 
 async def postpone_refused(
     conn: ConnectionLike,
     *,
-    shard: int,
+    attempts_max: int,
     term: int,
     event_ids: collections.abc.Sequence[uuid.UUID],
     purposes: collections.abc.Sequence[str],
     next_attempt_ats: collections.abc.Sequence[datetime.datetime],
     last_errors: collections.abc.Sequence[str],
 ) -> int:
-    """Counts an attempt of each refused row, under the lease's term."""
+    """Counts an attempt of each refused row that has one left, under the lease's term."""
     return affected_rows(
         await conn.execute(
             POSTPONE_REFUSED,
-            shard,
+            attempts_max,
             term,
             event_ids,
             purposes,
@@ -179,8 +177,8 @@ async def postpone_refused(
 MOVE_TO_DEAD_LETTERS: typing.Final = """-- name: MoveToDeadLetters :execrows
 WITH gone AS (
     DELETE FROM outbox USING unnest($2::uuid[], $3::text[]) AS p (event_id, purpose)
-    WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose
-      AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = $5 AND l.term = $6)
+    WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose AND outbox.attempts + 1 >= $5::integer
+      AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = outbox.shard AND l.term = $6)
     RETURNING outbox.event_id, outbox.purpose, outbox.tenant_id, outbox.shard, outbox.priority, outbox.position, outbox.subject, outbox.resource, outbox.target, outbox.replay_id, outbox.attempts, outbox.next_attempt_at, outbox.last_error
 )
 INSERT INTO outbox_dead_letters (
@@ -202,7 +200,7 @@ async def move_to_dead_letters(
     event_ids: collections.abc.Sequence[uuid.UUID],
     purposes: collections.abc.Sequence[str],
     last_errors: collections.abc.Sequence[str],
-    shard: int,
+    attempts_max: int,
     term: int,
 ) -> int:
     """Refused for the last time: out of the queue and into the dead letters, under the lease's term."""
@@ -213,7 +211,7 @@ async def move_to_dead_letters(
             event_ids,
             purposes,
             last_errors,
-            shard,
+            attempts_max,
             term,
         )
     )

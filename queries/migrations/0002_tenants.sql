@@ -31,7 +31,9 @@ CREATE TABLE test_clocks (
     target_time   timestamptz NOT NULL CHECK (target_time >= business_time),
     status        text NOT NULL CHECK (status IN ('ready', 'advancing', 'failed')),
     waiting_for   text NOT NULL DEFAULT '',
+    -- Machine time: when business_time last moved, and since when it has waited for the same thing.
     step_began_at timestamptz,
+    waiting_since timestamptz,
     version       bigint NOT NULL DEFAULT 1,
     created_at    timestamptz NOT NULL
 );

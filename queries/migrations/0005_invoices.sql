@@ -34,8 +34,11 @@ CREATE TABLE invoices (
     finalize_at     timestamptz NOT NULL,
     finalized_at    timestamptz,
     blocked_reason  text,
-    -- When a blocked draft is looked at again (machine time); null for at once.
+    -- Not looked at before (machine time): a blocked draft waits, a claimed one is being finalized until then.
     retry_at        timestamptz,
+    -- The event of the cycle's closing, and its correlation id: what finalizing it follows from.
+    correlation_id  uuid NOT NULL,
+    causation_id    uuid NOT NULL,
     version         bigint NOT NULL DEFAULT 1,
     created_at      timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, id),
@@ -49,6 +52,7 @@ CREATE TABLE invoices (
 );
 CREATE UNIQUE INDEX invoices_once ON invoices (tenant_id, subscription_id, kind, boundary) WHERE status <> 'void' OR waived;
 CREATE INDEX invoices_to_finalize ON invoices (finalize_at, tenant_id, id) WHERE status = 'draft';
+CREATE INDEX invoices_to_finalize_by_tenant ON invoices (tenant_id, finalize_at, id) WHERE status = 'draft';
 CREATE INDEX invoices_by_customer ON invoices (tenant_id, customer_id, id);
 
 CREATE TABLE invoice_lines (

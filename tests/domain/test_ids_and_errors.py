@@ -93,7 +93,12 @@ def test_an_error_says_what_its_class_says_unless_told_more() -> None:
     assert str(QuotaFull()) == "The quota is full; ask for a higher one."
     told = QuotaFull("Quota 5 is full.", metadata={"quota": "5"}, retry_after_s=3)
     assert (str(told), told.metadata, told.retry_after_s) == ("Quota 5 is full.", {"quota": "5"}, 3)
-    assert NotFound().metadata == {}
+    assert Invalid().metadata == {}
+
+
+def test_a_kind_without_a_reason_cannot_be_raised_itself() -> None:
+    with pytest.raises(TypeError, match="raise a subclass"):
+        NotFound("There is no such thing.")
 
 
 def test_an_error_without_a_proper_reason_cannot_be_written() -> None:

@@ -149,3 +149,22 @@ def test_a_record_is_at_most_35_days_old_and_5_minutes_ahead() -> None:
     assert refuse_timestamp(NOW - old - tick, NOW, allow_backfill=True) is None
     assert refuse_timestamp(NOW + ahead, NOW) is None
     assert refuse_timestamp(NOW + ahead + tick, NOW, allow_backfill=True) == "in_future"
+
+
+@pytest.mark.parametrize(
+    ("status_code", "failing_for", "disables"),
+    [
+        (410, None, True),
+        (500, None, False),
+        (500, timedelta(days=5) - timedelta(seconds=1), False),
+        (500, timedelta(days=5), True),
+        (302, timedelta(days=5), True),
+        (None, timedelta(days=5), True),
+        (204, timedelta(days=50), False),
+    ],
+)
+def test_an_endpoint_is_disabled_by_a_410_or_5_days_of_only_failures(
+    status_code: int | None, failing_for: timedelta | None, disables: bool
+) -> None:
+    since = NOW - failing_for if failing_for is not None else None
+    assert webhook.should_disable(status_code, since, NOW) is disables

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.domain.decimals import DECIMALS_MAX, Rounding, decimal_text
-from billing.domain.errors import BillingError, InvalidDecimal, InvalidPrice, UsageNotRatable
+from billing.domain.decimals import Rounding, decimal_text
+from billing.domain.errors import UsageNotRatable
 from billing.domain.money import Money
 from billing.domain.pricing import (
     BillingTiming,
@@ -22,90 +22,12 @@ from billing.domain.pricing import (
     Volume,
     adjustment,
     billing_timing,
-    parse_price,
     rate,
     rate_groups,
     rate_progressive,
-    to_config,
     true_up,
 )
-
-amounts = st.integers(0, 10**14).map(lambda n: Fraction(n, 10**DECIMALS_MAX))
-sizes = st.integers(1, 10**6).map(lambda n: Fraction(n, 100))
-quantities = st.fractions(min_value=0, max_value=10**7, max_denominator=10**6)
-texts = amounts.map(decimal_text)
-
-
-@st.composite
-def tiers(draw: st.DrawFn, *, packages: bool = True) -> tuple[Tier, ...]:
-    bounds = sorted(draw(st.sets(sizes, max_size=6)))
-    size = st.none() | sizes if packages else st.none()
-    rows = [Tier(up_to, draw(amounts), draw(amounts), package_size=draw(size)) for up_to in bounds]
-    return (*rows, Tier(None, draw(amounts), draw(amounts), package_size=draw(size)))
-
-
-def configs() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
-    rows = tiers().map(
-        lambda all_tiers: to_config(Price(PriceModel.VOLUME, "EUR", Volume(all_tiers)))
-    )
-    percent_rows = st.lists(texts, min_size=1, max_size=4).map(
-        lambda rates: {
-            "tiers": [
-                {"up_to": str(i + 1) if i + 1 < len(rates) else "inf", "percent": r}
-                for i, r in enumerate(rates)
-            ]
-        }
-    )
-    matrix = st.dictionaries(st.sampled_from("abcde"), texts, min_size=1).map(
-        lambda cells: {
-            "dimensions": ["region"],
-            "cells": [{"values": [k], "unit_amount": v} for k, v in cells.items()],
-        }
-    )
-    models: list[tuple[str, st.SearchStrategy[dict[str, Any]]]] = [
-        ("flat", st.fixed_dictionaries({"amount": texts})),
-        ("per_unit", st.fixed_dictionaries({"unit_amount": texts, "free_units": texts})),
-        ("graduated", rows),
-        ("volume", rows),
-        (
-            "package",
-            st.fixed_dictionaries(
-                {"package_amount": texts, "package_size": sizes.map(decimal_text)}
-            ),
-        ),
-        (
-            "percentage",
-            st.fixed_dictionaries(
-                {"rate_percent": texts, "fixed_amount": texts},
-                optional={"free_events": st.integers(0, 9), "free_amount": texts},
-            ),
-        ),
-        ("graduated_percentage", percent_rows),
-        ("matrix", matrix),
-    ]
-    return st.one_of([st.tuples(st.just(name), config) for name, config in models])
-
-
-def price(model: str, config: dict[str, Any], currency: str = "EUR") -> Price:
-    return parse_price(model, config, currency)
-
-
-@given(configs(), st.sampled_from(["none", "minimum", "both"]), st.booleans())
-def test_a_price_is_the_same_after_storing_and_reading_it(
-    model_config: tuple[str, dict[str, Any]], bounds: str, rounds: bool
-) -> None:
-    model, config = model_config
-    config = dict(config)
-    if bounds != "none":
-        config["minimum_amount"] = "5"
-    if bounds == "both":
-        config["maximum_amount"] = "5.5"
-    if rounds and model != "percentage":
-        config["quantity_rounding"] = {"mode": "up", "divide_by": "5"}
-    parsed = price(model, config)
-    stored = to_config(parsed)
-    assert price(model, stored) == parsed
-    assert to_config(price(model, stored)) == stored
+from tests.domain.prices import amounts, price, quantities, sizes, tiers
 
 
 @given(tiers(), quantities)
@@ -301,6 +223,11 @@ def test_an_adjustment_is_the_difference_and_zero_makes_no_line() -> None:
     assert adjustment(Money(10, "EUR"), Money(10, "EUR")) is None
 
 
+def test_a_waived_period_gives_nothing_back_but_bills_what_is_new() -> None:
+    assert adjustment(Money(10, "EUR"), Money(15, "EUR"), waived=True) is None
+    assert adjustment(Money(20, "EUR"), Money(15, "EUR"), waived=True) == Money(5, "EUR")
+
+
 def test_a_metered_price_is_always_billed_in_arrears() -> None:
     chosen = BillingTiming.IN_ADVANCE
     assert billing_timing(PriceModel.VOLUME, metered=True, chosen=chosen) == "in_arrears"
@@ -324,87 +251,6 @@ def test_the_derivation_can_be_followed_by_a_person() -> None:
         "tier 2, units: 1.5 x 6.5 = 9.75",
     ]
     assert rated.steps[0].as_strings()["tier"] == "1"
-
-
-@pytest.mark.parametrize(
-    ("model", "config", "path"),
-    [
-        ("tiered", {}, "model"),
-        ("flat", {}, "amount"),
-        ("flat", {"amount": "1", "amonut": "2"}, "amonut"),
-        ("flat", {"amount": "-1"}, "amount"),
-        ("flat", {"amount": 1.5}, "amount"),
-        ("flat", {"amount": "1e3"}, "amount"),
-        ("package", {"package_amount": "1", "package_size": "0"}, "package_size"),
-        ("per_unit", {"unit_amount": "0.0000000000001"}, "unit_amount"),
-        ("graduated", {"tiers": []}, "tiers"),
-        ("graduated", {"tiers": [{"unit_amount": "1"}] * 101}, "tiers"),
-        ("graduated", {"tiers": [{"up_to": "5"}]}, "tiers[0].up_to"),
-        ("volume", {"tiers": [{"up_to": "inf"}, {"up_to": "inf"}]}, "tiers[0].up_to"),
-        (
-            "volume",
-            {"tiers": [{"up_to": "5"}, {"up_to": "5"}, {"up_to": "inf"}]},
-            "tiers[1].up_to",
-        ),
-        ("volume", {"tiers": [{"up_to": "0"}, {"up_to": "inf"}]}, "tiers[0].up_to"),
-        ("volume", {"tiers": [{"up_to": "inf", "percent": "1"}]}, "tiers[0].percent"),
-        ("volume", {"tiers": ["x"]}, "tiers[0]"),
-        ("percentage", {"rate_percent": "1", "free_events": -1}, "free_events"),
-        ("percentage", {"rate_percent": "1", "free_events": True}, "free_events"),
-        (
-            "percentage",
-            {"rate_percent": "1", "quantity_rounding": {"mode": "up"}},
-            "quantity_rounding",
-        ),
-        (
-            "flat",
-            {"amount": "1", "minimum_amount": "2", "maximum_amount": "1"},
-            "minimum_amount",
-        ),
-        (
-            "per_unit",
-            {"unit_amount": "1", "quantity_rounding": {"mode": "sideways"}},
-            "quantity_rounding.mode",
-        ),
-        ("matrix", {"dimensions": ["a", "a"], "cells": []}, "dimensions"),
-        (
-            "matrix",
-            {"dimensions": ["a"], "cells": [{"values": ["x", "y"], "unit_amount": "1"}]},
-            "cells[0].values",
-        ),
-    ],
-)
-def test_a_wrong_price_names_the_field(model: str, config: dict[str, Any], path: str) -> None:
-    with pytest.raises((InvalidPrice, InvalidDecimal)) as refusal:
-        price(model, config)
-    assert refusal.value.violations[0].path == path
-
-
-scraps: st.SearchStrategy[Any] = st.sampled_from(
-    [None, True, -1, 10**400, 1.5, "1", "-1", "inf", "", "a", [], {}, ["a"], [["a"]], {1: 2}]
-    + [[{"up_to": x, "unit_amount": "1"}] for x in (None, "inf", "5", 5, [], {})]
-    + [[{"values": x, "unit_amount": "1"}] for x in (["a"], [""], [1], "a", None)]
-    + [{"mode": x, "decimals": y} for x in ("up", "UP", None, []) for y in (None, 2, 13, "x")]
-)
-
-
-@given(
-    st.sampled_from(list(PriceModel)),
-    st.dictionaries(
-        st.sampled_from(
-            ["amount", "unit_amount", "tiers", "cells", "dimensions", "quantity_rounding"]
-        ),
-        scraps,
-    ),
-)
-def test_no_stored_nonsense_gets_past_the_errors_of_the_house(
-    model: PriceModel, config: dict[str, Any]
-) -> None:
-    try:
-        parsed = parse_price(model, config, "EUR")
-    except BillingError:
-        return
-    assert parse_price(model, to_config(parsed), "EUR") == parsed
 
 
 def test_a_quantity_is_divided_then_rounded_before_it_is_priced() -> None:

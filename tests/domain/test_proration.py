@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +25,9 @@ JANUARY = Period(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=U
 prices = st.integers(0, 10**9).map(lambda n: Fraction(n, 1000))
 shares = st.fractions(0, 1, max_denominator=10**6)
 moments = st.datetimes(
-    datetime(2024, 1, 1),
-    datetime(2024, 12, 31),
-    timezones=st.just(UTC),  # noqa: DTZ001 - UTC is given
+    datetime(2024, 1, 1),  # noqa: DTZ001 - hypothesis wants it so, and adds the zone
+    datetime(2024, 12, 31),  # noqa: DTZ001
+    timezones=st.just(UTC),
 )
 
 
@@ -34,7 +35,7 @@ moments = st.datetimes(
 def test_the_parts_of_a_period_sum_to_one(cuts: list[datetime], zone: str) -> None:
     nominal = Schedule(JANUARY.start, zone, Interval.YEAR).nth(0)
     edges = sorted({nominal.start, nominal.end, *(c for c in cuts if nominal.contains(c))})
-    parts = [Period(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Period(a, b) for a, b in pairwise(edges)]
     assert sum((part.share_of(nominal) for part in parts), Fraction(0)) == 1
 
 

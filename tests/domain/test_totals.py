@@ -122,8 +122,8 @@ def test_notes_of_a_line_never_exceed_it_and_end_at_exactly_its_tax(
     net: int, tax: int, wanted: list[int], due: int
 ) -> None:
     credited, credited_tax, given_back = 0, 0, 0
-    for amount in [*wanted, net]:
-        amount = min(amount, net - credited)
+    for asked in [*wanted, net]:
+        amount = min(asked, net - credited)
         if not amount:
             break
         line = CreditableLine(eur(net), eur(tax), eur(credited), eur(credited_tax))
@@ -141,7 +141,7 @@ def test_notes_of_a_line_never_exceed_it_and_end_at_exactly_its_tax(
 
 def test_a_note_above_what_is_left_is_refused() -> None:
     line = CreditableLine(eur(100), eur(20), eur(60), eur(12))
-    with pytest.raises(CreditExceedsLine, match="0.40 EUR left"):
+    with pytest.raises(CreditExceedsLine, match=r"0\.40 EUR left"):
         credit_note([line], {0: eur(41)}, eur(0))
     for amounts in ({}, {1: eur(1)}, {0: eur(0)}, {0: eur(-5)}):
         with pytest.raises(Invalid):

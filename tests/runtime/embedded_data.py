@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
+
 import asyncpg
 import nats
 
@@ -43,6 +47,17 @@ def is_running(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+def processes_on(folder: Path) -> list[str]:
+    """The command lines of all processes that name the folder or something in it."""
+    found = []
+    for entry in os.listdir("/proc"):
+        with suppress(FileNotFoundError, NotADirectoryError, ProcessLookupError):
+            command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(folder) in command:
+                found.append(command)
+    return found
 
 
 async def all_end(*pids: int) -> bool:

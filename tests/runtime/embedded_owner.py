@@ -11,14 +11,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from billing.runtime.embedded import EmbeddedError, EmbeddedSettings, start_servers
-from billing.runtime.embedded.identity import Identity
 
 ROOTS = [str(Path(__file__).parents[2])]
 
@@ -45,13 +44,16 @@ class Owner:
         folder: Path,
         *,
         die_with_owner: bool = True,
-        identity: Identity | None = None,
+        through: Callable[[list[str]], list[str]] | None = None,
         import_first: Iterable[Path] = (),
     ) -> Self:
-        """Start the process, as `identity` if one is given; do not wait for its servers."""
+        """Start the process and do not wait for its servers.
+
+        `through` makes another command line of the owner's, which ends up running it.
+        """
         argv = [sys.executable, __file__, str(folder), json.dumps(die_with_owner)]
-        if identity is not None:
-            argv = identity.launch(argv, death_signal=0)
+        if through is not None:
+            argv = through(argv)
         roots = [*map(str, import_first), *ROOTS]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
         pipe = subprocess.PIPE

@@ -3,15 +3,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from billing.runtime.embedded import EmbeddedSettings, start_servers
-from billing.runtime.embedded.identity import choose
+from billing.runtime.embedded.identity import Identity, choose
 from billing.runtime.embedded.process import until
-from tests.runtime.embedded_data import all_end, is_running, read_the_facts, write_a_fact
+from tests.runtime.embedded_data import (
+    all_end,
+    is_running,
+    processes_on,
+    read_the_facts,
+    write_a_fact,
+)
 from tests.runtime.embedded_owner import Owner
 
 SETTINGS = EmbeddedSettings(stop_grace_s=10)
@@ -73,7 +80,7 @@ async def test_leftovers_that_hear_nothing_are_ended_by_force_and_recovered_from
     "reached",
     [
         lambda folder: (folder / "state.json").exists(),
-        lambda folder: (folder / "postgres.new" / "base" / "1").exists(),
+        lambda folder: any(folder.glob("postgres.new-*/base/1")),
         lambda folder: (folder / "postgres").exists(),
         lambda folder: (folder / "postgres" / "postmaster.pid").exists(),
     ],
@@ -87,20 +94,28 @@ async def test_a_first_start_killed_anywhere_can_be_repeated(
         owner.kill()
     async with await start_servers(tmp_path, SETTINGS) as running:
         await write_a_fact(running.database_url, running.nats_url, "works")
+    assert processes_on(tmp_path) == []
 
 
 async def test_a_process_id_that_is_a_strangers_by_now_is_left_alone(tmp_path: Path) -> None:
     with Owner.spawn(tmp_path) as owner:
         assert not owner.started().error
     identity = choose(None, folder=tmp_path, programs=[])
-    stranger = subprocess.Popen(identity.launch(["/bin/sleep", "60"], death_signal=signal.SIGKILL))
-    try:
+    with _stranger(identity) as stranger:
         stale = tmp_path / "postgres" / "postmaster.pid"
         stale.write_text(
             f"{stranger.pid}\n{tmp_path / 'postgres'}\n1\n1\n\n127.0.0.1\n1 1\nready\n"
         )
         async with await start_servers(tmp_path, SETTINGS):
             assert stranger.poll() is None
+
+
+@contextmanager
+def _stranger(identity: Identity) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of the same user as the servers that has nothing to do with them."""
+    process = subprocess.Popen(identity.launch(["/bin/sleep", "60"], death_signal=signal.SIGKILL))
+    try:
+        yield process
     finally:
-        stranger.kill()
-        stranger.wait()
+        process.kill()
+        process.wait()

@@ -109,12 +109,16 @@ def rate_progressive(
     return Progressive(before, total.total - before, total.total, total.steps)
 
 
-def adjustment(rated_now: Money, finalized: Money) -> Money | None:
+def adjustment(rated_now: Money, finalized: Money, *, waived: bool = False) -> Money | None:
     """What a line must still bill: the amount now minus what finalized invoices carry.
 
-    None when they agree: a zero adjustment makes no line.
+    None when they agree: a zero adjustment makes no line. Of a `waived` period, which nobody
+    paid for, nothing is given back: only a positive adjustment is billed.
     """
-    return (rated_now - finalized) or None
+    difference = rated_now - finalized
+    if not difference or (waived and difference.minor_units < 0):
+        return None
+    return difference
 
 
 def _derive(price: Price, usage: Usage, scale: Fraction) -> tuple[Fraction, list[Step], Fraction]:

@@ -49,7 +49,10 @@ class BusUnavailable(BusError):
 
 
 class StreamMissing(BusUnavailable):
-    """The partition's stream does not exist. An outage too; `ensure_streams` makes it again."""
+    """Nothing takes the partition's messages: no stream, or no leader for it yet.
+
+    An outage too; `ensure_streams` makes the stream when it is really missing.
+    """
 
 
 class BusMisconfigured(BusError):
@@ -239,7 +242,7 @@ class Publisher(Protocol):
         """Headers and body of the largest message that this bus takes now."""
 
     async def publish_batch(self, partition: int, messages: Sequence[BusMessage]) -> PublishAck:
-        """Publish all or none, at most `BATCH_MAX_MESSAGES` and `BATCH_MAX_BYTES`.
+        """Publish all or none into `partition`, at most `BATCH_MAX_MESSAGES` and `BATCH_MAX_BYTES`.
 
         Returns the acknowledgement of the last message: its sequence is the stream's end.
 
@@ -323,7 +326,7 @@ class Bus(Publisher, Subscriber, Protocol):
         """Whether what is published comes back to the router (not on Noop: no healing there)."""
 
     def on_connection(self, callback: Callable[[bool], None]) -> None:
-        """Call `callback(connected)` at each change."""
+        """Call `callback(connected)` at each change from now on."""
 
     async def ensure_streams(self, partitions: int) -> None:
         """Make the streams of partitions 0 … n-1 and bring their limits to the settings.

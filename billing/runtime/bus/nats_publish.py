@@ -81,7 +81,7 @@ class NatsPublisher:
         except PublishDenied as error:
             raise BatchRefused(f"not permitted: {error}") from error
         except NobodyListens as error:
-            raise StreamMissing(f"no stream {stream_name(partition)}") from error
+            raise StreamMissing(f"{stream_name(partition)} is missing or has no leader") from error
         finally:
             connection.forget(question)
         return _batch_ack(answer, len(messages))
@@ -159,7 +159,7 @@ class NatsPublisher:
         except PublishDenied as error:
             return MessageRefused(RefusalReason.NOT_PERMITTED, str(error))
         except NobodyListens:
-            return StreamMissing(f"no stream {stream_name(message.partition)}")
+            return StreamMissing(f"{stream_name(message.partition)} is missing or has no leader")
         except (BusUnavailable, MessageRefused) as error:
             return error
 

@@ -101,7 +101,6 @@ class NatsReader:
             # A consumer may start behind the end and would wait there, past everything new below.
             require_position(self._state, self._after)
             self._sid = connection.listen(f"{self._inbox}.*", self._on_message)
-            self._heard_at = asyncio.get_running_loop().time()
             self._ask()
         except BaseException:
             self._leave()
@@ -159,6 +158,8 @@ class NatsReader:
             self._pulls += 1
             connection.send(pub(subject, f"{self._inbox}.{self._pulls}", request))
             self._asked_for += settings.pull_batch
+            # With nothing asked for there were no heartbeats: silence counts from now on.
+            self._heard_at = asyncio.get_running_loop().time()
 
     # --- hearing
 
@@ -168,9 +169,7 @@ class NatsReader:
         else:
             self._arrived.append((fields, block, body))
             self._arrived_bytes += len(body) + len(block)
-            self._asked_for -= 1
-            if self._asked_for % self._settings.pull_batch == 0:
-                self._top_up()
+            self._asked_for -= 1  # and one more waits: `next_batch` makes room to ask again
         waiter = self._waiter
         if waiter is not None and not waiter.done() and (self._arrived or self._fault):
             waiter.set_result(None)

@@ -12,38 +12,20 @@ beside, then renamed), and nobody but the owner and the servers can read a passw
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import secrets
 import shutil
+import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from billing.runtime.embedded.errors import EmbeddedError, FolderInUse, FolderUnusable
+from billing.runtime.embedded.errors import FolderInUse, FolderUnusable
+from billing.runtime.embedded.state import State
 
 LOCK, STATE = "lock", "state.json"
-FORMAT = 1  # raised when an older release could not read the folder
-STATE_BYTES_MAX = 64 * 1024
-_FOREIGN_BUT_HARMLESS = {LOCK, STATE, "lost+found"}
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What must stay the same between two runs on one folder. Ports of 0 are still to be chosen."""
-
-    postgres_password: str
-    nats_password: str
-    postgres_port: int = 0
-    nats_port: int = 0
-    nats_monitor_port: int = 0
-    format: int = FORMAT
-
-    @classmethod
-    def generate(cls) -> Self:
-        """New passwords of 256 bits. Hexadecimal: they stand in URLs and in nats-server's config."""
-        return cls(postgres_password=secrets.token_hex(32), nats_password=secrets.token_hex(32))
+_PATIENCE_WITH_THE_DEAD_S = 2.0
+_BETWEEN_TRIES_S = 0.01
+_OURS_OR_HARMLESS = ("postgres", "nats", LOCK, "lost+found", ".")
 
 
 class DataFolder:
@@ -85,7 +67,7 @@ class DataFolder:
         """The folder's state, made at the first start. Raises FolderUnusable if it was spoilt."""
         path = self.path / STATE
         if path.exists():
-            return _parse_state(path)
+            return State.read(path)
         if (self.path / "postgres").exists():
             raise FolderUnusable(
                 f"{path} is missing, and with it the password of the data in {self.path}. "
@@ -97,7 +79,7 @@ class DataFolder:
 
     def save_state(self, state: State) -> None:
         """Replace the state; it is on disk when this returns."""
-        self.write(STATE, json.dumps(asdict(state), indent=2) + "\n")
+        self.write(STATE, state.to_json())
 
     def write(self, name: str, text: str, *, reader_gid: int | None = None) -> Path:
         """Replace file `name` whole: mode 0600, or 0640 for the group that a server reads it with."""
@@ -112,12 +94,15 @@ class DataFolder:
             file.write(text)
             file.flush()
             os.fsync(fd)
-        fresh.replace(path)
-        self.sync()
+        self.rename(fresh, path)
         return path
 
-    def sync(self) -> None:
-        """Make renames inside the folder outlive a power cut."""
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file or folder to its place; it is there after a power cut too."""
+        source.replace(target)
+        self._sync()
+
+    def _sync(self) -> None:
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
@@ -129,13 +114,13 @@ class DataFolder:
 
         The state goes last: a deletion that was cut short is then taken up by the next `--fresh`.
         """
-        for name in ("postgres", "postgres.new", "nats"):
+        for path in (self.path / "nats", self.path / "postgres", *self.path.glob("postgres.new-*")):
             with suppress(FileNotFoundError):
-                shutil.rmtree(self.path / name)
+                shutil.rmtree(path)
         for pattern in ("postgres*.conf*", "nats.conf*", "*.log", "*.log.1", f"{STATE}*"):
             for path in self.path.glob(pattern):
                 path.unlink()
-        self.sync()
+        self._sync()
 
     def _refuse_what_is_not_ours(self) -> None:
         state = self.path / STATE
@@ -148,8 +133,7 @@ class DataFolder:
                 )
             return
         for path in self.path.iterdir():
-            ours = path.name in _FOREIGN_BUT_HARMLESS or path.name.startswith((".", "postgres"))
-            if not ours:
+            if not path.name.startswith(_OURS_OR_HARMLESS):
                 raise FolderUnusable(
                     f"{self.path} is no data folder of Tollway, and it is not empty (it has "
                     f"{path.name}). Give an empty or new folder with --data-dir."
@@ -157,35 +141,34 @@ class DataFolder:
 
 
 def _lock(path: Path, fd: int) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-        raise FolderInUse(path, int(text) if text.isdecimal() else None) from error
+    """Take the lock, or raise FolderInUse.
+
+    A killed owner may have left a child between fork and exec, which holds the lock for moments more.
+    """
+    deadline = time.monotonic() + _PATIENCE_WITH_THE_DEAD_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            pid = _owner_in(fd)
+            if pid is None or _lives(pid) or time.monotonic() >= deadline:
+                raise FolderInUse(path, pid) from error
+        time.sleep(_BETWEEN_TRIES_S)
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
 
 
-def _parse_state(path: Path) -> State:
+def _owner_in(fd: int) -> int | None:
+    text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _lives(pid: int) -> bool:
     try:
-        raw = json.loads(path.read_bytes()[:STATE_BYTES_MAX])
-        known = {field.name: raw[field.name] for field in fields(State)}
-        state = State(**known)
-        whole = all(type(value) is (str if "pass" in key else int) for key, value in known.items())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _spoilt(path) from error
-    if not whole:
-        raise _spoilt(path)
-    if state.format != FORMAT:
-        raise FolderUnusable(
-            f"{path} was written by another release (format {state.format}, this one reads "
-            f"{FORMAT}). Use that release, or another --data-dir."
-        )
-    return state
-
-
-def _spoilt(path: Path) -> EmbeddedError:
-    return FolderUnusable(
-        f"{path} cannot be read as the state of a data folder. Put it back from a backup, or start "
-        "anew with --fresh, which deletes the data of this folder."
-    )
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -22,8 +22,8 @@ from billing.runtime.embedded.settings import Way
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 # CHOWN and KILL to own and stop the server's files and process, SETGID and SETUID to become nobody.
-_TO_BECOME_NOBODY = (0, 5, 6, 7)
-_DAC_READ_SEARCH = 2
+_TO_BECOME_NOBODY = {0, 5, 6, 7}
+_TO_KEEP_READING = {2, 8}  # DAC_READ_SEARCH, and SETPCAP to keep it
 _NOBODY = 65_534
 _PROBE_TIMEOUT_S = 10
 
@@ -70,8 +70,8 @@ def choose(wanted: Way | None, *, folder: Path, programs: list[Path]) -> Identit
         # initdb looks up the name of its user; an id without one gets the name nobody.
         return identity(Way.DIRECT if _has_name(os.geteuid()) else Way.NAMESPACE)
     held = _held_capabilities()
-    can_become_nobody = _is_mapped(_nobody()[0]) and all(held >> n & 1 for n in _TO_BECOME_NOBODY)
-    if can_become_nobody and held >> _DAC_READ_SEARCH & 1:
+    can_become_nobody = _is_mapped(_nobody()[0]) and held >= _TO_BECOME_NOBODY
+    if can_become_nobody and held >= _TO_KEEP_READING:
         return identity(Way.CAPABILITY)
     if _namespace_works():
         return identity(Way.NAMESPACE)
@@ -114,14 +114,15 @@ def _has_name(uid: int) -> bool:
     return True
 
 
-def _held_capabilities() -> int:
-    """The permitted capabilities of this process as bits; none where the system has no such sets."""
+def _held_capabilities() -> set[int]:
+    """The numbers of this process' permitted capabilities; none where the system has no such sets."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
-        return 0
-    held = next((line for line in status.splitlines() if line.startswith("CapPrm:")), "CapPrm: 0")
-    return int(held.split()[1], 16)
+        return set()
+    line = next((line for line in status.splitlines() if line.startswith("CapPrm:")), "CapPrm: 0")
+    bits = int(line.split()[1], 16)
+    return {number for number in range(bits.bit_length()) if bits >> number & 1}
 
 
 def _is_mapped(uid: int) -> bool:

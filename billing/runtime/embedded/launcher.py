@@ -14,9 +14,10 @@ import ctypes
 import os
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 8, 38, 47
+PR_SET_PDEATHSIG, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 28, 38, 47
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_READ_SEARCH = 2
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 CLONE_NEWUSER = 0x10000000
 CAPABILITY_VERSION_3 = 0x20080522
 
@@ -33,7 +34,9 @@ def main(arguments: list[str]) -> None:
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
         # After the last change of ids: the kernel forgets this signal at each.
         _prctl(PR_SET_PDEATHSIG, death_signal)
-    if death_signal and os.getppid() != owner_pid:
+    # Checked after the kernel was asked, and also where it was not: a next owner that looks for
+    # leftovers cannot know a child that is not yet this program.
+    if os.getppid() != owner_pid:
         sys.exit("The owner died before the server started.")
     os.execv(arguments[5], arguments[5:])  # noqa: S606 - starting a program is what a launcher does
 
@@ -54,7 +57,9 @@ def _keep_reading(uid: int, gid: int) -> None:
     The server's own library and data folders may lie below a folder of mode 0700, and no such
     folder's mode is ours to change.
     """
-    _prctl(PR_SET_KEEPCAPS, 1)
+    # Rights stay through the change of ids; and access(2), by which initdb looks for its programs,
+    # counts them although the user is not root.
+    _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     _drop(uid, gid)
     only = 1 << CAP_DAC_READ_SEARCH
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
@@ -71,12 +76,14 @@ def _be_seen_as(uid: int, gid: int) -> None:
     own_uid, own_gid = os.geteuid(), os.getegid()
     _check(_libc().unshare(CLONE_NEWUSER), "unshare")
     for name, line in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{uid} {own_uid} 1"),
-        ("gid_map", f"{gid} {own_gid} 1"),
+        ("setgroups", b"deny"),
+        ("uid_map", b"%d %d 1" % (uid, own_uid)),
+        ("gid_map", b"%d %d 1" % (gid, own_gid)),
     ):
-        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(line)
+        # Bytes: from here on Python's own library may be out of reach, its codecs among it.
+        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        os.write(fd, line)
+        os.close(fd)
 
 
 def _libc() -> ctypes.CDLL:

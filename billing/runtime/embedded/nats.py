@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import signal
 import sys
@@ -18,22 +19,23 @@ from pathlib import Path
 
 from billing.runtime.embedded import leftovers
 from billing.runtime.embedded.errors import BinaryMissing
-from billing.runtime.embedded.folder import DataFolder, State
+from billing.runtime.embedded.folder import DataFolder
 from billing.runtime.embedded.identity import Identity
 from billing.runtime.embedded.process import POLL_S, Program, ServerProcess
 from billing.runtime.embedded.settings import EmbeddedSettings
+from billing.runtime.embedded.state import State
 
 USER = "tollway"
 PAYLOAD_BYTES_MAX = 1024 * 1024  # an envelope is at most 256 KiB
 MEMORY_STORE_BYTES_MAX = 64 * 1024 * 1024  # no stream of ours lives in memory
 CONNECTIONS_MAX = 1_024
 HEALTH_TIMEOUT_S = 5.0
-HEALTH_ANSWER_BYTES_MAX = 64 * 1024
+MONITOR_BYTES_MAX = 64 * 1024
 
 # One setting a line: two on one line need a comma, and without it the second is silently swallowed.
 _CONF = """\
 # Written by tollway at each start.
-server_name: "tollway-embedded"
+server_name: "{name}"
 listen: "127.0.0.1:{port}"
 http: "127.0.0.1:{monitor_port}"
 max_payload: {payload}
@@ -104,17 +106,20 @@ class Nats:
         store = self.folder.path / "nats"
         store.mkdir(mode=0o700, exist_ok=True)
         self.identity.own(store)
-        self.folder.write("nats.conf", self._conf(), reader_gid=self.identity.reader_gid)
+        # New at each start, so that no other server can be taken for this one.
+        name = f"tollway-{secrets.token_hex(4)}"
+        self.folder.write("nats.conf", self._conf(name), reader_gid=self.identity.reader_gid)
         server = ServerProcess.start(self.server(), self.identity)
         try:
-            await self._wait_until_ready(server)
+            await self._wait_until_ready(server, name)
         except BaseException:
             await server.stop(grace_s=self.settings.stop_grace_s)
             raise
         return server
 
-    def _conf(self) -> str:
+    def _conf(self, name: str) -> str:
         return _CONF.format(
+            name=name,
             port=self.state.nats_port,
             monitor_port=self.state.nats_monitor_port,
             payload=PAYLOAD_BYTES_MAX,
@@ -127,30 +132,37 @@ class Nats:
             sync="sync_interval: always" if self.settings.durable else "",
         )
 
-    async def _wait_until_ready(self, server: ServerProcess) -> None:
+    async def _wait_until_ready(self, server: ServerProcess, name: str) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.start_timeout_s
-        while not await self._is_healthy():
+        while not await self._is_healthy(name):
             if server.has_ended():
                 raise server.ended_with()
             if loop.time() >= deadline:
                 raise server.failed(f"did not answer within {self.settings.start_timeout_s:g} s")
             await asyncio.sleep(POLL_S)
 
-    async def _is_healthy(self) -> bool:
-        """Ask /healthz, which answers 200 once the streams are recovered."""
+    async def _is_healthy(self, name: str) -> bool:
+        """Ask /healthz, which answers 200 once the streams are recovered, and /varz for the name."""
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", self.state.nats_monitor_port
-                )
-                try:
-                    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-                    answer = await reader.read(HEALTH_ANSWER_BYTES_MAX)
-                finally:
-                    writer.close()
-                    with suppress(OSError):
-                        await writer.wait_closed()
+                healthy = (await self._get("/healthz")).split(b" ", 2)[1:2] == [b"200"]
+                return healthy and f'"{name}"'.encode() in await self._get("/varz")
         except (OSError, TimeoutError):
             return False
-        return answer.split(b" ", 2)[1:2] == [b"200"]
+
+    async def _get(self, page: str) -> bytes:
+        """A monitoring page with its headers, up to MONITOR_BYTES_MAX."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.state.nats_monitor_port)
+        try:
+            writer.write(f"GET {page} HTTP/1.0\r\n\r\n".encode("ascii"))
+            answer = b""
+            while len(answer) < MONITOR_BYTES_MAX and (
+                part := await reader.read(MONITOR_BYTES_MAX)
+            ):
+                answer += part
+            return answer
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()

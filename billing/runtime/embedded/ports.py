@@ -12,8 +12,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from billing.runtime.embedded.errors import EmbeddedError, PortInUse
-from billing.runtime.embedded.folder import State
 from billing.runtime.embedded.settings import EmbeddedSettings
+from billing.runtime.embedded.state import State
 
 # Below the range from which Linux takes the near ends of outgoing connections (32768 and up), so
 # that no client of anything happens to sit on a server's port between two runs.

@@ -13,21 +13,23 @@ import asyncio
 import importlib.util
 import shutil
 import signal
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import asyncpg
 
 from billing.runtime.embedded import leftovers
 from billing.runtime.embedded.errors import BinaryMissing
-from billing.runtime.embedded.folder import STATE, DataFolder, State
+from billing.runtime.embedded.folder import STATE, DataFolder
 from billing.runtime.embedded.identity import Identity
 from billing.runtime.embedded.postgres_conf import HBA, postgres_conf
 from billing.runtime.embedded.process import POLL_S, Program, ServerProcess, until
 from billing.runtime.embedded.settings import EmbeddedSettings
+from billing.runtime.embedded.state import State
 
 ROLE = DATABASE = "tollway"
+_FRESH = "postgres.new-"
 _FOR_INITDB = "postgres-initdb.conf"  # the password, which initdb reads from a file; then gone
 CONNECT_TIMEOUT_S = 10.0
 INITDB_TIMEOUT_S = 120.0
@@ -94,8 +96,7 @@ class Postgres:
 
     async def stop_leftovers(self) -> None:
         """Stop a server that a killed owner left on the folder, so that its port is free again."""
-        for program in (self._initdb_program(), self.server()):
-            await leftovers.stop(program, grace_s=self.settings.stop_grace_s)
+        await leftovers.stop(self.server(), grace_s=self.settings.stop_grace_s)
         # By now it is stale, yet PostgreSQL would believe it if its process id is a stranger's today.
         # Backends that outlived a killed server still keep a new one out: by the shared memory.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -127,36 +128,35 @@ class Postgres:
         raise AssertionError("the last attempt returns or raises")
 
     async def _initdb(self) -> None:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self._fresh)  # of a first start that was cut short
-        self._fresh.mkdir(mode=0o700)
-        self.identity.own(self._fresh)
-        gid = self.identity.reader_gid
+        """Make the cluster beside its place, then rename it.
+
+        Each try has a folder of its own: helpers of an initdb that was killed write on for moments.
+        """
+        for stale in self.folder.path.glob(f"{_FRESH}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        fresh = Path(mkdtemp(prefix=_FRESH, dir=self.folder.path))
+        self.identity.own(fresh)
         password = self.folder.write(
-            _FOR_INITDB, f"{self.state.postgres_password}\n", reader_gid=gid
+            _FOR_INITDB,
+            f"{self.state.postgres_password}\n",
+            reader_gid=self.identity.reader_gid,
         )
-        initdb = ServerProcess.start(self._initdb_program(), self.identity)
+        initdb = ServerProcess.start(self._initdb_program(fresh, password), self.identity)
         try:
             in_time = await until(initdb.has_ended, timeout_s=INITDB_TIMEOUT_S)
         finally:
-            await initdb.stop(grace_s=self.settings.stop_grace_s)
+            initdb.end_now()
             password.unlink()
         if not in_time:
             raise initdb.failed(f"did not finish within {INITDB_TIMEOUT_S:g} s")
         if initdb.exit_code != 0:
             raise initdb.ended_with()
-        self._fresh.rename(self.cluster)
-        self.folder.sync()
+        self.folder.rename(fresh, self.cluster)
 
-    @property
-    def _fresh(self) -> Path:
-        return self.folder.path / "postgres.new"
-
-    def _initdb_program(self) -> Program:
+    def _initdb_program(self, fresh: Path, password: Path) -> Program:
         arguments = [
-            *("initdb", "-D", str(self._fresh), f"--username={ROLE}"),
-            *(f"--pwfile={self.folder.path / _FOR_INITDB}", "--auth=scram-sha-256"),
-            *("--encoding=UTF8", "--no-instructions"),
+            *("initdb", "-D", str(fresh), f"--username={ROLE}", f"--pwfile={password}"),
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions"),
             # The same order and case rules on every machine, whatever its C library.
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
         ]
@@ -170,12 +170,20 @@ class Postgres:
         """Connect until it works. While the server recovers from a crash it says so; we wait."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.settings.start_timeout_s
-        while not await self._answers(server):
+        while not (await self._answers(server) and self._is_ours(server)):
             if server.has_ended():
                 raise server.ended_with()
             if loop.time() >= deadline:
                 raise server.failed(f"did not answer within {self.settings.start_timeout_s:g} s")
             await asyncio.sleep(POLL_S)
+
+    def _is_ours(self, server: ServerProcess) -> bool:
+        """Whether it is our process that answered, and not one with the same folder or port."""
+        try:
+            told = (self.cluster / "postmaster.pid").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        return told.partition("\n")[0] == str(server.pid)
 
     async def _answers(self, server: ServerProcess) -> bool:
         try:

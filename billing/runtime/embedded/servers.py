@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from billing.runtime.embedded.errors import FolderUnusable, ServerFailed
-from billing.runtime.embedded.folder import DataFolder, State
+from billing.runtime.embedded.folder import DataFolder
 from billing.runtime.embedded.identity import choose
 from billing.runtime.embedded.nats import Nats, find_program
 from billing.runtime.embedded.ports import settle_all
 from billing.runtime.embedded.postgres import Postgres, find_programs
 from billing.runtime.embedded.process import ServerProcess, limit_log
 from billing.runtime.embedded.settings import EmbeddedSettings, Way
+from billing.runtime.embedded.state import State
 
 WATCH_EVERY_S = 1.0
 _STARTS_MAX = 3  # each with other ports, when a chosen one was taken before its server had it

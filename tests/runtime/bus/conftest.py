@@ -42,6 +42,15 @@ async def nats_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
         yield server
 
 
+@pytest.fixture
+async def nats_bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
+    """A connected NATS bus with two fresh partitions."""
+    bus = await open_bus(nats_server)
+    await bus.ensure_streams(PARTITIONS)
+    yield bus
+    await bus.close()
+
+
 @pytest.fixture(params=["nats", "kafka"])
 async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
     """Each real bus in turn, empty."""

@@ -323,6 +323,56 @@ async def test_readers_of_one_partition_do_not_take_from_each_other(bus: Bus) ->
     assert [m.sequence for m in first] == [m.sequence for m in second] == list(range(1, 201))
 
 
+async def test_a_broker_killed_again_and_again_loses_and_inverts_nothing(
+    bus: Bus, broker: Broker
+) -> None:
+    sent: list[BusMessage] = []
+    stop = asyncio.Event()
+
+    async def publish_on() -> None:
+        while not stop.is_set():
+            batch = messages(len(sent), 50)
+            await publish_as_the_dispatcher_does(bus, batch)
+            sent.extend(batch)
+
+    publishing = asyncio.create_task(publish_on())
+    for _ in range(3):
+        await until_longer(sent, len(sent) + 200)
+        broker.kill()
+        await broker.start()
+    stop.set()
+    await publishing
+
+    seen: dict[str, None] = {}
+    position = 0
+    while len(seen) < len(sent):
+        for received in await read(bus, 50, after=position):
+            seen.setdefault(received.bus_id)
+            position = received.sequence
+    assert list(seen) == [m.bus_id for m in sent]
+    assert not broker.drops_duplicates or position == len(sent)
+
+
+async def until_longer(sent: list[BusMessage], than: int) -> None:
+    """Wait until so many were taken."""
+    await until(lambda: len(sent) > than)
+
+
+async def publish_as_the_dispatcher_does(bus: Bus, batch: list[BusMessage]) -> None:
+    """A batch; singles in order when it is refused; all again after an outage."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                try:
+                    await bus.publish_batch(0, batch)
+                except BatchRefused:
+                    for single in batch:
+                        await bus.publish_one(single)
+                return
+            except BusUnavailable:
+                await asyncio.sleep(QUICK.reconnect_first_s)
+
+
 async def publish_until_taken(bus: Bus, batch: list[BusMessage]) -> None:
     """As the dispatcher does: the same batch again until the bus has it."""
     async with asyncio.timeout(30):

@@ -1,0 +1,207 @@
+"""Invoice path, step 1: billing cycles are opened at the activation, and closed when their boundary has come.
+
+Invariant: a period is opened and closed once, under the subscription's row lock; closing it, its event, the next cycle,
+the next usage periods and the next due time are one transaction. The due time is stored and never asked of a calendar, so
+an outage skips nothing: catching up goes period by period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import queries.cycles
+from queries.models import Subscription
+from tollway.scheduler.v1 import scheduler_events_pb2 as payloads
+from tollway.subscription.v1 import subscription_events_pb2, subscription_service_pb2
+
+from billing.domain.ids import Prefix, encode
+from billing.domain.invoice import InvoiceKind
+from billing.domain.period import Period
+from billing.domain.subscription import SubscriptionStatus
+from billing.runtime.db import Connection
+from billing.runtime.ids import new_id
+from billing.services import events
+from billing.services.actor import Cause
+from billing.services.business_time import business_times
+from billing.services.incoming import Incoming
+from billing.services.subscription_lifecycle import ROUTER, lock_subscriptions
+from billing.services.subscription_terms import Terms
+from billing.services.usage_periods import make_usage_periods
+
+_ACTIVE = subscription_service_pb2.SUBSCRIPTION_STATUS_ACTIVE
+_STATUS_CHANGED = events.subject_of(subscription_events_pb2.SubscriptionStatusChanged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """A closed cycle; `ended` is the period that it bills, None for an activation."""
+
+    row: Subscription
+    cycle_id: UUID
+    kind: InvoiceKind
+    boundary: datetime
+    ended: Period | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The billing period that a subscription enters."""
+
+    row: Subscription
+    terms: Terms
+    period: Period
+
+
+async def follow_subscription(
+    tx: Connection, incoming: Sequence[Incoming], now: datetime
+) -> Collection[UUID]:
+    """Consumer `scheduler`, of subscription.created and subscription.status.changed: opens the first period.
+
+    A creation and a trial's start open nothing: their usage periods were made with the subscription. They are taken in
+    all the same, so that the events of a subscription come in order.
+    """
+    activated = [event for event in incoming if _activates(event)]
+    causes = {event.resource: event.cause(ROUTER) for event in activated}
+    rows = await lock_subscriptions(tx, activated)
+    waiting = [
+        row
+        for row in rows
+        if row.status == SubscriptionStatus.ACTIVE and row.period_start is None
+    ]
+    if waiting:
+        today = await business_times(tx, {row.tenant_id for row in waiting}, now)
+        by_id = {row.id: causes[encode(Prefix.SUBSCRIPTION, row.id)] for row in waiting}
+        await _activate(tx, waiting, today, by_id, now)
+    return ()
+
+
+async def close_due(
+    tx: Connection,
+    rows: Sequence[Subscription],
+    today: Mapping[UUID, datetime],
+    causes: Mapping[UUID, Cause],
+    *,
+    now: datetime,
+) -> None:
+    """Closes the current period of each subscription and opens the next, for callers that hold the rows' locks.
+
+    The rows are active and their period_end has come by `today`, the business time by tenant.
+    """
+    ending = [(row, row.period_end) for row in rows if row.period_end is not None]
+    if not ending:
+        return
+    closed_rows = await queries.cycles.close_cycles(
+        tx,
+        tenant_ids=[row.tenant_id for row, _ in ending],
+        subscription_ids=[row.id for row, _ in ending],
+        boundaries=[end for _, end in ending],
+        closed_ats=[today[row.tenant_id] for row, _ in ending],
+    )
+    by_id = {row.id: row for row, _ in ending}
+    closed = [
+        _Closed(
+            by_id[cycle.subscription_id],
+            cycle.id,
+            InvoiceKind.PERIOD,
+            cycle.boundary,
+            Period(cycle.period_start, cycle.boundary) if cycle.period_start else None,
+        )
+        for cycle in closed_rows
+    ]
+    opened = [
+        _Opened(row, terms, terms.paid_from(end))
+        for row, end in ending
+        for terms in [Terms.of(row)]
+    ]
+    await _insert_cycles(tx, opened, [], today, now)
+    await _enter(tx, opened, closed, today, causes, now)
+
+
+async def _activate(
+    tx: Connection,
+    rows: Sequence[Subscription],
+    today: Mapping[UUID, datetime],
+    causes: Mapping[UUID, Cause],
+    now: datetime,
+) -> None:
+    """The activation's cycle, closed as it is made, and the first period's, open."""
+    opened = [
+        _Opened(row, terms, terms.paid_from(terms.activation_at))
+        for row in rows
+        for terms in [Terms.of(row)]
+    ]
+    closed = [
+        _Closed(one.row, new_id(now), InvoiceKind.ACTIVATION, one.period.start, None)
+        for one in opened
+    ]
+    await _insert_cycles(tx, opened, closed, today, now)
+    await _enter(tx, opened, closed, today, causes, now)
+
+
+async def _insert_cycles(
+    tx: Connection,
+    opened: Sequence[_Opened],
+    closed: Sequence[_Closed],
+    today: Mapping[UUID, datetime],
+    now: datetime,
+) -> None:
+    await queries.cycles.insert_cycles(
+        tx,
+        tenant_ids=[one.row.tenant_id for one in (*opened, *closed)],
+        subscription_ids=[one.row.id for one in (*opened, *closed)],
+        kinds=[*(InvoiceKind.PERIOD for _ in opened), *(one.kind for one in closed)],
+        boundaries=[*(one.period.end for one in opened), *(one.boundary for one in closed)],
+        ids=[*(new_id(now) for _ in opened), *(one.cycle_id for one in closed)],
+        period_starts=[*(one.period.start for one in opened), *(None for _ in closed)],
+        closed_ats=[*(None for _ in opened), *(today[one.row.tenant_id] for one in closed)],
+    )
+
+
+async def _enter(
+    tx: Connection,
+    opened: Sequence[_Opened],
+    closed: Sequence[_Closed],
+    today: Mapping[UUID, datetime],
+    causes: Mapping[UUID, Cause],
+    now: datetime,
+) -> None:
+    """Usage periods one ahead, the subscriptions' own period and due time, and the events of what was closed."""
+    await make_usage_periods(
+        tx, [(one.row, one.terms.two_from(one.period.start)) for one in opened]
+    )
+    entered = await queries.cycles.open_periods(
+        tx,
+        tenant_ids=[one.row.tenant_id for one in opened],
+        ids=[one.row.id for one in opened],
+        period_indexes=[one.terms.schedule.index_at(one.period.start) for one in opened],
+        period_starts=[one.period.start for one in opened],
+        period_ends=[one.period.end for one in opened],
+    )
+    versions = {row.id: row.version for row in entered}
+    told = [
+        _closed_event(one, versions[one.row.id], today[one.row.tenant_id], causes[one.row.id])
+        for one in closed
+    ]
+    await events.emit(tx, told, now=now)
+
+
+def _closed_event(one: _Closed, version: int, today: datetime, cause: Cause) -> events.NewEvent:
+    resource = encode(Prefix.SUBSCRIPTION, one.row.id)
+    payload = payloads.BillingCycleClosed(
+        cycle_id=encode(Prefix.CYCLE, one.cycle_id), subscription_id=resource, kind=one.kind
+    )
+    payload.boundary_time.FromDatetime(one.boundary)
+    if one.ended is not None:
+        payload.period.start.FromDatetime(one.ended.start)
+        payload.period.end.FromDatetime(one.ended.end)
+    return events.NewEvent(one.row.tenant_id, resource, version, payload, today, cause)
+
+
+def _activates(event: Incoming) -> bool:
+    if event.subject != _STATUS_CHANGED:
+        return False
+    payload = event.payload(subscription_events_pb2.SubscriptionStatusChanged)
+    return payload.new_status == _ACTIVE

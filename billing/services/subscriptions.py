@@ -1,0 +1,290 @@
+"""Subscription path, step 1: a customer gets a plan.
+
+Invariant: a meter is priced by at most one item of a customer at any instant; the customer's row is locked while that is
+checked and while coverage is made. The first usage periods are made here, so that usage which follows at once has a place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+from uuid import UUID
+
+import queries.subscriptions
+from queries.models import Customer, Plan, Price, Subscription, SubscriptionItem
+from tollway.subscription.v1 import subscription_events_pb2 as payloads
+
+from billing.domain.decimals import parse_decimal
+from billing.domain.errors import AlreadyExists, Invalid, NotFound, Precondition
+from billing.domain.ids import Prefix, encode
+from billing.domain.period import Interval, Schedule
+from billing.domain.usage import BACKDATING_LIMIT
+from billing.runtime.db import Connection
+from billing.runtime.ids import new_id
+from billing.services import events
+from billing.services.actor import Cause
+from billing.services.business_time import business_time
+from billing.services.catalog import get_plan
+from billing.services.customers import CustomerNotFound, get_customer
+from billing.services.subscription_terms import Alignment, Terms
+from billing.services.usage_periods import make_usage_periods
+
+# As far back as usage may be dated: every period since then can still be billed from its records.
+START_BEHIND_MAX: Final = BACKDATING_LIMIT
+START_AHEAD_MAX: Final = timedelta(days=730)
+TRIAL_DAYS_MAX: Final = 730
+ITEMS_MAX: Final = 50
+
+
+class SubscriptionNotFound(NotFound):
+    """There is no such subscription in this tenant."""
+
+    reason = "SUBSCRIPTION_NOT_FOUND"
+
+
+class PriceNotFound(NotFound):
+    """The plan has no such price."""
+
+    reason = "PRICE_NOT_FOUND"
+
+
+class PlanWithoutPrices(Precondition):
+    """The plan has no price, so a subscription to it would bill nothing; add one with CreatePrice."""
+
+    reason = "PLAN_WITHOUT_PRICES"
+
+
+class MeterAlreadyPriced(Precondition):
+    """A customer's usage of a meter can be billed by one subscription item at a time only."""
+
+    reason = "METER_ALREADY_PRICED"
+
+
+class StartTooOld(Invalid):
+    """A subscription starts at most 35 days back."""
+
+    reason = "TIMESTAMP_TOO_OLD"
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """A price to take; an empty quantity means 1."""
+
+    price_id: UUID
+    quantity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubscription:
+    """A subscription to make. Customer and plan are named by id, or else by external id and key.
+
+    No items take all prices of the plan; no start is now, in business time.
+    """
+
+    customer_id: UUID | None = None
+    external_customer_id: str = ""
+    plan_id: UUID | None = None
+    plan_key: str = ""
+    external_id: str = ""
+    items: Sequence[NewItem] = ()
+    start_at: datetime | None = None
+    trial_days: int = 0
+    alignment: Alignment = Alignment.ANNIVERSARY
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionView:
+    """A subscription and its items, oldest first."""
+
+    row: Subscription
+    items: Sequence[SubscriptionItem]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a subscription is made of."""
+
+    customer: Customer
+    plan: Plan
+    chosen: Sequence[tuple[Price, Decimal]]
+    terms: Terms
+    today: datetime
+
+
+async def create_subscription(
+    tx: Connection, tenant_id: UUID, draft: NewSubscription, cause: Cause, *, now: datetime
+) -> SubscriptionView:
+    """A new subscription in state created; emits subscription.created.
+
+    `now` is machine time. Raises CustomerNotFound, PlanNotFound, PlanWithoutPrices, PriceNotFound, MeterAlreadyPriced,
+    AlreadyExists, InvalidDecimal, StartTooOld, Invalid.
+    """
+    customer = await _lock_customer(tx, tenant_id, draft)
+    plan, prices = await get_plan(tx, tenant_id, plan_id=draft.plan_id, key=draft.plan_key)
+    if not prices:
+        raise PlanWithoutPrices(metadata={"plan": encode(Prefix.PLAN, plan.id)})
+    today = await business_time(tx, tenant_id, now)
+    chosen = _chosen(prices, draft.items)
+    parts = _Parts(customer, plan, chosen, _terms(draft, customer, plan, today), today)
+    await _refuse_priced_twice(tx, parts)
+    row = await _insert(tx, draft, parts, now)
+    items = await queries.subscriptions.list_subscription_items(
+        tx, tenant_id=tenant_id, subscription_id=row.id
+    )
+    await make_usage_periods(tx, [(row, parts.terms.first_two())])
+    await events.emit(tx, [_created(row, parts, cause)], now=now)
+    return SubscriptionView(row, items)
+
+
+async def get_subscription(
+    tx: Connection, tenant_id: UUID, *, subscription_id: UUID | None = None, external_id: str = ""
+) -> SubscriptionView:
+    """The subscription by id, or else by external id. Raises SubscriptionNotFound."""
+    if subscription_id is not None:
+        row = await queries.subscriptions.get_subscription(
+            tx, tenant_id=tenant_id, id=subscription_id
+        )
+    else:
+        row = await queries.subscriptions.get_subscription_by_external_id(
+            tx, tenant_id=tenant_id, external_id=external_id
+        )
+    if row is None:
+        named = encode(Prefix.SUBSCRIPTION, subscription_id) if subscription_id else external_id
+        raise SubscriptionNotFound(metadata={"subscription": named})
+    items = await queries.subscriptions.list_subscription_items(
+        tx, tenant_id=tenant_id, subscription_id=row.id
+    )
+    return SubscriptionView(row, items)
+
+
+async def _lock_customer(tx: Connection, tenant_id: UUID, draft: NewSubscription) -> Customer:
+    found = await get_customer(
+        tx, tenant_id, customer_id=draft.customer_id, external_id=draft.external_customer_id
+    )
+    locked = await queries.subscriptions.lock_customer(tx, tenant_id=tenant_id, id=found.id)
+    if locked is None:
+        raise CustomerNotFound(metadata={"customer": encode(Prefix.CUSTOMER, found.id)})
+    return locked
+
+
+def _terms(draft: NewSubscription, customer: Customer, plan: Plan, today: datetime) -> Terms:
+    start = draft.start_at or today
+    if today - start > START_BEHIND_MAX:
+        oldest = (today - START_BEHIND_MAX).isoformat()
+        raise StartTooOld(
+            f"start_time: must not lie before {oldest}, {START_BEHIND_MAX.days} days back.",
+            metadata={"oldest": oldest},
+        )
+    if start - today > START_AHEAD_MAX:
+        raise Invalid.field("start_time", f"must be at most {START_AHEAD_MAX.days} days ahead.")
+    if not 0 <= draft.trial_days <= TRIAL_DAYS_MAX:
+        raise Invalid.field("trial_days", f"give a number from 0 to {TRIAL_DAYS_MAX}.")
+    trial_end = None
+    if draft.trial_days:
+        # Days of the customer's calendar: the trial ends at the time of day at which it began.
+        trial_end = Schedule(start, customer.time_zone, Interval.DAY).boundary(draft.trial_days)
+    interval = Interval(plan.billing_interval)
+    return Terms(start, trial_end, draft.alignment, customer.time_zone, interval)
+
+
+def _chosen(prices: Sequence[Price], items: Sequence[NewItem]) -> list[tuple[Price, Decimal]]:
+    """The prices to take with their quantities, in the order given. Each price, and each meter, once."""
+    if len(items or prices) > ITEMS_MAX:
+        raise Invalid.field("items", f"a subscription has at most {ITEMS_MAX} items; name them.")
+    known = {price.id: price for price in prices}
+    chosen: list[tuple[Price, Decimal]] = []
+    for place, item in enumerate(items or [NewItem(price.id) for price in prices]):
+        price = known.pop(item.price_id, None)
+        if price is None:
+            if any(item.price_id == taken.id for taken, _ in chosen):
+                raise Invalid.field(f"items[{place}].price_id", "names a price a second time.")
+            raise PriceNotFound(metadata={"price": encode(Prefix.PRICE, item.price_id)})
+        if price.meter_id and any(price.meter_id == taken.meter_id for taken, _ in chosen):
+            raise MeterAlreadyPriced(
+                "Two of these prices are for one meter; name the items and take one of them.",
+                metadata={"meter": encode(Prefix.METER, price.meter_id), "subscription": ""},
+            )
+        chosen.append((price, _quantity(item, price, f"items[{place}].quantity")))
+    return chosen
+
+
+def _quantity(item: NewItem, price: Price, path: str) -> Decimal:
+    quantity = parse_decimal(item.quantity or "1", path=path)
+    if price.meter_id and quantity != 1:
+        raise Invalid.field(path, "leave it empty: the quantity of a metered price is the usage.")
+    if quantity < 0:
+        raise Invalid.field(path, "give a quantity of zero or more.")
+    return quantity
+
+
+async def _refuse_priced_twice(tx: Connection, parts: _Parts) -> None:
+    meters = [price.meter_id for price, _ in parts.chosen if price.meter_id]
+    if not meters:
+        return
+    taken = await queries.subscriptions.find_priced_meter(
+        tx,
+        tenant_id=parts.customer.tenant_id,
+        customer_id=parts.customer.id,
+        meter_ids=meters,
+        start_at=parts.terms.start_at,
+    )
+    if taken is not None:
+        other = encode(Prefix.SUBSCRIPTION, taken.subscription_id)
+        raise MeterAlreadyPriced(
+            f"{other} of this customer prices the meter {taken.meter_key!r} at that time.",
+            metadata={"meter": taken.meter_key, "subscription": other},
+        )
+
+
+async def _insert(
+    tx: Connection, draft: NewSubscription, parts: _Parts, now: datetime
+) -> Subscription:
+    customer, terms = parts.customer, parts.terms
+    row = await queries.subscriptions.insert_subscription(
+        tx,
+        tenant_id=customer.tenant_id,
+        id=new_id(now),
+        external_id=draft.external_id or None,
+        customer_id=customer.id,
+        plan_id=parts.plan.id,
+        currency=parts.plan.currency,
+        billing_interval=terms.interval,
+        alignment=terms.alignment,
+        time_zone=terms.zone,
+        start_at=terms.start_at,
+        trial_end_at=terms.trial_end_at,
+        # A start that has come is the consumer's, so that the trail leads on from this call.
+        next_due_at=terms.start_at if terms.start_at > parts.today else None,
+        created_at=parts.today,
+    )
+    if row is None:
+        raise AlreadyExists(
+            f"A subscription with the external id {draft.external_id!r} exists.",
+            metadata={"kind": "subscription", "key": draft.external_id},
+        )
+    await queries.subscriptions.insert_subscription_items(
+        tx,
+        tenant_id=row.tenant_id,
+        subscription_id=row.id,
+        customer_id=row.customer_id,
+        created_at=parts.today,
+        ids=[new_id(now) for _ in parts.chosen],
+        price_ids=[price.id for price, _ in parts.chosen],
+        meter_ids=[price.meter_id for price, _ in parts.chosen],
+        quantities=[f"{quantity:f}" for _, quantity in parts.chosen],
+    )
+    return row
+
+
+def _created(row: Subscription, parts: _Parts, cause: Cause) -> events.NewEvent:
+    resource = encode(Prefix.SUBSCRIPTION, row.id)
+    payload = payloads.SubscriptionCreated(
+        subscription_id=resource,
+        customer_id=encode(Prefix.CUSTOMER, row.customer_id),
+        plan_id=encode(Prefix.PLAN, row.plan_id),
+    )
+    payload.start_time.FromDatetime(row.start_at)
+    return events.NewEvent(row.tenant_id, resource, row.version, payload, parts.today, cause)

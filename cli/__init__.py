@@ -1,0 +1,1 @@
+"""The door: `tollway …`, and the composition root, the only place that knows everything."""

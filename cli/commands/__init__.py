@@ -1,0 +1,1 @@
+"""The door: one module per command of `tollway`, imported when it is called."""

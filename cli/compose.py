@@ -1,0 +1,175 @@
+"""The composition root: settings become pools, a bus, a server and workers.
+
+Invariant: what is opened here is closed here, in the opposite order; nothing else in the house makes these things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import asyncpg
+from prometheus_client import CollectorRegistry
+
+from billing.runtime.bus.base import Bus, BusSettings
+from billing.runtime.bus.connect import connect_bus
+from billing.runtime.clock import DatabaseClock
+from billing.runtime.db import Database, DatabaseSettings, Role, connect, read_clock
+from billing.runtime.settings import Settings
+from billing.runtime.vault import Vault
+from billing.services import migrations
+from server.app import GrpcServer, ServerSettings, Tls, start_grpc
+from server.house import House
+from server.http import Check, HttpServer, start_http
+
+log = logging.getLogger(__name__)
+
+OUTBOX_HINT = "outbox"
+CLOCK_PERIOD_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a process of the house works with."""
+
+    settings: Settings
+    api: Database
+    worker: Database
+    bus: Bus
+    clock: DatabaseClock
+    vault: Vault
+    registry: CollectorRegistry
+
+    @property
+    def house(self) -> House:
+        """What the servicers get."""
+        return House(self.api, self.worker, self.clock, self.vault)
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Connects to the database and the bus. Raises what says which of them cannot be used, and why."""
+    settings.require("database_url", "bus_url", "secret_key")
+    vault = Vault.parse(settings.secret_key)
+    bus = await connect_bus(settings.bus_url, BusSettings())
+    try:
+        database = DatabaseSettings(connections_max=settings.database_connections_max)
+
+        def hint() -> None:
+            bus.hint(OUTBOX_HINT)
+
+        api = await connect(settings.database_url, Role.API, database, hint)
+        worker = await connect(settings.database_url, Role.WORKER, database, hint)
+        try:
+            clock = DatabaseClock()
+            await read_clock(worker, clock)
+            yield Parts(settings, api, worker, bus, clock, vault, CollectorRegistry())
+        finally:
+            await api.close()
+            await worker.close()
+    finally:
+        await bus.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The listening ends of a process."""
+
+    grpc: GrpcServer
+    http: HttpServer
+
+
+@asynccontextmanager
+async def serving(parts: Parts) -> AsyncIterator[Servers]:
+    """Serves gRPC and HTTP inside the block."""
+    settings = parts.settings
+    http = await start_http(settings.http_host, settings.http_port, parts.registry, _checks(parts))
+    try:
+        grpc = await start_grpc(parts.house, _server_settings(settings), parts.registry)
+        try:
+            yield Servers(grpc, http)
+        finally:
+            await grpc.stop()
+    finally:
+        await http.stop()
+
+
+async def keep_clock(parts: Parts, stop: asyncio.Event) -> None:
+    """Reads the database's clock every minute until the stop."""
+    while not await stopped_within(stop, CLOCK_PERIOD_S):
+        try:
+            await read_clock(parts.worker, parts.clock)
+        except Exception as error:  # the database is away; the clock goes on by itself
+            log.warning("the database's clock could not be read: %s", error)
+
+
+async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
+    """Waits for the stop, at most so long; tells whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def set_up_logging(settings: Settings) -> None:
+    """One line per record on standard error."""
+    logging.basicConfig(
+        level=settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+
+
+def _server_settings(settings: Settings) -> ServerSettings:
+    base = ServerSettings(
+        host=settings.grpc_host,
+        port=settings.grpc_port,
+        share_port=settings.share_port,
+        stop_grace_s=settings.stop_grace_s,
+    )
+    if not settings.tls_cert_file:
+        return base
+    client_ca = (
+        Path(settings.tls_client_ca_file).read_bytes() if settings.tls_client_ca_file else None
+    )
+    certificate, key = (
+        Path(settings.tls_cert_file).read_bytes(),
+        Path(settings.tls_key_file).read_bytes(),
+    )
+    return replace(base, tls=Tls(certificate, key, client_ca))
+
+
+def _checks(parts: Parts) -> Mapping[str, Check]:
+    async def database() -> str:
+        async with parts.api.connection() as connection:
+            await connection.execute("")
+        return ""
+
+    async def bus() -> str:
+        return "" if parts.bus.connected else "not connected"
+
+    async def schema() -> str:
+        connection = await asyncpg.connect(parts.settings.database_url)
+        try:
+            lacking = await migrations.pending(connection)
+        finally:
+            await connection.close()
+        return f"lacks {lacking[0].name}; run `tollway migrate`" if lacking else ""
+
+    return {"database": database, "bus": bus, "schema": schema}

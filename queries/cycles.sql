@@ -1,0 +1,56 @@
+-- Invoice path, steps 1 and 2: billing cycles and the periods of subscriptions. All under the subscriptions' row locks.
+
+-- name: InsertCycles :exec
+INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)
+SELECT g.tenant_id, g.subscription_id, g.kind, g.boundary, g.id, g.period_start, g.closed_at
+FROM unnest(
+    @tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[], @ids::uuid[],
+    sqlc.narg(period_starts)::timestamptz[], sqlc.narg(closed_ats)::timestamptz[]
+) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)
+ORDER BY g.tenant_id, g.subscription_id, g.kind, g.boundary
+ON CONFLICT DO NOTHING;
+
+-- name: CloseCycles :many
+-- Closes open cycles, once: no row for one that is closed.
+WITH held AS (
+    SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, g.closed_at
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @boundaries::timestamptz[], @closed_ats::timestamptz[])
+        AS g (tenant_id, subscription_id, boundary, closed_at)
+    JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id
+        AND c.kind = 'period' AND c.boundary = g.boundary
+    ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
+    FOR NO KEY UPDATE OF c
+)
+UPDATE billing_cycles SET closed_at = held.closed_at
+FROM held
+WHERE billing_cycles.tenant_id = held.tenant_id AND billing_cycles.subscription_id = held.subscription_id
+  AND billing_cycles.kind = held.kind AND billing_cycles.boundary = held.boundary AND billing_cycles.closed_at IS NULL
+RETURNING billing_cycles.*;
+
+-- name: OpenPeriods :many
+-- The billing period that each subscription is in now, and when it ends.
+UPDATE subscriptions s
+SET period_index = g.period_index, period_start = g.period_start, period_end = g.period_end,
+    next_due_at = g.period_end, version = s.version + 1
+FROM unnest(
+    @tenant_ids::uuid[], @ids::uuid[], @period_indexes::integer[], @period_starts::timestamptz[],
+    @period_ends::timestamptz[]
+) AS g (tenant_id, id, period_index, period_start, period_end)
+WHERE s.tenant_id = g.tenant_id AND s.id = g.id AND s.status = 'active'
+RETURNING s.tenant_id, s.id, s.version;
+
+-- name: InsertUsagePeriods :exec
+-- One row for each metered item of the subscriptions; those that are there stay as they are.
+INSERT INTO usage_periods (
+    tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
+    bill_boundary)
+SELECT i.tenant_id, i.id, g.period_start, g.period_end, i.subscription_id, i.customer_id, i.meter_id, i.price_id,
+       g.bill_kind, g.bill_boundary
+FROM unnest(
+    @tenant_ids::uuid[], @subscription_ids::uuid[], @period_starts::timestamptz[], @period_ends::timestamptz[],
+    sqlc.narg(bill_kinds)::text[], sqlc.narg(bill_boundaries)::timestamptz[]
+) AS g (tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary)
+JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+WHERE i.meter_id IS NOT NULL
+ORDER BY i.tenant_id, i.id, g.period_start
+ON CONFLICT DO NOTHING;

@@ -1,0 +1,177 @@
+-- Invoice path, steps 4 and 5: drafts become final. Lock order: subscription, usage period, invoice, sequence.
+
+-- name: ClaimDueDrafts :many
+-- Drafts whose grace has passed, of tenants that live in machine time, and whether their usage is still on its way:
+-- records accepted before the cycle closed that no fold has given an owner yet.
+SELECT i.tenant_id, i.id, i.subscription_id::uuid AS subscription_id, i.kind, i.boundary,
+       EXISTS (
+           SELECT FROM usage_records r
+           WHERE r.tenant_id = i.tenant_id AND r.customer_id = i.customer_id AND NOT r.folded
+             AND r.accepted_at <= i.closed_at
+       )::boolean AS usage_pending
+FROM invoices i
+JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
+WHERE i.status = 'draft' AND i.finalize_at <= @now::timestamptz
+  AND (i.retry_at IS NULL OR i.retry_at <= @now::timestamptz)
+  AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = i.tenant_id)
+ORDER BY i.finalize_at, i.tenant_id, i.id
+LIMIT @batch_max
+FOR NO KEY UPDATE OF s SKIP LOCKED;
+
+-- name: ClaimDueDraftsOnTestClocks :many
+-- The same of tenants with a test clock, of one of them if @tenant_id is given.
+SELECT i.tenant_id, i.id, i.subscription_id::uuid AS subscription_id, i.kind, i.boundary,
+       EXISTS (
+           SELECT FROM usage_records r
+           WHERE r.tenant_id = i.tenant_id AND r.customer_id = i.customer_id AND NOT r.folded
+             AND r.accepted_at <= i.closed_at
+       )::boolean AS usage_pending
+FROM test_clocks c
+JOIN invoices i ON i.tenant_id = c.tenant_id AND i.finalize_at <= c.business_time AND i.status = 'draft'
+JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
+WHERE (sqlc.narg(tenant_id)::uuid IS NULL OR c.tenant_id = sqlc.narg(tenant_id)::uuid)
+  AND (i.retry_at IS NULL OR i.retry_at <= @now::timestamptz)
+ORDER BY i.finalize_at, i.tenant_id, i.id
+LIMIT @batch_max
+FOR NO KEY UPDATE OF s SKIP LOCKED;
+
+-- name: FlagClosing :exec
+-- Asks folds to keep off the usage periods that the drafts bill, until @closing_until (machine time).
+WITH held AS (
+    SELECT p.tenant_id, p.item_id, p.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
+        AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+    WHERE p.status <> 'billed'
+    ORDER BY p.tenant_id, p.item_id, p.period_start
+    FOR NO KEY UPDATE OF p
+)
+UPDATE usage_periods SET closing_until = @closing_until::timestamptz
+FROM held
+WHERE usage_periods.tenant_id = held.tenant_id AND usage_periods.item_id = held.item_id
+  AND usage_periods.period_start = held.period_start AND usage_periods.status <> 'billed';
+
+-- name: UnflagClosing :exec
+-- For drafts that do not become final now: folds may go on.
+WITH held AS (
+    SELECT p.tenant_id, p.item_id, p.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
+        AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+    WHERE p.closing_until IS NOT NULL
+    ORDER BY p.tenant_id, p.item_id, p.period_start
+    FOR NO KEY UPDATE OF p
+)
+UPDATE usage_periods SET closing_until = NULL
+FROM held
+WHERE usage_periods.tenant_id = held.tenant_id AND usage_periods.item_id = held.item_id
+  AND usage_periods.period_start = held.period_start;
+
+-- name: HoldDrafts :exec
+-- Nobody else looks at these drafts before @retry_at; they are claimed, or blocked for the reason given.
+WITH held AS (
+    SELECT i.tenant_id, i.id, g.blocked_reason
+    FROM unnest(@tenant_ids::uuid[], @ids::uuid[], sqlc.narg(blocked_reasons)::text[])
+        AS g (tenant_id, id, blocked_reason)
+    JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
+    WHERE i.status = 'draft'
+    ORDER BY i.tenant_id, i.id
+    FOR NO KEY UPDATE OF i
+)
+UPDATE invoices SET retry_at = @retry_at::timestamptz, blocked_reason = held.blocked_reason
+FROM held
+WHERE invoices.tenant_id = held.tenant_id AND invoices.id = held.id AND invoices.status = 'draft';
+
+-- name: TakeSubscriptions :many
+-- The subscriptions that nobody else holds now, locked.
+SELECT s.tenant_id, s.id
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[]) AS g (tenant_id, id)
+JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.id
+ORDER BY s.tenant_id, s.id
+FOR NO KEY UPDATE OF s SKIP LOCKED;
+
+-- name: LockUsagePeriods :many
+-- Every usage period that the drafts bill, before their records are read. A fold that holds one is waited for.
+SELECT p.item_id
+FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+    AS g (tenant_id, subscription_id, kind, boundary)
+JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
+    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+ORDER BY p.tenant_id, p.item_id, p.period_start
+FOR NO KEY UPDATE OF p;
+
+-- name: LockDrafts :many
+-- Those of the invoices that are drafts still.
+SELECT i.*
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[]) AS g (tenant_id, id)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
+WHERE i.status = 'draft'
+ORDER BY i.tenant_id, i.id
+FOR NO KEY UPDATE OF i;
+
+-- name: ListUsagePending :many
+-- Those of the drafts whose customer has unfolded records accepted before the cycle closed.
+SELECT i.id
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[]) AS g (tenant_id, id)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
+WHERE EXISTS (
+    SELECT FROM usage_records r
+    WHERE r.tenant_id = i.tenant_id AND r.customer_id = i.customer_id AND NOT r.folded AND r.accepted_at <= i.closed_at
+);
+
+-- name: InsertLines :exec
+INSERT INTO invoice_lines (
+    tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
+    steps)
+SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
+       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb
+FROM unnest(
+    @tenant_ids::uuid[], @invoice_ids::uuid[], @line_numbers::integer[], @kinds::text[], @descriptions::text[],
+    @item_ids::uuid[], @price_ids::uuid[], @period_starts::timestamptz[], @period_ends::timestamptz[],
+    @quantities::text[], @amounts::bigint[], @steps::text[]
+) AS g (
+    tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
+    steps
+)
+ORDER BY g.tenant_id, g.invoice_id, g.line_number;
+
+-- name: BillUsagePeriods :execrows
+-- For callers that hold the rows' locks.
+UPDATE usage_periods p SET status = 'billed', closing_until = NULL
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS g (tenant_id, item_id, period_start)
+WHERE p.tenant_id = g.tenant_id AND p.item_id = g.item_id AND p.period_start = g.period_start
+  AND p.status = ANY (@from_statuses::text[]);
+
+-- name: LockInvoiceSequences :exec
+-- Tenants in order, as late as possible: who holds one keeps all other finalizers of the tenant waiting.
+SELECT s.tenant_id FROM invoice_sequences s
+WHERE s.tenant_id = ANY (@tenant_ids::uuid[]) AND s.kind = 'invoice'
+ORDER BY s.tenant_id
+FOR NO KEY UPDATE;
+
+-- name: NumberInvoices :many
+-- Draws the numbers of the whole batch and makes its drafts final. `numbers are gapless` rests on this one statement: a
+-- rollback takes the numbers back with the invoices.
+WITH given AS (
+    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.total, g.amount_due, g.at,
+           row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
+    FROM unnest(
+        @tenant_ids::uuid[], @ids::uuid[], @statuses::text[], @versions::integer[], @subtotals::bigint[],
+        @totals::bigint[], @amounts_due::bigint[], @ats::timestamptz[]
+    ) WITH ORDINALITY AS g (tenant_id, id, status, versions, subtotal, total, amount_due, at, place)
+), drawn AS (
+    UPDATE invoice_sequences
+    SET last = invoice_sequences.last + wanted.count, last_at = greatest(wanted.at, invoice_sequences.last_at)
+    FROM (SELECT given.tenant_id, count(*) AS count, max(given.at) AS at FROM given GROUP BY given.tenant_id) AS wanted
+    WHERE invoice_sequences.tenant_id = wanted.tenant_id AND invoice_sequences.kind = 'invoice'
+    RETURNING invoice_sequences.tenant_id, invoice_sequences.last - wanted.count AS before, invoice_sequences.last_at
+)
+UPDATE invoices
+SET status = given.status, subtotal = given.subtotal, total = given.total, amount_due = given.amount_due,
+    number = 'INV-' || lpad((drawn.before + given.place)::text, greatest(6, length((drawn.before + given.place)::text)), '0'),
+    finalized_at = drawn.last_at, blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
+FROM given JOIN drawn ON drawn.tenant_id = given.tenant_id
+WHERE invoices.tenant_id = given.tenant_id AND invoices.id = given.id AND invoices.status = 'draft'
+RETURNING invoices.*;

@@ -1,0 +1,73 @@
+-- Invoice path: drafts, and invoices as they are read.
+
+-- name: InsertDrafts :many
+-- A draft for each closed cycle that has no invoice that counts.
+INSERT INTO invoices (
+    tenant_id, id, customer_id, subscription_id, kind, boundary, currency, closed_at, finalize_at, correlation_id,
+    causation_id, created_at)
+SELECT c.tenant_id, g.id, s.customer_id, c.subscription_id, c.kind, c.boundary, s.currency, c.closed_at,
+       c.closed_at + make_interval(secs => @grace_s::double precision), g.correlation_id, g.causation_id, g.created_at
+FROM unnest(
+    @tenant_ids::uuid[], @ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[],
+    @correlation_ids::uuid[], @causation_ids::uuid[], @created_ats::timestamptz[]
+) AS g (tenant_id, id, subscription_id, kind, boundary, correlation_id, causation_id, created_at)
+JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id
+    AND c.kind = g.kind AND c.boundary = g.boundary
+JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.id = c.subscription_id
+WHERE c.closed_at IS NOT NULL
+ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
+ON CONFLICT DO NOTHING
+RETURNING *;
+
+-- name: GetInvoice :one
+SELECT * FROM invoices WHERE tenant_id = @tenant_id AND id = @id;
+
+-- name: ListInvoices :many
+-- Newest first, those made before @before.
+SELECT * FROM invoices
+WHERE tenant_id = @tenant_id
+  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
+  AND (sqlc.narg(customer_id)::uuid IS NULL OR customer_id = sqlc.narg(customer_id)::uuid)
+  AND (sqlc.narg(subscription_id)::uuid IS NULL OR subscription_id = sqlc.narg(subscription_id)::uuid)
+  AND (sqlc.narg(status)::text IS NULL OR status = sqlc.narg(status)::text)
+ORDER BY id DESC
+LIMIT @limit_;
+
+-- name: ListInvoiceLines :many
+SELECT * FROM invoice_lines WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id ORDER BY line_number;
+
+-- name: ListDraftTerms :many
+-- What the drafts' fees and proration are computed from: the anchor, and the period that ends at the boundary.
+SELECT g.invoice_id::uuid AS invoice_id, s.anchor_at, s.time_zone, s.billing_interval, c.period_start
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
+JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
+JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id
+    AND c.kind = g.kind AND c.boundary = g.boundary;
+
+-- name: ListDraftFees :many
+-- The licensed items of the drafts' subscriptions.
+SELECT g.invoice_id::uuid AS invoice_id, i.tenant_id, i.id AS item_id, i.price_id, i.quantity
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[])
+    AS g (tenant_id, invoice_id, subscription_id)
+JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+WHERE i.meter_id IS NULL
+ORDER BY i.id;
+
+-- name: ListDraftUsagePeriods :many
+-- The usage periods that the drafts bill.
+SELECT g.invoice_id::uuid AS invoice_id, sqlc.embed(p)
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
+JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
+    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+ORDER BY p.item_id, p.period_start;
+
+-- name: SumFinalizedUsage :many
+-- What finalized invoices that are not void, or are waived, bill for these usage periods already.
+SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, sum(l.amount)::bigint AS amount
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS g (tenant_id, item_id, period_start)
+JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
+JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
+WHERE l.kind = 'usage' AND (i.status IN ('open', 'paid') OR i.waived)
+GROUP BY l.tenant_id, l.item_id, l.period_start;

@@ -1,0 +1,133 @@
+-- Usage path, step 2: records find their owner, in four statements: resolve, lock customers, lock periods, resolve again
+-- and write. A record's owner is the metered item whose usage period covers its timestamp, of the subscription it names
+-- or of its customer.
+
+-- name: ListUsageOwners :many
+-- Which periods the unfolded records of these batches belong to, as far as can be seen without locks; no item for records
+-- that no period covers. For each customer and meter only the periods between its first and last record are looked at.
+WITH wanted AS MATERIALIZED (
+    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at
+    FROM unnest(@tenant_ids::uuid[], @batch_ids::uuid[]) AS b (tenant_id, batch_id)
+    JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
+    WHERE NOT r.folded
+), spans AS (
+    SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at
+    FROM wanted w
+    GROUP BY w.tenant_id, w.customer_id, w.meter_id
+), periods AS MATERIALIZED (
+    SELECT s.tenant_id, s.customer_id, s.meter_id, p.subscription_id, p.item_id, p.period_start, p.period_end
+    FROM spans s
+    JOIN subscription_items i
+        ON i.tenant_id = s.tenant_id AND i.customer_id = s.customer_id AND i.meter_id = s.meter_id
+    JOIN usage_periods p
+        ON p.tenant_id = i.tenant_id AND p.item_id = i.id
+        AND p.period_start <= s.last_at AND p.period_end > s.first_at
+)
+SELECT DISTINCT w.tenant_id, w.customer_id, p.item_id AS "item_id?", p.period_start AS "period_start?"
+FROM wanted w
+LEFT JOIN periods p
+    ON p.tenant_id = w.tenant_id AND p.customer_id = w.customer_id AND p.meter_id = w.meter_id
+    AND w.used_at >= p.period_start AND w.used_at < p.period_end
+    AND (w.subscription_id IS NULL OR w.subscription_id = p.subscription_id);
+
+-- name: LockCustomersOfUnassigned :many
+-- Before a record is written as unassigned: whoever makes, moves or ends coverage takes this row first. A taken row is
+-- left out, and its records wait.
+SELECT c.tenant_id, c.id
+FROM customers c
+JOIN unnest(@tenant_ids::uuid[], @customer_ids::uuid[]) AS k (tenant_id, id)
+    ON c.tenant_id = k.tenant_id AND c.id = k.id
+ORDER BY c.tenant_id, c.id
+FOR SHARE OF c SKIP LOCKED;
+
+-- name: LockUsagePeriodsForFold :many
+-- Folds share a period and never wait for it: one that a finalizer holds, or has announced to take, is left out.
+SELECT p.tenant_id, p.item_id, p.period_start
+FROM usage_periods p
+JOIN unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+    ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
+WHERE p.closing_until IS NULL OR p.closing_until <= @now::timestamptz
+ORDER BY p.tenant_id, p.item_id, p.period_start
+FOR SHARE OF p SKIP LOCKED;
+
+-- name: FoldUsageRecords :many
+-- Resolves again under the locks and writes: owners, hour buckets, marks. Answers the batches that have records left:
+-- their period is taken, or they are covered by a subscription whose period has no row yet, or their answer changed.
+WITH wanted AS MATERIALIZED (
+    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at,
+           b.event_id, b.correlation_id
+    FROM unnest(@tenant_ids::uuid[], @batch_ids::uuid[], @event_ids::uuid[], @correlation_ids::uuid[])
+        AS b (tenant_id, batch_id, event_id, correlation_id)
+    JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
+    WHERE NOT r.folded
+), spans AS (
+    SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at
+    FROM wanted w
+    GROUP BY w.tenant_id, w.customer_id, w.meter_id
+), held AS (
+    SELECT k.tenant_id, k.item_id, k.period_start
+    FROM unnest(@held_tenant_ids::uuid[], @held_item_ids::uuid[], @held_period_starts::timestamptz[])
+        AS k (tenant_id, item_id, period_start)
+), periods AS MATERIALIZED (
+    SELECT s.tenant_id, s.customer_id, s.meter_id, p.subscription_id, p.item_id, p.period_start, p.period_end, p.status,
+           h.item_id IS NOT NULL AS is_held
+    FROM spans s
+    JOIN subscription_items i
+        ON i.tenant_id = s.tenant_id AND i.customer_id = s.customer_id AND i.meter_id = s.meter_id
+    JOIN usage_periods p
+        ON p.tenant_id = i.tenant_id AND p.item_id = i.id
+        AND p.period_start <= s.last_at AND p.period_end > s.first_at
+    LEFT JOIN held h
+        ON h.tenant_id = p.tenant_id AND h.item_id = p.item_id AND h.period_start = p.period_start
+), resolved AS MATERIALIZED (
+    SELECT w.tenant_id, w.idempotency_key, w.batch_id, w.event_id, w.correlation_id, p.subscription_id, p.item_id,
+           p.period_start, p.status,
+           CASE
+               WHEN p.item_id IS NOT NULL THEN p.is_held
+               ELSE (w.tenant_id, w.customer_id) IN (
+                   SELECT c.tenant_id, c.id
+                   FROM unnest(@held_customer_tenant_ids::uuid[], @held_customer_ids::uuid[]) AS c (tenant_id, id)
+               ) AND NOT EXISTS (
+                   SELECT FROM subscription_items i
+                   JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
+                   WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
+                     AND (w.subscription_id IS NULL OR s.id = w.subscription_id)
+                     AND s.start_at <= w.used_at AND (s.canceled_at IS NULL OR w.used_at < s.canceled_at)
+               )
+           END AS is_ready
+    FROM wanted w
+    LEFT JOIN periods p
+        ON p.tenant_id = w.tenant_id AND p.customer_id = w.customer_id AND p.meter_id = w.meter_id
+        AND w.used_at >= p.period_start AND w.used_at < p.period_end
+        AND (w.subscription_id IS NULL OR w.subscription_id = p.subscription_id)
+), folded AS (
+    UPDATE usage_records
+    SET folded = true, item_id = r.item_id, period_start = r.period_start
+    FROM resolved r
+    WHERE r.is_ready AND usage_records.tenant_id = r.tenant_id
+      AND usage_records.idempotency_key = r.idempotency_key AND NOT usage_records.folded
+    RETURNING usage_records.tenant_id, usage_records.item_id, usage_records.period_start, usage_records.used_at,
+              usage_records.quantity, r.subscription_id, r.status, r.event_id, r.correlation_id
+), bucketed AS (
+    -- Only what this statement has just given an owner; sorted, since folds of other partitions add to the same hours.
+    INSERT INTO usage_buckets (tenant_id, item_id, period_start, hour, records, quantity_sum, quantity_max)
+    SELECT f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC'), count(*), sum(f.quantity),
+           max(f.quantity)
+    FROM folded f
+    WHERE f.item_id IS NOT NULL
+    GROUP BY f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC')
+    ORDER BY f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC')
+    ON CONFLICT (tenant_id, item_id, period_start, hour, group_key) DO UPDATE
+    SET records = usage_buckets.records + excluded.records,
+        quantity_sum = usage_buckets.quantity_sum + excluded.quantity_sum,
+        quantity_max = greatest(usage_buckets.quantity_max, excluded.quantity_max)
+), marked AS (
+    -- The status cannot move while the period is held: so a record is read by a finalization, or marked after it.
+    INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+    SELECT DISTINCT f.tenant_id, f.item_id, f.period_start, f.subscription_id,
+           CASE f.status WHEN 'billed' THEN 'adjust' ELSE 'due' END, f.event_id, f.correlation_id
+    FROM folded f
+    WHERE f.item_id IS NOT NULL
+    ORDER BY f.tenant_id, f.item_id, f.period_start
+)
+SELECT DISTINCT r.tenant_id::uuid AS tenant_id, r.batch_id::uuid AS batch_id FROM resolved r WHERE NOT r.is_ready;
