@@ -70,17 +70,17 @@ WHERE usage_periods.tenant_id = held.tenant_id AND usage_periods.item_id = held.
   AND usage_periods.period_start = held.period_start;
 
 -- name: HoldDrafts :exec
--- Nobody else looks at these drafts before @retry_at; they are claimed, or blocked for the reason given.
+-- Nobody else looks at a draft before its retry_at: it is claimed, or blocked for the reason given.
 WITH held AS (
-    SELECT i.tenant_id, i.id, g.blocked_reason
-    FROM unnest(@tenant_ids::uuid[], @ids::uuid[], sqlc.narg(blocked_reasons)::text[])
-        AS g (tenant_id, id, blocked_reason)
+    SELECT i.tenant_id, i.id, g.blocked_reason, g.retry_at
+    FROM unnest(@tenant_ids::uuid[], @ids::uuid[], sqlc.narg(blocked_reasons)::text[], @retry_ats::timestamptz[])
+        AS g (tenant_id, id, blocked_reason, retry_at)
     JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
     WHERE i.status = 'draft'
     ORDER BY i.tenant_id, i.id
     FOR NO KEY UPDATE OF i
 )
-UPDATE invoices SET retry_at = @retry_at::timestamptz, blocked_reason = held.blocked_reason
+UPDATE invoices SET retry_at = held.retry_at, blocked_reason = held.blocked_reason
 FROM held
 WHERE invoices.tenant_id = held.tenant_id AND invoices.id = held.id AND invoices.status = 'draft';
 
@@ -143,6 +143,15 @@ UPDATE usage_periods p SET status = 'billed', closing_until = NULL
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS g (tenant_id, item_id, period_start)
 WHERE p.tenant_id = g.tenant_id AND p.item_id = g.item_id AND p.period_start = g.period_start
   AND p.status = ANY (@from_statuses::text[]);
+
+-- name: DeleteMarks :exec
+-- What the folds left on these usage periods is in their amounts now. For callers that hold the rows' locks.
+DELETE FROM usage_period_marks
+WHERE (tenant_id, item_id, period_start) IN (
+    SELECT g.tenant_id, g.item_id, g.period_start
+    FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[])
+        AS g (tenant_id, item_id, period_start)
+);
 
 -- name: LockInvoiceSequences :exec
 -- Tenants in order, as late as possible: who holds one keeps all other finalizers of the tenant waiting.

@@ -31,7 +31,7 @@ WHERE tenant_id = @tenant_id
   AND (sqlc.narg(subscription_id)::uuid IS NULL OR subscription_id = sqlc.narg(subscription_id)::uuid)
   AND (sqlc.narg(status)::text IS NULL OR status = sqlc.narg(status)::text)
 ORDER BY id DESC
-LIMIT @limit_;
+LIMIT @page_max;
 
 -- name: ListInvoiceLines :many
 SELECT * FROM invoice_lines WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id ORDER BY line_number;

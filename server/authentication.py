@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from billing.domain.errors import Invalid, Unauthenticated
+from billing.domain.errors import Invalid
 from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Database
 from billing.services import keys
-from billing.services.keys import KeyMissing, OperatorRequired, Principal, Scope
+from billing.services.keys import KeyInvalid, KeyMissing, OperatorRequired, Principal, Scope
 from server.permissions import PERMISSIONS, Permission
 
 TENANT_METADATA: Final = "tollway-tenant"
@@ -51,7 +51,7 @@ class Authenticator:
         if not authorization:
             raise KeyMissing()
         if kind.lower() != "bearer" or not secret:
-            raise Unauthenticated("The authorization metadata must be `Bearer <key>`.")
+            raise KeyInvalid("The authorization metadata must be `Bearer <key>`.")
         hashed = keys.hash_secret(secret)
         cached = self._cache.get(hashed)
         if cached is not None and cached[0] > now and _still_valid(cached[1], now):

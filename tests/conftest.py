@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 from billing.runtime.clock import DatabaseClock
@@ -32,6 +34,12 @@ TEST_SETTINGS = EmbeddedSettings(
 )
 
 _numbers = itertools.count(1)
+
+# A test's size is a setting: `make test` runs everything once with small counts, `make test-long` with full ones.
+LONG = os.environ.get("TOLLWAY_TEST_SIZE") == "long"
+hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=40)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1_000, print_blob=True)
+hypothesis.settings.load_profile("long" if LONG else "short")
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:

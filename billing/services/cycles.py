@@ -1,8 +1,8 @@
 """Invoice path, step 1: billing cycles are opened at the activation, and closed when their boundary has come.
 
-Invariant: a period is opened and closed once, under the subscription's row lock; closing it, its event, the next cycle,
-the next usage periods and the next due time are one transaction. The due time is stored and never asked of a calendar, so
-an outage skips nothing: catching up goes period by period.
+Invariant: a period is opened and closed once, under the subscription's row lock; closing it, its event, the next
+cycle, the next usage periods and the next due time are one transaction. The due time is stored and never asked of a
+calendar, so an outage skips nothing: catching up goes period by period.
 """
 
 from __future__ import annotations
@@ -47,6 +47,18 @@ class _Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class _Cycle:
+    """A cycle to insert; an open one has no closed_at, an activation no period."""
+
+    row: Subscription
+    kind: InvoiceKind
+    boundary: datetime
+    id: UUID
+    period_start: datetime | None
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Opened:
     """The billing period that a subscription enters."""
 
@@ -67,9 +79,7 @@ async def follow_subscription(
     causes = {event.resource: event.cause(ROUTER) for event in activated}
     rows = await lock_subscriptions(tx, activated)
     waiting = [
-        row
-        for row in rows
-        if row.status == SubscriptionStatus.ACTIVE and row.period_start is None
+        row for row in rows if row.status == SubscriptionStatus.ACTIVE and row.period_start is None
     ]
     if waiting:
         today = await business_times(tx, {row.tenant_id for row in waiting}, now)
@@ -148,15 +158,23 @@ async def _insert_cycles(
     today: Mapping[UUID, datetime],
     now: datetime,
 ) -> None:
+    cycles = [
+        _Cycle(one.row, InvoiceKind.PERIOD, one.period.end, new_id(now), one.period.start, None)
+        for one in opened
+    ]
+    cycles += [
+        _Cycle(one.row, one.kind, one.boundary, one.cycle_id, None, today[one.row.tenant_id])
+        for one in closed
+    ]
     await queries.cycles.insert_cycles(
         tx,
-        tenant_ids=[one.row.tenant_id for one in (*opened, *closed)],
-        subscription_ids=[one.row.id for one in (*opened, *closed)],
-        kinds=[*(InvoiceKind.PERIOD for _ in opened), *(one.kind for one in closed)],
-        boundaries=[*(one.period.end for one in opened), *(one.boundary for one in closed)],
-        ids=[*(new_id(now) for _ in opened), *(one.cycle_id for one in closed)],
-        period_starts=[*(one.period.start for one in opened), *(None for _ in closed)],
-        closed_ats=[*(None for _ in opened), *(today[one.row.tenant_id] for one in closed)],
+        tenant_ids=[cycle.row.tenant_id for cycle in cycles],
+        subscription_ids=[cycle.row.id for cycle in cycles],
+        kinds=[cycle.kind for cycle in cycles],
+        boundaries=[cycle.boundary for cycle in cycles],
+        ids=[cycle.id for cycle in cycles],
+        period_starts=[cycle.period_start for cycle in cycles],
+        closed_ats=[cycle.closed_at for cycle in cycles],
     )
 
 

@@ -1,19 +1,20 @@
 """Invoice path, step 4: which drafts become final now.
 
-Invariant: a claim is a transaction of its own, before the locks: it says on the drafts that nobody else need look at them
-for a while, and on their usage periods that folds keep off. Both run out by themselves, so a finalizer that dies holds
-back nobody for long; correctness rests on neither of them.
+Invariant: a claim is a transaction of its own, before the locks: it says on the drafts that nobody else need look at
+them for a while, and on their usage periods that folds keep off. Both run out by themselves, so a finalizer that dies
+holds back nobody for long; correctness rests on neither of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 import queries.finalization
+from queries.finalization import ClaimDueDraftsOnTestClocksRow, ClaimDueDraftsRow
 
 from billing.runtime.db import Connection
 
@@ -34,10 +35,22 @@ class FinalizationSettings:
     usage_retry_s: float = 0.25
     rating_retry_s: float = 60.0
 
+    def retry_at(self, reason: Blocked, now: datetime) -> datetime:
+        """When a draft that is blocked for `reason` is looked at again (machine time)."""
+        is_usage = reason is Blocked.USAGE_PENDING
+        return now + timedelta(seconds=self.usage_retry_s if is_usage else self.rating_retry_s)
+
+
+@dataclass(frozen=True, slots=True)
+class OnTestClocks:
+    """Only tenants with a test clock, or only one of them."""
+
+    tenant_id: UUID | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A draft to be made final: its key and its subscription."""
+    """A draft to be made final: what it bills, and for which subscription."""
 
     tenant_id: UUID
     id: UUID
@@ -46,72 +59,78 @@ class Claimed:
     boundary: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class OnTestClocks:
-    """Only tenants with a test clock, or one of them."""
-
-    tenant_id: UUID | None = None
-
-
 async def claim_due(
     tx: Connection, scope: OnTestClocks | None, settings: FinalizationSettings, now: datetime
 ) -> list[Claimed]:
-    """Due drafts, oldest first. Those whose usage is still on its way are marked as blocked instead."""
-    if scope is None:
-        live = await queries.finalization.claim_due_drafts(
-            tx, now=now, batch_max=settings.batch_max
-        )
-        rows = [(Claimed(r.tenant_id, r.id, r.subscription_id, r.kind, r.boundary), r.usage_pending) for r in live]
-    else:
-        clocked = await queries.finalization.claim_due_drafts_on_test_clocks(
-            tx, tenant_id=scope.tenant_id, now=now, batch_max=settings.batch_max
-        )
-        rows = [(Claimed(r.tenant_id, r.id, r.subscription_id, r.kind, r.boundary), r.usage_pending) for r in clocked]
-    claimed = [draft for draft, pending in rows if not pending]
-    # Lock order: usage periods before invoices.
+    """Due drafts, oldest first; without a scope, those of tenants that live in machine time.
+
+    Those whose usage is still on its way are marked as blocked instead. Their periods are left to the folds.
+    """
+    rows = await _list_due(tx, scope, settings, now)
+    claimed = [_claimed(row) for row in rows if not row.usage_pending]
+    until = now + timedelta(seconds=settings.claim_s)
     if claimed:
-        until = now + timedelta(seconds=settings.claim_s)
-        await queries.finalization.flag_closing(tx, closing_until=until, **_keys(claimed))
-        await _hold(tx, claimed, None, until)
-    await block(tx, [draft for draft, pending in rows if pending], Blocked.USAGE_PENDING, settings, now)
+        await queries.finalization.flag_closing(
+            tx,
+            closing_until=until,
+            tenant_ids=[draft.tenant_id for draft in claimed],
+            subscription_ids=[draft.subscription_id for draft in claimed],
+            kinds=[draft.kind for draft in claimed],
+            boundaries=[draft.boundary for draft in claimed],
+        )
+    if rows:
+        later = settings.retry_at(Blocked.USAGE_PENDING, now)
+        await queries.finalization.hold_drafts(
+            tx,
+            tenant_ids=[row.tenant_id for row in rows],
+            ids=[row.id for row in rows],
+            blocked_reasons=[Blocked.USAGE_PENDING if row.usage_pending else None for row in rows],
+            retry_ats=[later if row.usage_pending else until for row in rows],
+        )
     return claimed
 
 
-async def block(
+async def let_go(
     tx: Connection,
     drafts: Sequence[Claimed],
-    reason: Blocked,
+    blocked: Mapping[UUID, Blocked],
     settings: FinalizationSettings,
     now: datetime,
 ) -> None:
-    """The drafts wait, for a while, with the reason shown; folds may go on."""
-    retry_s = {
-        Blocked.USAGE_PENDING: settings.usage_retry_s,
-        Blocked.RATING_FAILED: settings.rating_retry_s,
-    }
-    await _let_go(tx, drafts, reason, now + timedelta(seconds=retry_s[reason]))
+    """Claimed drafts that do not become final now wait for a while with the reason shown, or are free at once.
 
-
-async def release(tx: Connection, drafts: Sequence[Claimed], now: datetime) -> None:
-    """The drafts are free for the next claim."""
-    await _let_go(tx, drafts, None, now)
-
-
-async def _let_go(
-    tx: Connection, drafts: Sequence[Claimed], reason: Blocked | None, retry_at: datetime
-) -> None:
-    if drafts:
-        await queries.finalization.unflag_closing(tx, **_keys(drafts))
-        await _hold(tx, drafts, reason, retry_at)
-
-
-async def _hold(
-    tx: Connection, drafts: Sequence[Claimed], reason: Blocked | None, retry_at: datetime
-) -> None:
+    `blocked` goes by invoice id. Folds may go on.
+    """
+    if not drafts:
+        return
+    await queries.finalization.unflag_closing(
+        tx,
+        tenant_ids=[draft.tenant_id for draft in drafts],
+        subscription_ids=[draft.subscription_id for draft in drafts],
+        kinds=[draft.kind for draft in drafts],
+        boundaries=[draft.boundary for draft in drafts],
+    )
+    reasons = [blocked.get(draft.id) for draft in drafts]
     await queries.finalization.hold_drafts(
         tx,
         tenant_ids=[draft.tenant_id for draft in drafts],
         ids=[draft.id for draft in drafts],
-        blocked_reasons=[reason for _ in drafts],
-        retry_at=retry_at,
+        blocked_reasons=reasons,
+        retry_ats=[settings.retry_at(reason, now) if reason else now for reason in reasons],
     )
+
+
+async def _list_due(
+    tx: Connection, scope: OnTestClocks | None, settings: FinalizationSettings, now: datetime
+) -> Sequence[ClaimDueDraftsRow | ClaimDueDraftsOnTestClocksRow]:
+    if scope is None:
+        return await queries.finalization.claim_due_drafts(
+            tx, now=now, batch_max=settings.batch_max
+        )
+    return await queries.finalization.claim_due_drafts_on_test_clocks(
+        tx, tenant_id=scope.tenant_id, now=now, batch_max=settings.batch_max
+    )
+
+
+def _claimed(row: ClaimDueDraftsRow | ClaimDueDraftsOnTestClocksRow) -> Claimed:
+    return Claimed(row.tenant_id, row.id, row.subscription_id, row.kind, row.boundary)

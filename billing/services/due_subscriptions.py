@@ -1,7 +1,7 @@
 """Subscription path, step 2, and invoice path, step 1: what the scheduler does in one transaction.
 
-Invariant: due rows are claimed with SKIP LOCKED, acted on set-based and moved to their next due time before the commit, so
-two schedulers never act on one subscription, and a crash leaves everything due.
+Invariant: due rows are claimed with SKIP LOCKED, acted on set-based and moved to their next due time before the
+commit, so two schedulers never act on one subscription, and a crash leaves everything due.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ async def run_due(
 ) -> int:
     """Starts, activates and renews at most `batch_max` due subscriptions; one period each. Returns how many.
 
-    `now` is machine time, which is the business time of tenants without a test clock. `tenant_id` narrows ON_TEST_CLOCKS.
+    `now` is machine time, which is the business time of tenants without a test clock. `tenant_id` narrows
+    ON_TEST_CLOCKS.
     """
     rows = await _claim(tx, share, batch_max, now, tenant_id)
     if not rows:

@@ -1,8 +1,8 @@
 """Invoice path, step 4: the lines of a draft.
 
-Invariant: one function computes them, for the preview (in one snapshot) and for finalization (under the locks), so the
-preview is exactly what finalizing would give. A usage amount is rate(all effective records of the period now) minus what
-finalized invoices carry for it; every line is rounded once.
+Invariant: one function computes them, for the preview (in one snapshot) and for finalization (under the locks), so
+the preview is exactly what finalizing would give. A usage amount is rate(all effective records of the period now)
+minus what finalized invoices carry for it; every line is rounded once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -86,9 +85,7 @@ class _Facts:
     prices: Mapping[PriceKey, BookedPrice]
 
 
-async def compute(
-    tx: Connection, drafts: Sequence[Invoice]
-) -> dict[UUID, Computed | Uncomputed]:
+async def compute(tx: Connection, drafts: Sequence[Invoice]) -> dict[UUID, Computed | Uncomputed]:
     """Lines and totals by invoice id. One draft that cannot be computed does not hold back the others."""
     try:
         facts = await _read(tx, drafts)
@@ -178,12 +175,12 @@ def _usage_lines(draft: Invoice, facts: _Facts) -> Iterator[Line]:
         scale = period.share_of(schedule.containing(period.start))
         rated = rate(booked.price, Usage(Fraction(quantity)), scale=scale)
         before = Money(facts.finalized.get(key, 0), draft.currency)
-        name = booked.row.display_name
-        yield _line(LineKind.USAGE, name, row.item_id, booked, period, rated, rated.amount - before)
+        yield _line(LineKind.USAGE, row.item_id, booked, period, rated, rated.amount - before)
         if rated.true_up:
+            bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
             yield Line(
                 LineKind.USAGE,
-                f"{name}: up to the minimum" if rated.true_up.minor_units > 0 else f"{name}: down to the maximum",
+                f"{booked.row.display_name}: {bound}",
                 row.item_id,
                 row.price_id,
                 period,
@@ -207,8 +204,7 @@ def _fee_lines(draft: Invoice, facts: _Facts) -> Iterator[Line]:
             booked = facts.prices[fee.tenant_id, fee.price_id]
             if booked.row.billing_timing == timing:
                 rated = _licensed(booked.price, fee.quantity, scale)
-                name = booked.row.display_name
-                yield _line(LineKind.FEE, name, fee.item_id, booked, period, rated, rated.total)
+                yield _line(LineKind.FEE, fee.item_id, booked, period, rated, rated.total)
 
 
 def _licensed(price: Price, quantity: Decimal, scale: Fraction) -> Rated:
@@ -216,17 +212,12 @@ def _licensed(price: Price, quantity: Decimal, scale: Fraction) -> Rated:
 
 
 def _line(
-    kind: LineKind,
-    description: str,
-    item_id: UUID,
-    booked: BookedPrice,
-    period: Period,
-    rated: Rated,
-    amount: Money,
+    kind: LineKind, item_id: UUID, booked: BookedPrice, period: Period, rated: Rated, amount: Money
 ) -> Line:
+    row = booked.row
     steps = [step.as_strings() for step in rated.steps]
     return Line(
-        kind, description, item_id, booked.row.id, period, rated.quantity, amount, steps, booked.row.meter_id
+        kind, row.display_name, item_id, row.id, period, rated.quantity, amount, steps, row.meter_id
     )
 
 

@@ -1,8 +1,8 @@
 """Subscription path, step 2: created -> trialing -> active, when the instant has come.
 
-Invariant: a step is made once, by whoever is first (the consumer of subscription.created, or the scheduler), under the
-subscription's row lock; the guarded UPDATE has the last word. Each step takes effect at its own instant, however late it
-is made, and tells one subscription.status.changed.
+Invariant: a step is made once, by whoever is first (the consumer of subscription.created, or the scheduler), under
+the subscription's row lock; the guarded UPDATE has the last word. Each step takes effect at its own instant, however
+late it is made, and tells one subscription.status.changed.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _changed(step: _Step, version: int, today: datetime, cause: Cause) -> events
     return events.NewEvent(step.row.tenant_id, resource, version, payload, today, cause)
 
 
-def wire_status(status: str) -> pb.SubscriptionStatus:
+def wire_status(status: str) -> pb.SubscriptionStatus.ValueType:
     """A stored status as the contract spells it."""
     return pb.SubscriptionStatus.Value(f"SUBSCRIPTION_STATUS_{status.upper()}")
 

@@ -1,7 +1,8 @@
 """Subscription path, step 1, and invoice path, steps 1 and 4: which stretches of time a subscription has.
 
-Invariant: everything here follows from what the subscription was made with, so a period that is opened late, or twice, or
-by another worker is the same period: activation, anchor, and period n = anchor + n intervals in the customer's zone.
+Invariant: everything here follows from what the subscription was made with, so a period that is opened late, or
+twice, or by another worker is the same period: activation, anchor, and period n = anchor + n intervals in the
+customer's zone.
 """
 
 from __future__ import annotations

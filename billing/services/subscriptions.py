@@ -1,7 +1,8 @@
 """Subscription path, step 1: a customer gets a plan.
 
-Invariant: a meter is priced by at most one item of a customer at any instant; the customer's row is locked while that is
-checked and while coverage is made. The first usage periods are made here, so that usage which follows at once has a place.
+Invariant: a meter is priced by at most one item of a customer at any instant; the customer's row is locked while that
+is checked and while coverage is made. The first usage periods are made here, so that usage which follows at once has
+a place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Usage path, before step 2: who makes usage periods.
 
-Invariant: a usage period's row is there before its time begins: whoever opens a period makes the row of the next one too,
-and a subscription is made with its first two. The fold never makes one: a row that does not exist cannot be locked.
+Invariant: a usage period's row is there before its time begins: whoever opens a period makes the row of the next one
+too, and a subscription is made with its first two. The fold never makes one: a row that does not exist cannot be
+locked.
 """
 
 from __future__ import annotations

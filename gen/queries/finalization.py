@@ -19,6 +19,7 @@ __all__ = [
     "bill_usage_periods",
     "claim_due_drafts",
     "claim_due_drafts_on_test_clocks",
+    "delete_marks",
     "flag_closing",
     "hold_drafts",
     "insert_lines",
@@ -181,15 +182,15 @@ async def unflag_closing(
 
 HOLD_DRAFTS: typing.Final = """-- name: HoldDrafts :exec
 WITH held AS (
-    SELECT i.tenant_id, i.id, g.blocked_reason
-    FROM unnest($2::uuid[], $3::uuid[], $4::text[])
-        AS g (tenant_id, id, blocked_reason)
+    SELECT i.tenant_id, i.id, g.blocked_reason, g.retry_at
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
+        AS g (tenant_id, id, blocked_reason, retry_at)
     JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
     WHERE i.status = 'draft'
     ORDER BY i.tenant_id, i.id
     FOR NO KEY UPDATE OF i
 )
-UPDATE invoices SET retry_at = $1::timestamptz, blocked_reason = held.blocked_reason
+UPDATE invoices SET retry_at = held.retry_at, blocked_reason = held.blocked_reason
 FROM held
 WHERE invoices.tenant_id = held.tenant_id AND invoices.id = held.id AND invoices.status = 'draft'
 """
@@ -198,13 +199,13 @@ WHERE invoices.tenant_id = held.tenant_id AND invoices.id = held.id AND invoices
 async def hold_drafts(
     conn: ConnectionLike,
     *,
-    retry_at: datetime.datetime,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     ids: collections.abc.Sequence[uuid.UUID],
     blocked_reasons: collections.abc.Sequence[str | None] | None,
+    retry_ats: collections.abc.Sequence[datetime.datetime],
 ) -> None:
-    """Nobody else looks at these drafts before @retry_at; they are claimed, or blocked for the reason given."""
-    await conn.execute(HOLD_DRAFTS, retry_at, tenant_ids, ids, blocked_reasons)
+    """Nobody else looks at a draft before its retry_at: it is claimed, or blocked for the reason given."""
+    await conn.execute(HOLD_DRAFTS, tenant_ids, ids, blocked_reasons, retry_ats)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -379,6 +380,27 @@ async def bill_usage_periods(
             period_starts,
         )
     )
+
+
+DELETE_MARKS: typing.Final = """-- name: DeleteMarks :exec
+DELETE FROM usage_period_marks
+WHERE (tenant_id, item_id, period_start) IN (
+    SELECT g.tenant_id, g.item_id, g.period_start
+    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[])
+        AS g (tenant_id, item_id, period_start)
+)
+"""
+
+
+async def delete_marks(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+) -> None:
+    """What the folds left on these usage periods is in their amounts now. For callers that hold the rows' locks."""
+    await conn.execute(DELETE_MARKS, tenant_ids, item_ids, period_starts)
 
 
 LOCK_INVOICE_SEQUENCES: typing.Final = """-- name: LockInvoiceSequences :exec

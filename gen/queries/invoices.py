@@ -115,7 +115,7 @@ async def list_invoices(
     customer_id: uuid.UUID | None,
     subscription_id: uuid.UUID | None,
     status: str | None,
-    limit: int,
+    page_max: int,
 ) -> list[models.Invoice]:
     """Newest first, those made before @before."""
     rows = await conn.fetch(
@@ -125,7 +125,7 @@ async def list_invoices(
         customer_id,
         subscription_id,
         status,
-        limit,
+        page_max,
     )
     return [models.Invoice(*row) for row in rows]
 

@@ -13,10 +13,9 @@ from tollway.usage.v1 import usage_service_pb2 as pb
 from tollway.usage.v1 import usage_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, encode
-from billing.runtime.db import Connection
 from billing.services.usage_batch import BatchAnswer, Outcome, UsageBatch
 from billing.services.usage_ingest import record_usage
-from server.call import Call
+from server.call import current_call
 from server.house import House
 from server.interceptor import Context
 
@@ -35,13 +34,10 @@ class UsageServicer(rpc.UsageServiceServicer):
     ) -> pb.BatchRecordUsageResponse:
         """See the proto."""
         batch = from_records(request.records, allow_backfill=request.allow_backfill)
-
-        async def work(tx: Connection, call: Call) -> pb.BatchRecordUsageResponse:
-            return to_answer(
-                await record_usage(tx, call.tenant_id, batch, call.cause, now=call.now)
-            )
-
-        return await self._house.read(work)
+        call = current_call()
+        async with self._house.api.transaction(call.tenant_id) as tx:
+            answer = await record_usage(tx, call.tenant_id, batch, call.cause, now=call.now)
+        return to_answer(answer)
 
 
 def from_records(records: Iterable[pb.UsageRecord], *, allow_backfill: bool) -> UsageBatch:

@@ -21,6 +21,7 @@ from billing.runtime.embedded.identity import Identity
 LOG_BYTES_MAX = 16 * 1024 * 1024  # then the log moves to <name>.log.1, of which there is one
 LOG_TAIL_BYTES = 2_000
 POLL_S = 0.01
+_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH")  # what a Python or a library may need to be found
 AFTER_QUIT_S = 5.0  # what a server gets between the last polite signal and SIGKILL
 
 
@@ -137,7 +138,8 @@ async def until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
 
 def environment() -> dict[str, str]:
     """All that a server sees of our environment: no PG… setting and no secret reaches it."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def open_log(path: Path) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from billing.runtime.bus.base import Bus, BusUnavailable
+from tests.conftest import LONG
 from tests.runtime.bus.brokers import (
     Broker,
     KafkaBroker,
@@ -20,14 +20,13 @@ from tests.runtime.bus.brokers import (
 )
 from tools.kafka_for_tests import Kafka, why_not
 
-KAFKA = "TOLLWAY_TEST_KAFKA"
 PARTITIONS = 2
 
 
 @pytest.fixture(scope="session")
 def kafka_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    if os.environ.get(KAFKA) != "1":
-        pytest.skip(f"Kafka is tested when {KAFKA}=1")
+    if not LONG:
+        pytest.skip("Kafka is tested by `make test-long`")
     if reason := why_not():
         pytest.skip(reason)
     kafka = Kafka(tmp_path_factory.mktemp("kafka"))

@@ -1,0 +1,209 @@
+"""Invoice path, step 5: drafts become open, and paid at once when their total is zero.
+
+Invariant: the usage periods of the drafts are locked in one sorted statement before their records are read in later
+ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers are drawn
+last, by one statement for the whole batch, so they have no gap. Everything is one transaction: a crash leaves drafts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import queries.finalization
+import queries.subscriptions
+from queries.models import Invoice
+
+from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
+from billing.domain.usage import MACHINE as USAGE_PERIODS
+from billing.domain.usage import UsagePeriodAction
+from billing.runtime.db import Connection, Database
+from billing.services import draft_claims, events, invoice_lines
+from billing.services.business_time import business_times
+from billing.services.draft_claims import (
+    Blocked,
+    Claimed,
+    FinalizationSettings,
+    OnTestClocks,
+)
+from billing.services.invoice_events import status_changes, usage_billed
+from billing.services.invoice_lines import Computed, Line, LineKind
+from billing.services.invoice_lines_store import insert_lines
+
+_BILLABLE: Final = [str(status) for status in USAGE_PERIODS.sources(UsagePeriodAction.BILL)]
+
+
+@dataclass(frozen=True, slots=True)
+class Finalized:
+    """A draft with what it becomes; `statuses` are the states it goes through, draft first."""
+
+    draft: Invoice
+    computed: Computed
+    statuses: Sequence[InvoiceStatus]
+
+    @property
+    def usage(self) -> Sequence[Line]:
+        """The lines that bill a usage period."""
+        return [line for line in self.computed.lines if line.kind is LineKind.USAGE]
+
+
+async def finalize_due(
+    database: Database,
+    settings: FinalizationSettings,
+    *,
+    now: datetime,
+    scope: OnTestClocks | None = None,
+) -> int:
+    """Claims due drafts in one transaction and makes them final in another; returns how many it claimed.
+
+    `now` is machine time.
+    """
+    async with database.transaction() as tx:
+        claimed = await draft_claims.claim_due(tx, scope, settings, now)
+    if claimed:
+        async with database.transaction() as tx:
+            await finalize(tx, claimed, settings, now=now)
+    return len(claimed)
+
+
+async def finalize(
+    tx: Connection, claimed: Sequence[Claimed], settings: FinalizationSettings, *, now: datetime
+) -> list[Invoice]:
+    """Makes claimed drafts final, as far as they can be, and lets go of the others. Returns the final invoices."""
+    taken = await _lock(tx, claimed)
+    drafts = await queries.finalization.lock_drafts(
+        tx, tenant_ids=[one.tenant_id for one in taken], ids=[one.id for one in taken]
+    )
+    blocked: dict[UUID, Blocked] = {}
+    pending = await queries.finalization.list_usage_pending(
+        tx, tenant_ids=[draft.tenant_id for draft in drafts], ids=[draft.id for draft in drafts]
+    )
+    blocked.update(dict.fromkeys(pending, Blocked.USAGE_PENDING))
+    outcomes = await invoice_lines.compute(tx, [one for one in drafts if one.id not in blocked])
+    ready = []
+    for draft in drafts:
+        match outcomes.get(draft.id):
+            case Computed() as computed:
+                ready.append(_final(draft, computed, now))
+            case None:
+                pass
+            case _:
+                blocked[draft.id] = Blocked.RATING_FAILED
+    invoices = await _write(tx, ready, now) if ready else []
+    done = {invoice.id for invoice in invoices}
+    left = [one for one in claimed if one.id not in done]
+    await draft_claims.let_go(tx, left, blocked, settings, now)
+    return invoices
+
+
+async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """Subscriptions (those that nobody holds), then all usage periods that the drafts bill."""
+    owners = sorted({(one.tenant_id, one.subscription_id) for one in claimed})
+    held = await queries.finalization.take_subscriptions(
+        tx, tenant_ids=[tenant for tenant, _ in owners], ids=[identity for _, identity in owners]
+    )
+    free = {(row.tenant_id, row.id) for row in held}
+    taken = [one for one in claimed if (one.tenant_id, one.subscription_id) in free]
+    await queries.finalization.lock_usage_periods(
+        tx,
+        tenant_ids=[one.tenant_id for one in taken],
+        subscription_ids=[one.subscription_id for one in taken],
+        kinds=[one.kind for one in taken],
+        boundaries=[one.boundary for one in taken],
+    )
+    return taken
+
+
+def _final(draft: Invoice, computed: Computed, now: datetime) -> Finalized:
+    opened, _ = apply_lifecycle(InvoiceStatus(draft.status), InvoiceAction.FINALIZE, now)
+    statuses = [InvoiceStatus(draft.status), opened]
+    if not computed.totals.amount_due:
+        statuses.append(apply_lifecycle(opened, InvoiceAction.SETTLE, now)[0])
+    return Finalized(draft, computed, statuses)
+
+
+async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> list[Invoice]:
+    """Lines, periods, versions, then numbers, then events."""
+    await insert_lines(tx, [(one.draft, one.computed.lines) for one in ready])
+    await _bill_periods(tx, ready)
+    versions = await _draw_versions(tx, ready)
+    today = await business_times(tx, {one.draft.tenant_id for one in ready}, now)
+    invoices = await _number(tx, ready, today)
+    told = []
+    for one in ready:
+        final = invoices[one.draft.id]
+        at = today[final.tenant_id]
+        if one.usage:
+            told.append(usage_billed(final, one.usage, versions[final.id], at))
+        told.extend(status_changes(final, one.statuses, at))
+    await events.emit(tx, told, now=now)
+    return list(invoices.values())
+
+
+async def _bill_periods(tx: Connection, ready: Sequence[Finalized]) -> None:
+    """The usage periods of the lines are billed, and nothing of them is due any more."""
+    keys = sorted(
+        {
+            (one.draft.tenant_id, line.item_id, line.period.start)
+            for one in ready
+            for line in one.usage
+        }
+    )
+    if not keys:
+        return
+    tenants = [tenant for tenant, _, _ in keys]
+    items = [item for _, item, _ in keys]
+    starts = [start for _, _, start in keys]
+    billed = await queries.finalization.bill_usage_periods(
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, from_statuses=_BILLABLE
+    )
+    assert billed == len(keys), "the rows are locked, and a billed one has no draft"
+    await queries.finalization.delete_marks(
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
+    )
+
+
+async def _draw_versions(tx: Connection, ready: Sequence[Finalized]) -> dict[UUID, int]:
+    """The subscription's version for each invoice that tells usage.billed, in order."""
+    telling: dict[tuple[UUID, UUID], list[UUID]] = {}
+    for one in ready:
+        if one.usage and one.draft.subscription_id:
+            key = (one.draft.tenant_id, one.draft.subscription_id)
+            telling.setdefault(key, []).append(one.draft.id)
+    rows = await queries.subscriptions.advance_versions(
+        tx,
+        tenant_ids=[tenant for tenant, _ in telling],
+        ids=[identity for _, identity in telling],
+        events=[len(invoices) for invoices in telling.values()],
+    )
+    versions = {}
+    for row in rows:
+        invoices = telling[row.tenant_id, row.id]
+        first = row.version - len(invoices) + 1
+        versions.update({identity: first + n for n, identity in enumerate(invoices)})
+    return versions
+
+
+async def _number(
+    tx: Connection, ready: Sequence[Finalized], today: Mapping[UUID, datetime]
+) -> dict[UUID, Invoice]:
+    await queries.finalization.lock_invoice_sequences(
+        tx, tenant_ids=sorted({one.draft.tenant_id for one in ready})
+    )
+    ordered = sorted(ready, key=lambda one: (one.draft.finalize_at, one.draft.id))
+    numbered = await queries.finalization.number_invoices(
+        tx,
+        tenant_ids=[one.draft.tenant_id for one in ordered],
+        ids=[one.draft.id for one in ordered],
+        statuses=[one.statuses[-1] for one in ordered],
+        versions=[len(one.statuses) - 1 for one in ordered],
+        subtotals=[one.computed.totals.subtotal.minor_units for one in ordered],
+        totals=[one.computed.totals.total.minor_units for one in ordered],
+        amounts_due=[one.computed.totals.amount_due.minor_units for one in ordered],
+        ats=[today[one.draft.tenant_id] for one in ordered],
+    )
+    assert len(numbered) == len(ready), "the drafts are locked, and a tenant has its sequence"
+    return {invoice.id: invoice for invoice in numbered}

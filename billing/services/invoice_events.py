@@ -1,0 +1,92 @@
+"""Invoice path, step 5: what a final invoice tells.
+
+Invariant: these events come after the number and carry it; each belongs to the correlation of the cycle that was
+closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+from uuid import UUID
+
+from queries.models import Invoice
+from tollway.invoice.v1 import invoice_events_pb2 as payloads
+from tollway.invoice.v1 import invoice_service_pb2 as pb
+from tollway.type.v1 import money_pb2
+from tollway.usage.v1 import usage_events_pb2
+
+from billing.domain.decimals import decimal_text
+from billing.domain.ids import Prefix, encode
+from billing.domain.invoice import InvoiceStatus
+from billing.services.actor import Cause
+from billing.services.due_subscriptions import SCHEDULER
+from billing.services.events import NewEvent
+from billing.services.invoice_lines import Line
+
+
+def status_changes(
+    invoice: Invoice, statuses: Sequence[InvoiceStatus], at: datetime
+) -> list[NewEvent]:
+    """invoice.status.changed for each step of `statuses`; the invoice is as it stands after the last one."""
+    resource = encode(Prefix.INVOICE, invoice.id)
+    steps = list(pairwise(statuses))
+    first = invoice.version - len(steps) + 1
+    return [
+        NewEvent(
+            invoice.tenant_id,
+            resource,
+            first + n,
+            payloads.InvoiceStatusChanged(
+                invoice_id=resource,
+                customer_id=encode(Prefix.CUSTOMER, invoice.customer_id),
+                subscription_id=encode(Prefix.SUBSCRIPTION, _subscription(invoice)),
+                old_status=wire_status(old),
+                new_status=wire_status(new),
+                number=invoice.number or "",
+                total=_money(invoice.total, invoice.currency),
+                amount_due=_money(invoice.amount_due, invoice.currency),
+            ),
+            at,
+            _cause(invoice),
+        )
+        for n, (old, new) in enumerate(steps)
+    ]
+
+
+def usage_billed(invoice: Invoice, lines: Sequence[Line], version: int, at: datetime) -> NewEvent:
+    """usage.billed of the subscription: which periods stand on the invoice, with their quantities."""
+    resource = encode(Prefix.SUBSCRIPTION, _subscription(invoice))
+    payload = usage_events_pb2.UsageBilled(
+        subscription_id=resource, invoice_id=encode(Prefix.INVOICE, invoice.id)
+    )
+    # A true-up is a further line of the same period and names no meter.
+    for line in lines:
+        if line.meter_id is not None:
+            rated = payload.periods.add(
+                subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, line.item_id),
+                meter_id=encode(Prefix.METER, line.meter_id),
+                quantity=decimal_text(line.quantity),
+            )
+            rated.period.start.FromDatetime(line.period.start)
+            rated.period.end.FromDatetime(line.period.end)
+    return NewEvent(invoice.tenant_id, resource, version, payload, at, _cause(invoice))
+
+
+def wire_status(status: str) -> pb.InvoiceStatus.ValueType:
+    """A stored status as the contract spells it."""
+    return pb.InvoiceStatus.Value(f"INVOICE_STATUS_{status.upper()}")
+
+
+def _cause(invoice: Invoice) -> Cause:
+    return Cause(SCHEDULER, invoice.correlation_id, invoice.causation_id)
+
+
+def _subscription(invoice: Invoice) -> UUID:
+    assert invoice.subscription_id is not None, "a cycle's invoice has a subscription"
+    return invoice.subscription_id
+
+
+def _money(minor_units: int, currency: str) -> money_pb2.Money:
+    return money_pb2.Money(minor_units=minor_units, currency_code=currency)

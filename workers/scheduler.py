@@ -1,0 +1,52 @@
+"""Subscription path, step 2, and invoice path, steps 1, 4 and 5: whatever falls due is done.
+
+Invariant: each step is bounded batches of short transactions, which any number of schedulers may run side by side and
+again; what a step did not come to stays due.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from billing.runtime.clock import Clock
+from billing.runtime.db import Database
+from billing.services.draft_claims import FinalizationSettings, OnTestClocks
+from billing.services.due_subscriptions import Share, run_due
+from billing.services.finalization import finalize_due
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """How many subscriptions a transaction takes, and every how many steps what has waited least goes first."""
+
+    batch_max: int = 500
+    newest_every: int = 4
+    finalization: FinalizationSettings = field(default_factory=FinalizationSettings)
+
+
+class Scheduler:
+    """Starts, renews and bills; a step takes one batch of each kind."""
+
+    def __init__(self, database: Database, clock: Clock, settings: SchedulerSettings) -> None:
+        self._database = database
+        self._clock = clock
+        self._settings = settings
+        self._steps = 0
+
+    async def step(self) -> int:
+        """Acts on what is due, in machine time and on test clocks; returns how much it did."""
+        now = self._clock.now()
+        self._steps += 1
+        # Catching up after an outage goes oldest first, and must not hold back what falls due now.
+        newest = self._steps % self._settings.newest_every == 0
+        done = await self._run(Share.NEWEST if newest else Share.OLDEST, now)
+        done += await self._run(Share.ON_TEST_CLOCKS, now)
+        finalization = self._settings.finalization
+        done += await finalize_due(self._database, finalization, now=now)
+        done += await finalize_due(self._database, finalization, now=now, scope=OnTestClocks())
+        return done
+
+    async def _run(self, share: Share, now: datetime) -> int:
+        async with self._database.transaction() as tx:
+            return await run_due(tx, share, batch_max=self._settings.batch_max, now=now)
