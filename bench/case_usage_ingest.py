@@ -1,8 +1,8 @@
 """Usage records through gRPC batches of 1000, each batch committed with its event, against the same rows by pure SQL.
 
 Invariant: the server runs in a process of its own, as `tollway serve` does, and shares the machine with PostgreSQL and
-with the client, whose requests are encoded beforehand; the limit is PostgreSQL inserting and committing equal rows,
-1000 a time, without a client's data, on as many connections as there were callers.
+with the client, whose requests are encoded beforehand; the limit is PostgreSQL making, inserting and committing equal
+rows, 1000 a time: on one connection, and beside it on as many as there were callers.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ async def run(env: Environment) -> list[Result]:
     """Records per second through the whole rim, and by pure SQL."""
     await _make_world(env)
     through_grpc = await _by_grpc(env)
-    pure_sql = await _by_sql(env)
     return [
         Result(
             "usage_ingest",
             through_grpc,
             "records/s",
-            pure_sql,
-            "the same rows inserted by pure SQL",
+            await _by_sql(env, connections_count),
+            f"the same rows inserted by pure SQL on {connections_count} connection(s)",
         )
+        for connections_count in (1, CALLERS)
     ]
 
 
@@ -124,9 +124,9 @@ def _request(batch: int) -> bytes:
     return request.SerializeToString()
 
 
-async def _by_sql(env: Environment) -> float:
+async def _by_sql(env: Environment, connections_count: int) -> float:
     tenant = new_id(env.clock.now())
-    connections = [await env.owner() for _ in range(CALLERS)]
+    connections = [await env.owner() for _ in range(connections_count)]
     batches = iter(range(WARM_UP_BATCHES + BATCHES))
 
     async def insert(connection: Any, numbers: Iterator[int]) -> None:

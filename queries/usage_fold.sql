@@ -5,10 +5,14 @@
 -- name: ListUsageOwners :many
 -- Which periods the unfolded records of these batches belong to, as far as can be seen without locks; no item for records
 -- that no period covers. For each customer and meter only the periods between its first and last record are looked at.
-WITH wanted AS MATERIALIZED (
-    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at
+-- What is folded is sorted out afterwards: else the planner may walk the index of all unfolded records of the house.
+WITH reported AS MATERIALIZED (
+    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded
     FROM unnest(@tenant_ids::uuid[], @batch_ids::uuid[]) AS b (tenant_id, batch_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
+), wanted AS (
+    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at
+    FROM reported r
     WHERE NOT r.folded
 ), spans AS (
     SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at
@@ -53,12 +57,18 @@ FOR SHARE OF p SKIP LOCKED;
 -- name: FoldUsageRecords :many
 -- Resolves again under the locks and writes: owners, hour buckets, marks. Answers the batches that have records left:
 -- their period is taken, or they are covered by a subscription whose period has no row yet, or their answer changed.
-WITH wanted AS MATERIALIZED (
-    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at,
+WITH reported AS MATERIALIZED (
+    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded,
            b.event_id, b.correlation_id
     FROM unnest(@tenant_ids::uuid[], @batch_ids::uuid[], @event_ids::uuid[], @correlation_ids::uuid[])
         AS b (tenant_id, batch_id, event_id, correlation_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
+    ORDER BY r.tenant_id, r.idempotency_key
+    FOR NO KEY UPDATE OF r
+), wanted AS (
+    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at,
+           r.event_id, r.correlation_id
+    FROM reported r
     WHERE NOT r.folded
 ), spans AS (
     SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at

@@ -1,11 +1,12 @@
 """A small house for the tests of subscriptions and invoices: one tenant, real services, a plain router.
 
-The router here takes the outbox in its order and hands each event to the consumers that want it, with the inbox, each batch
-in one transaction. What a handler lets wait stays in the outbox for the next turn.
+The router here takes the outbox in its order and hands each event to the consumers that want it, with the inbox, each
+batch in one transaction. What a handler lets wait stays in the outbox for the next turn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from uuid import UUID
 import asyncpg
 from tollway.event.v1 import event_pb2
 
+from billing.domain.errors import AlreadyExists
 from billing.domain.ids import Prefix, encode
+from billing.domain.pricing import BillingTiming
 from billing.runtime.ids import new_id
 from billing.services import catalog, customers, events, test_clock
 from billing.services.actor import Cause
@@ -124,37 +127,42 @@ class Driver:
         arrears_fee: str = "",
     ) -> UUID:
         """A plan with a monthly fee, a fee in arrears, a price per minute of the meter `minutes`, as given."""
+        timings = ((fee, None), (arrears_fee, BillingTiming.IN_ARREARS))
+        prices = [
+            catalog.NewPrice("Fee", "", "", "flat", {"amount": amount}, timing)
+            for amount, timing in timings
+            if amount
+        ]
+        if per_minute:
+            await self.meter("minutes")
+            numbers = {"unit_amount": per_minute}
+            prices.append(catalog.NewPrice("Minutes", "minutes", "", "per_unit", numbers, None))
         async with self.databases.api.transaction(self.tenant_id) as tx:
             new = catalog.NewPlan(key, key, currency, interval)
             plan = await catalog.create_plan(tx, self.tenant_id, new, self.cause(), now=self.now)
-            timings = ((fee, None), (arrears_fee, catalog.pricing.BillingTiming.IN_ARREARS))
-            prices = [
-                catalog.NewPrice("Fee", "", "", "flat", {"amount": amount}, timing)
-                for amount, timing in timings
-                if amount
-            ]
-            if per_minute:
-                if await self.value("SELECT id FROM meters WHERE key = 'minutes' AND tenant_id = $1", self.tenant_id) is None:
-                    meter = catalog.NewMeter("minutes", "Minutes", "sum")
-                    await catalog.create_meter(
-                        tx, self.tenant_id, meter, self.cause(), now=self.now
-                    )
-                numbers = {"unit_amount": per_minute}
-                prices.append(catalog.NewPrice("Minutes", "minutes", "", "per_unit", numbers, None))
             for price in prices:
                 await catalog.create_price(
                     tx, self.tenant_id, plan, price, self.cause(), now=self.now
                 )
         return plan.id
 
-    async def subscribe(self, customer: str = "UA", plan: str = "plan", **draft: Any) -> SubscriptionView:
+    async def meter(self, key: str) -> None:
+        """Makes a meter that sums, unless it is there."""
+        async with self.databases.api.transaction(self.tenant_id) as tx:
+            with contextlib.suppress(AlreadyExists):
+                new = catalog.NewMeter(key, key, "sum")
+                await catalog.create_meter(tx, self.tenant_id, new, self.cause(), now=self.now)
+
+    async def subscribe(
+        self, customer: str = "UA", plan: str = "plan", **draft: Any
+    ) -> SubscriptionView:
         async with self.databases.api.transaction(self.tenant_id) as tx:
             wanted = NewSubscription(external_customer_id=customer, plan_key=plan, **draft)
-            return await create_subscription(
-                tx, self.tenant_id, wanted, self.cause(), now=self.now
-            )
+            return await create_subscription(tx, self.tenant_id, wanted, self.cause(), now=self.now)
 
-    async def use(self, at: datetime, quantity: str = "1", customer: str = "UA", *, backfill: bool = False) -> None:
+    async def use(
+        self, at: datetime, quantity: str = "1", customer: str = "UA", *, backfill: bool = False
+    ) -> None:
         batch = UsageBatch(
             [f"key-{next(_keys)}"],
             ["minutes"],
@@ -202,9 +210,7 @@ class Driver:
     async def advance(self, to: datetime) -> None:
         """Sends the test clock to `to` and works until it is there."""
         async with self.databases.api.transaction(self.tenant_id) as tx:
-            await test_clock.advance_test_clock(
-                tx, self.tenant_id, to, self.cause(), now=self.now
-            )
+            await test_clock.advance_test_clock(tx, self.tenant_id, to, self.cause(), now=self.now)
         clock = self.clock_worker()
         for _ in range(TURNS_MAX):
             await clock.step()
@@ -217,7 +223,9 @@ class Driver:
         raise AssertionError(f"the clock never came to {to}: {row['waiting_for']}")
 
     async def clock(self) -> asyncpg.Record:
-        return (await self.rows("SELECT * FROM test_clocks WHERE tenant_id = $1", self.tenant_id))[0]
+        return (await self.rows("SELECT * FROM test_clocks WHERE tenant_id = $1", self.tenant_id))[
+            0
+        ]
 
     async def settle(self, scheduler: Scheduler | None = None) -> None:
         """Lets scheduler and router work until nothing is due and nothing is on its way."""
@@ -229,7 +237,9 @@ class Driver:
 
     async def make_final(self) -> None:
         """Lets the grace of every draft have passed, and finalizes."""
-        await self.execute("UPDATE invoices SET finalize_at = now() - interval '1 s' WHERE status = 'draft'")
+        await self.execute(
+            "UPDATE invoices SET finalize_at = now() - interval '1 s' WHERE status = 'draft'"
+        )
         await self.settle()
 
     # What there is.
@@ -246,7 +256,8 @@ class Driver:
 
     async def subjects(self, resource: str) -> list[str]:
         rows = await self.rows(
-            "SELECT subject FROM billing_events WHERE resource = $1 ORDER BY resource_version, id", resource
+            "SELECT subject FROM billing_events WHERE resource = $1 ORDER BY resource_version, id",
+            resource,
         )
         return [row["subject"] for row in rows]
 
@@ -259,8 +270,9 @@ class Driver:
     async def book(self) -> list[tuple[Any, ...]]:
         """What the invoices say, without what depends on when they were made: ids, numbers, timestamps."""
         rows = await self.rows(
-            "SELECT i.kind, i.boundary, i.status, i.total, l.line_number, l.kind AS line_kind, l.period_start, l.period_end,"
-            " l.quantity, l.amount FROM invoices i LEFT JOIN invoice_lines l"
+            "SELECT i.kind, i.boundary, i.status, i.total, l.line_number, l.kind AS line_kind,"
+            " l.period_start, l.period_end, l.quantity, l.amount"
+            " FROM invoices i LEFT JOIN invoice_lines l"
             " ON l.tenant_id = i.tenant_id AND l.invoice_id = i.id WHERE i.tenant_id = $1"
             " ORDER BY i.boundary, i.kind, i.subscription_id, l.line_number",
             self.tenant_id,
@@ -286,7 +298,9 @@ def incoming_of(row: asyncpg.Record) -> Incoming:
     )
 
 
-async def hand_over(tx: Any, consumer: str, arrived: Sequence[Incoming], now: datetime) -> set[UUID]:
+async def hand_over(
+    tx: Any, consumer: str, arrived: Sequence[Incoming], now: datetime
+) -> set[UUID]:
     """Gives a consumer what it wants and has not had; returns what waits."""
     wanted = [event for event in arrived if event.subject in HANDLERS[consumer]]
     if not wanted:
@@ -306,7 +320,9 @@ async def hand_over(tx: Any, consumer: str, arrived: Sequence[Incoming], now: da
     return waiting
 
 
-async def house_of(databases: Databases, clock_at: datetime | None = None, *, mode: str = "test") -> Driver:
+async def house_of(
+    databases: Databases, clock_at: datetime | None = None, *, mode: str = "test"
+) -> Driver:
     """A tenant, with a test clock if `clock_at` is given."""
     return await Driver(databases).found(clock_at, mode=mode)
 

@@ -26,10 +26,14 @@ class DispatcherMetrics:
             registry=registry,
         )
         self.refused = Counter(
-            "tollway_dispatcher_refused", "Single publishes that counted an attempt.", registry=registry
+            "tollway_dispatcher_refused",
+            "Single publishes that counted an attempt.",
+            registry=registry,
         )
         self.dead_letters = Counter(
-            "tollway_dispatcher_dead_letters", "Events given up after their last attempt.", registry=registry
+            "tollway_dispatcher_dead_letters",
+            "Events given up after their last attempt.",
+            registry=registry,
         )
         self.zombie_deletes = Counter(
             "tollway_dispatcher_zombie_deletes",
@@ -63,7 +67,10 @@ class RouterMetrics:
             "tollway_router_parked", "Events sent to wait.", ["consumer"], registry=registry
         )
         self.retried = Counter(
-            "tollway_router_retried", "Waiting events handled after all.", ["consumer"], registry=registry
+            "tollway_router_retried",
+            "Waiting events handled after all.",
+            ["consumer"],
+            registry=registry,
         )
         self.dead_letters = Counter(
             "tollway_router_dead_letters",
@@ -83,10 +90,14 @@ class RouterMetrics:
             registry=registry,
         )
         self.resets = Counter(
-            "tollway_router_resets", "Positions reset because the stream was another one.", registry=registry
+            "tollway_router_resets",
+            "Positions reset because the stream was another one.",
+            registry=registry,
         )
         self.gaps = Counter(
-            "tollway_router_gaps", "Times that a stream began ahead of the position.", registry=registry
+            "tollway_router_gaps",
+            "Times that a stream began ahead of the position.",
+            registry=registry,
         )
         self.lost_guards = Counter(
             "tollway_router_lost_guards",
@@ -109,10 +120,14 @@ class SweeperMetrics:
             "tollway_sweeper_partitions_made", "Partitions made ahead.", registry=registry
         )
         self.answers_deleted = Counter(
-            "tollway_sweeper_answers_deleted", "Answers kept for retries that were deleted.", registry=registry
+            "tollway_sweeper_answers_deleted",
+            "Answers kept for retries that were deleted.",
+            registry=registry,
         )
         self.messages_trimmed = Counter(
-            "tollway_sweeper_messages_trimmed", "Routed messages removed from the bus.", registry=registry
+            "tollway_sweeper_messages_trimmed",
+            "Routed messages removed from the bus.",
+            registry=registry,
         )
 
 

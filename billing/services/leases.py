@@ -72,8 +72,7 @@ async def take(
 ) -> list[Lease]:
     """Takes at most so many free leases, each under a new term."""
     async with database.transaction() as tx:
-        taken = await _take(tx, kind, holder, most, lease_s)
-    return taken
+        return await _take(tx, kind, holder, most, lease_s)
 
 
 async def _take(
@@ -98,9 +97,7 @@ async def release(
         await queries.leases.release_leases(tx, kind=kind, holder=holder, shards=sorted(shards))
 
 
-async def leave(
-    database: Database, kind: LeaseKind, holder: UUID, shards: Collection[int]
-) -> None:
+async def leave(database: Database, kind: LeaseKind, holder: UUID, shards: Collection[int]) -> None:
     """Gives up everything and the membership: the others' shares grow at once."""
     async with database.transaction() as tx:
         await queries.leases.release_leases(tx, kind=kind, holder=holder, shards=sorted(shards))

@@ -34,15 +34,19 @@ class ListPendingRow:
     subject: str
     resource: str
     replay_id: uuid.UUID | None
+    attempts: int
 
 
 LIST_PENDING: typing.Final = """-- name: ListPending :many
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id,
+       o.attempts
 FROM unnest($1::smallint[]) AS s (shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.replay_id
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.replay_id,
+           h.attempts
     FROM (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.replay_id
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.replay_id,
+               q.attempts
         FROM outbox q WHERE q.shard = s.shard
         ORDER BY q.shard, q.priority, q.position
     ) AS h

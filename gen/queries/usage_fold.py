@@ -34,10 +34,13 @@ class ListUsageOwnersRow:
 
 
 LIST_USAGE_OWNERS: typing.Final = """-- name: ListUsageOwners :many
-WITH wanted AS MATERIALIZED (
-    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at
+WITH reported AS MATERIALIZED (
+    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded
     FROM unnest($1::uuid[], $2::uuid[]) AS b (tenant_id, batch_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
+), wanted AS (
+    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at
+    FROM reported r
     WHERE NOT r.folded
 ), spans AS (
     SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at
@@ -72,6 +75,7 @@ async def list_usage_owners(
     or of its customer.
     Which periods the unfolded records of these batches belong to, as far as can be seen without locks; no item for records
     that no period covers. For each customer and meter only the periods between its first and last record are looked at.
+    What is folded is sorted out afterwards: else the planner may walk the index of all unfolded records of the house.
     """
     rows = await conn.fetch(LIST_USAGE_OWNERS, tenant_ids, batch_ids)
     return [ListUsageOwnersRow(*row) for row in rows]
@@ -150,12 +154,18 @@ class FoldUsageRecordsRow:
 
 
 FOLD_USAGE_RECORDS: typing.Final = """-- name: FoldUsageRecords :many
-WITH wanted AS MATERIALIZED (
-    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at,
+WITH reported AS MATERIALIZED (
+    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded,
            b.event_id, b.correlation_id
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[])
         AS b (tenant_id, batch_id, event_id, correlation_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
+    ORDER BY r.tenant_id, r.idempotency_key
+    FOR NO KEY UPDATE OF r
+), wanted AS (
+    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at,
+           r.event_id, r.correlation_id
+    FROM reported r
     WHERE NOT r.folded
 ), spans AS (
     SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from queries.models import Meter, Plan, Price
 from tollway.catalog.v1 import catalog_service_pb2 as pb
 from tollway.catalog.v1 import catalog_service_pb2_grpc as rpc
 
@@ -13,6 +12,7 @@ from billing.domain import pricing
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.services import catalog
+from billing.services.rows import Meter, Plan, Price
 from server.call import Call
 from server.convert import to_timestamp
 from server.house import House

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from queries.models import Customer
 from tollway.customer.v1 import customer_service_pb2 as pb
 from tollway.customer.v1 import customer_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.services import customers
+from billing.services.rows import Customer
 from server.call import Call
 from server.convert import to_timestamp
 from server.house import House

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from queries.models import ApiKey, Tenant
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1 import tenant_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.services import keys, tenants
+from billing.services.rows import ApiKey, Tenant
 from server.authentication import tenant_named
 from server.call import Call, current_call
 from server.convert import from_timestamp, to_timestamp

@@ -75,12 +75,13 @@ def test_no_text_of_a_stranger_breaks_decoding(text: str) -> None:
 def test_every_error_has_a_kind_a_reason_and_a_message() -> None:
     assert credit_note
     assert signature
-    for error in error_types():
+    domain = [error for error in error_types() if error.__module__.startswith("billing.domain")]
+    for error in domain:
         made = error()
         assert isinstance(made.kind, Kind)
         assert made.reason == made.reason.upper()
         assert made.message.endswith(".")
-    reasons = [error.reason for error in error_types()]
+    reasons = [error.reason for error in domain]
     assert len(reasons) == len(set(reasons))
 
 

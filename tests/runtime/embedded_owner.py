@@ -54,7 +54,8 @@ class Owner:
         argv = [sys.executable, __file__, str(folder), json.dumps(die_with_owner)]
         if through is not None:
             argv = through(argv)
-        roots = [*map(str, import_first), *ROOTS]
+        inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        roots = [*map(str, import_first), *ROOTS, *filter(None, inherited)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
         pipe = subprocess.PIPE
         return cls(subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=environment))

@@ -1,3 +1,5 @@
+"""The data folder of the embedded servers: one owner, private files, nothing foreign touched."""
+
 from __future__ import annotations
 
 import json

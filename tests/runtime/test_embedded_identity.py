@@ -1,3 +1,5 @@
+"""How the embedded servers come to run as an ordinary user, whoever starts them."""
+
 from __future__ import annotations
 
 import os

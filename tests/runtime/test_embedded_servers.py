@@ -1,3 +1,5 @@
+"""The embedded PostgreSQL and NATS: started, stopped, kept between runs, closed to strangers."""
+
 from __future__ import annotations
 
 import asyncio

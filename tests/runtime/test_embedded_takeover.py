@@ -1,3 +1,5 @@
+"""Servers that a killed owner left behind are taken over, and nobody else is harmed."""
+
 from __future__ import annotations
 
 import os

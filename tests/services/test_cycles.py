@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from billing.services.subscription_terms import Alignment
@@ -24,8 +24,9 @@ async def test_a_subscription_of_january_31_in_new_york_keeps_its_day_and_hour_a
     await house.customer("UA", "America/New_York")
     await house.plan(fee="49.00", per_minute="0.10")
     await house.subscribe()
-    await house.deliver()
-    await house.use(local(2024, 3, 10, 3, 30) - 40 * DAY + timedelta(0), "5", backfill=True)
+    await house.advance(local(2024, 3, 31, 8, 58))
+    await house.use(local(2024, 3, 31, 8, 59, 59), "5")
+    await house.use(local(2024, 3, 31, 9), "70")
 
     await house.advance(local(2024, 7, 1))
 
@@ -38,7 +39,7 @@ async def test_a_subscription_of_january_31_in_new_york_keeps_its_day_and_hour_a
         local(2024, 5, 31, 9),
         local(2024, 6, 30, 9),
     ]
-    assert [row["total"] for row in await house.invoices()] == [4900, 4900, 4900, 4900, 4900, 4900]
+    assert [row["total"] for row in await house.invoices()] == [4900, 4900, 4950, 5600, 4900, 4900]
     assert [row["kind"] for row in await house.invoices()] == ["activation"] + ["period"] * 5
 
 
@@ -69,9 +70,9 @@ async def test_a_trial_is_shown_and_not_billed_and_the_first_invoice_comes_at_it
     trial = await house.rows("SELECT * FROM usage_periods ORDER BY period_start LIMIT 1")
     assert trial[0]["bill_kind"] is None
     assert trial[0]["status"] != "billed"
-    assert await house.value(
-        "SELECT quantity FROM usage_records WHERE period_start = $1", start
-    ) == 3
+    assert (
+        await house.value("SELECT quantity FROM usage_records WHERE period_start = $1", start) == 3
+    )
     subjects = await house.subjects(subscription_text(made))
     assert subjects[:3] == ["subscription.created", *["subscription.status.changed"] * 2]
 

@@ -1,0 +1,5 @@
+"""Every path: the stored rows that services hand to the rim, by name. Invariant: nobody but a service calls a query."""
+
+from queries.models import ApiKey, Customer, Meter, Plan, Price, Tenant, Webhook
+
+__all__ = ["ApiKey", "Customer", "Meter", "Plan", "Price", "Tenant", "Webhook"]

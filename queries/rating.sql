@@ -1,0 +1,131 @@
+-- Usage path, step 3: what the folds marked as due is rated. Lock order: subscription, usage period.
+
+-- name: WalkDueSubscriptions :many
+-- The next subscriptions with due marks, after a given one: one probe of the index each, however many marks they have.
+WITH RECURSIVE walk AS (
+    (SELECT m.tenant_id, m.subscription_id, 1 AS place
+     FROM usage_period_marks m
+     WHERE m.kind = 'due' AND (m.tenant_id, m.subscription_id) > (@after_tenant_id::uuid, @after_subscription_id::uuid)
+     ORDER BY m.tenant_id, m.subscription_id
+     LIMIT 1)
+    UNION ALL
+    SELECT following.tenant_id, following.subscription_id, walk.place + 1
+    FROM walk
+    CROSS JOIN LATERAL (
+        SELECT m.tenant_id, m.subscription_id
+        FROM usage_period_marks m
+        WHERE m.kind = 'due' AND (m.tenant_id, m.subscription_id) > (walk.tenant_id, walk.subscription_id)
+        ORDER BY m.tenant_id, m.subscription_id
+        LIMIT 1
+    ) AS following
+    WHERE walk.place < @walk_max::integer
+)
+SELECT walk.tenant_id::uuid AS tenant_id, walk.subscription_id::uuid AS subscription_id FROM walk ORDER BY walk.place;
+
+-- name: ClaimSubscriptionsToRate :many
+-- Those of them whose turn has come and that nobody holds: at most once per interval, which a test clock on its way
+-- does not wait for, and after a failure only when its pause is over.
+SELECT s.tenant_id, s.id, s.currency, s.rating_attempts
+FROM subscriptions s
+JOIN unnest(@tenant_ids::uuid[], @ids::uuid[]) AS k (tenant_id, id) ON s.tenant_id = k.tenant_id AND s.id = k.id
+WHERE (s.rating_retry_at IS NULL OR s.rating_retry_at <= @now::timestamptz)
+  AND (
+      s.rated_at IS NULL OR s.rated_at <= @rated_until::timestamptz
+      OR EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id AND c.status = 'advancing')
+  )
+ORDER BY s.tenant_id, s.id
+LIMIT @batch_max
+FOR NO KEY UPDATE OF s SKIP LOCKED;
+
+-- name: ListDueMarks :many
+-- Read before the buckets, in a statement of its own: a mark that is seen has its records in the buckets that are read
+-- afterwards, and one that comes later stays.
+SELECT m.tenant_id, m.id, m.subscription_id, m.item_id, m.period_start, m.event_id, m.correlation_id
+FROM usage_period_marks m
+JOIN unnest(@tenant_ids::uuid[], @subscription_ids::uuid[]) AS k (tenant_id, subscription_id)
+    ON m.tenant_id = k.tenant_id AND m.subscription_id = k.subscription_id
+WHERE m.kind = 'due'
+ORDER BY m.id
+LIMIT @marks_max;
+
+-- name: ListPeriodsToRate :many
+-- Under the subscription's lock, which finalization takes as well: so a status that is read here stands.
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.meter_id, p.price_id, p.status,
+       (p.bill_kind IS NOT NULL)::boolean AS is_billable, m.aggregation
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN usage_periods p
+    ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
+JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
+ORDER BY p.tenant_id, p.item_id, p.period_start;
+
+-- name: ListRunningCharges :many
+SELECT c.tenant_id, c.subscription_id, c.item_id, c.period_start, c.amount
+FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[]) AS k (tenant_id, subscription_id)
+JOIN charges c ON c.tenant_id = k.tenant_id AND c.subscription_id = k.subscription_id
+JOIN usage_periods p
+    ON p.tenant_id = c.tenant_id AND p.item_id = c.item_id AND p.period_start = c.period_start
+WHERE p.status <> 'billed';
+
+-- name: UpsertCharges :exec
+INSERT INTO charges (tenant_id, item_id, period_start, subscription_id, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.subscription_id, g.quantity::numeric, g.amount, g.currency,
+       @now::timestamptz
+FROM unnest(
+    @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @subscription_ids::uuid[],
+    @quantities::text[], @amounts::bigint[], @currencies::text[]
+) AS g (tenant_id, item_id, period_start, subscription_id, quantity, amount, currency)
+ORDER BY g.tenant_id, g.item_id, g.period_start
+ON CONFLICT (tenant_id, item_id, period_start) DO UPDATE
+SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at;
+
+-- name: MoveUsagePeriods :exec
+-- By the lifecycle's table. Folds that hold a period are waited for; only its first rating moves it, so this is rare.
+WITH held AS (
+    SELECT p.tenant_id, p.item_id, p.period_start
+    FROM usage_periods p
+    JOIN unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[])
+        AS k (tenant_id, item_id, period_start)
+        ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
+    WHERE p.status = ANY (@from_statuses::text[])
+    ORDER BY p.tenant_id, p.item_id, p.period_start
+    FOR NO KEY UPDATE OF p
+)
+UPDATE usage_periods SET status = @to_status
+FROM held
+WHERE usage_periods.tenant_id = held.tenant_id AND usage_periods.item_id = held.item_id
+  AND usage_periods.period_start = held.period_start AND usage_periods.status = ANY (@from_statuses::text[]);
+
+-- name: FinishRating :many
+-- For callers that hold the rows' locks. Two versions each: one for usage.rated, the next for rating.completed.
+UPDATE subscriptions
+SET version = version + 2, rated_at = @now::timestamptz, rating_failure = NULL, rating_error = NULL,
+    rating_attempts = 0, rating_retry_at = NULL
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[]) AS k (tenant_id, id)
+WHERE subscriptions.tenant_id = k.tenant_id AND subscriptions.id = k.id
+RETURNING subscriptions.id, subscriptions.version;
+
+-- name: FailRating :many
+-- For callers that hold the rows' locks.
+UPDATE subscriptions
+SET version = version + 1, rating_failure = k.failure, rating_error = k.error, rating_attempts = rating_attempts + 1,
+    rating_retry_at = k.retry_at
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[], @failures::text[], @errors::text[], @retry_ats::timestamptz[])
+    AS k (tenant_id, id, failure, error, retry_at)
+WHERE subscriptions.tenant_id = k.tenant_id AND subscriptions.id = k.id
+RETURNING subscriptions.id, subscriptions.version;
+
+-- name: DeleteDueMarks :exec
+-- Those that were seen, no others. For callers that hold the subscriptions' locks.
+DELETE FROM usage_period_marks
+USING unnest(@tenant_ids::uuid[], @ids::bigint[]) AS k (tenant_id, id)
+WHERE usage_period_marks.tenant_id = k.tenant_id AND usage_period_marks.id = k.id;
+
+-- name: ListCharges :many
+-- The running charges of a subscription: of its usage periods that are not billed, oldest first.
+SELECT c.item_id, p.meter_id, p.price_id, p.period_start, p.period_end, c.quantity, c.amount, c.currency, c.rated_at
+FROM charges c
+JOIN usage_periods p
+    ON p.tenant_id = c.tenant_id AND p.item_id = c.item_id AND p.period_start = c.period_start
+WHERE c.tenant_id = @tenant_id AND c.subscription_id = @subscription_id AND p.status <> 'billed'
+ORDER BY p.period_start, c.item_id
+LIMIT @rows_max;

@@ -1,0 +1,65 @@
+-- Webhook path: the endpoints, their secrets, and what the fan-out makes for them.
+
+-- name: InsertWebhook :one
+INSERT INTO webhooks (tenant_id, id, url, subjects, description, status, shard, created_at)
+VALUES (@tenant_id, @id, @url, @subjects, @description, 'enabled', @shard, @now)
+RETURNING *;
+
+-- name: InsertWebhookSecret :exec
+INSERT INTO webhook_secrets (tenant_id, webhook_id, id, ciphertext, created_at)
+VALUES (@tenant_id, @webhook_id, @id, @ciphertext, @now);
+
+-- name: GetWebhook :one
+SELECT * FROM webhooks WHERE tenant_id = @tenant_id AND id = @id;
+
+-- name: CountDeliveriesOf :one
+-- What matched, and its deliveries by state, in one statement: one snapshot, so that the sides can be compared.
+SELECT coalesce((SELECT sum(m.count) FROM webhook_matched m
+                 WHERE m.tenant_id = @tenant_id AND m.webhook_id = @webhook_id), 0)::bigint AS matched,
+       count(*) FILTER (WHERE d.status = 'delivered') AS delivered,
+       count(*) FILTER (WHERE d.status = 'pending') AS pending,
+       count(*) FILTER (WHERE d.status = 'parked') AS parked,
+       count(*) FILTER (WHERE d.status = 'dead') AS dead,
+       count(*) FILTER (WHERE d.status = 'canceled') AS canceled
+FROM webhook_deliveries d
+WHERE d.tenant_id = @tenant_id AND d.webhook_id = @webhook_id;
+
+-- name: ListWebhooksOf :many
+-- The endpoints of many tenants, disabled ones too: their deliveries are parked.
+SELECT w.tenant_id, w.id, w.subjects, w.status, w.shard FROM webhooks w
+WHERE w.tenant_id = ANY (@tenant_ids::uuid[])
+ORDER BY w.tenant_id, w.id;
+
+-- name: FanOut :exec
+-- The deliveries, and how many of them are new, counted per endpoint and partition in the same statement. `places` are
+-- those of the delivery's endpoint in the first arrays, from 1.
+WITH endpoints AS (
+    SELECT w.place, w.tenant_id, w.webhook_id, w.shard, w.status
+    FROM unnest(@tenant_ids::uuid[], @webhook_ids::uuid[], @shards::smallint[], @statuses::text[])
+         WITH ORDINALITY AS w (tenant_id, webhook_id, shard, status, place)
+), given AS (
+    SELECT e.tenant_id, e.webhook_id, e.shard, e.status, g.event_id, g.subject, g.partition
+    FROM unnest(@places::integer[], @event_ids::uuid[], @subjects::text[], @partitions::smallint[])
+         AS g (place, event_id, subject, partition)
+    JOIN endpoints e ON e.place = g.place
+), made AS (
+    INSERT INTO webhook_deliveries (tenant_id, webhook_id, event_id, shard, subject, status, due_at, created_at)
+    SELECT given.tenant_id, given.webhook_id, given.event_id, given.shard, given.subject, given.status,
+           @now::timestamptz, @now::timestamptz
+    FROM given ORDER BY given.tenant_id, given.webhook_id, given.event_id
+    ON CONFLICT DO NOTHING
+    RETURNING webhook_deliveries.webhook_id, webhook_deliveries.event_id
+)
+INSERT INTO webhook_matched (tenant_id, webhook_id, partition, count)
+SELECT given.tenant_id, given.webhook_id, given.partition, count(*)
+FROM given JOIN made ON made.webhook_id = given.webhook_id AND made.event_id = given.event_id
+GROUP BY given.tenant_id, given.webhook_id, given.partition
+ORDER BY given.tenant_id, given.webhook_id, given.partition
+ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET count = webhook_matched.count + excluded.count;
+
+-- name: AddFiltered :exec
+INSERT INTO webhook_filtered (tenant_id, partition, count)
+SELECT g.tenant_id, g.partition, g.count
+FROM unnest(@tenant_ids::uuid[], @partitions::smallint[], @counts::bigint[]) AS g (tenant_id, partition, count)
+ORDER BY g.tenant_id, g.partition
+ON CONFLICT (tenant_id, partition) DO UPDATE SET count = webhook_filtered.count + excluded.count;

@@ -1,0 +1,181 @@
+"""Creating subscriptions: what is refused, what is made, and that usage which follows at once has a place."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from billing.domain.errors import AlreadyExists, BillingError, Invalid, InvalidDecimal
+from billing.runtime.ids import new_id
+from billing.services.catalog import PlanNotFound
+from billing.services.customers import CustomerNotFound
+from billing.services.subscriptions import (
+    MeterAlreadyPriced,
+    NewItem,
+    PlanWithoutPrices,
+    PriceNotFound,
+    StartTooOld,
+    SubscriptionNotFound,
+    get_subscription,
+)
+from tests.conftest import Databases
+from tests.driver import DAY, Driver, house_of, subscription_text, utc
+
+NOW = utc(2024, 5, 1)
+
+
+@pytest.fixture
+async def house(databases: Databases) -> Driver:
+    """A tenant whose clock stands at NOW, with a customer and a plan of a fee and a metered price."""
+    house = await house_of(databases, NOW)
+    await house.customer("UA")
+    await house.plan(fee="49.00", per_minute="0.10")
+    return house
+
+
+async def test_a_subscription_takes_all_prices_of_its_plan_and_tells_of_it(house: Driver) -> None:
+    made = await house.subscribe(external_id="sub-UA")
+
+    assert made.row.status == "created"
+    assert [item.quantity for item in made.items] == [1, 1]
+    assert made.row.start_at == NOW
+    assert await house.subjects(subscription_text(made)) == ["subscription.created"]
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        found = await get_subscription(tx, house.tenant_id, external_id="sub-UA")
+    assert found == made
+
+
+async def test_the_first_usage_period_and_the_next_are_there_at_once(house: Driver) -> None:
+    await house.subscribe()
+    await house.use(NOW + timedelta(minutes=1), "3")
+
+    # The usage is folded before anybody has seen the creation.
+    await house.deliver(["usage"])
+
+    periods = await house.rows("SELECT * FROM usage_periods ORDER BY period_start")
+    assert [(row["period_start"], row["bill_boundary"]) for row in periods] == [
+        (NOW, utc(2024, 6, 1)),
+        (utc(2024, 6, 1), utc(2024, 7, 1)),
+    ]
+    assert await house.value("SELECT count(*) FROM usage_records WHERE item_id IS NOT NULL") == 1
+
+
+async def test_a_start_that_has_come_is_the_consumers_and_a_later_one_the_schedulers(
+    house: Driver,
+) -> None:
+    now = await house.subscribe()
+    await house.customer("LH")
+    later = await house.subscribe("LH", start_at=NOW + 2 * DAY)
+    await house.deliver()
+    states = "SELECT status FROM subscriptions ORDER BY id"
+    assert [row["status"] for row in await house.rows(states)] == ["active", "created"]
+
+    await house.advance(NOW + 3 * DAY)
+
+    assert [row["status"] for row in await house.rows(states)] == ["active", "active"]
+    started = await house.subjects(subscription_text(later))
+    assert started == await house.subjects(subscription_text(now))
+    assert await house.value("SELECT anchor_at FROM subscriptions ORDER BY id DESC LIMIT 1") == (
+        NOW + 2 * DAY
+    )
+
+
+async def test_a_trial_lasts_days_of_the_customers_calendar(databases: Databases) -> None:
+    house = await house_of(databases, utc(2024, 3, 1, 17))
+    await house.customer("UA", "America/New_York")
+    await house.plan(fee="49.00")
+
+    made = await house.subscribe(trial_days=14)
+
+    # Noon in New York, before and after the clocks changed.
+    assert made.row.trial_end_at == utc(2024, 3, 15, 16)
+
+
+@pytest.mark.parametrize(
+    ("draft", "error"),
+    [
+        ({"customer": "nobody"}, CustomerNotFound),
+        ({"plan": "nothing"}, PlanNotFound),
+        ({"plan": "empty"}, PlanWithoutPrices),
+        ({"items": [NewItem(new_id(NOW))]}, PriceNotFound),
+        ({"start_at": NOW - 36 * DAY}, StartTooOld),
+        ({"start_at": NOW + 731 * DAY}, Invalid),
+        ({"trial_days": 731}, Invalid),
+        ({"trial_days": -1}, Invalid),
+    ],
+)
+async def test_what_cannot_be_subscribed_to_is_refused(
+    house: Driver, draft: dict[str, Any], error: type[BillingError]
+) -> None:
+    await house.plan("empty")
+    with pytest.raises(error):
+        await house.subscribe(**draft)
+    assert await house.value("SELECT count(*) FROM subscriptions") == 0
+
+
+async def test_quantities_are_decimals_and_belong_to_fees(house: Driver) -> None:
+    fee, minutes = [row["id"] for row in await house.rows("SELECT id FROM prices ORDER BY id")]
+    for wrong in ("many", "1e3", "-1"):
+        with pytest.raises((InvalidDecimal, Invalid)):
+            await house.subscribe(items=[NewItem(fee, wrong)])
+    with pytest.raises(Invalid, match="metered"):
+        await house.subscribe(items=[NewItem(minutes, "2")])
+    with pytest.raises(Invalid, match="second time"):
+        await house.subscribe(items=[NewItem(fee), NewItem(fee)])
+
+    made = await house.subscribe(items=[NewItem(fee, "2.5")])
+
+    await house.deliver()
+    await house.advance(NOW + timedelta(hours=2))
+    (invoice,) = await house.invoices()
+    assert [str(item.quantity) for item in made.items] == ["2.5"]
+    assert invoice["total"] == 12250
+
+
+async def test_an_external_id_names_one_subscription(house: Driver) -> None:
+    await house.subscribe(external_id="one")
+    await house.customer("LH")
+    with pytest.raises(AlreadyExists) as raised:
+        await house.subscribe("LH", external_id="one")
+    assert raised.value.metadata == {"kind": "subscription", "key": "one"}
+
+
+async def test_a_meter_is_priced_once_per_customer_at_any_instant(house: Driver) -> None:
+    first = await house.subscribe()
+    await house.plan("other", per_minute="0.20")
+    with pytest.raises(MeterAlreadyPriced) as raised:
+        await house.subscribe(plan="other", start_at=NOW + 100 * DAY)
+    assert raised.value.metadata == {
+        "meter": "minutes",
+        "subscription": subscription_text(first),
+    }
+    # A plan without a metered price stands beside it, and another customer is another matter.
+    await house.plan("seats", fee="1.00")
+    await house.subscribe(plan="seats")
+    await house.customer("LH")
+    await house.subscribe("LH", plan="other")
+
+
+async def test_of_two_subscriptions_at_once_that_price_one_meter_one_is_made(
+    house: Driver,
+) -> None:
+    answers = await asyncio.gather(*(house.subscribe() for _ in range(6)), return_exceptions=True)
+
+    refused = [answer for answer in answers if isinstance(answer, MeterAlreadyPriced)]
+    assert len(refused) == 5
+    assert await house.value("SELECT count(*) FROM subscriptions") == 1
+
+
+async def test_a_tenant_sees_no_subscription_of_another(
+    house: Driver, databases: Databases
+) -> None:
+    made = await house.subscribe(external_id="mine")
+    other = await house_of(databases, NOW)
+    async with databases.api.transaction(other.tenant_id) as tx:
+        with pytest.raises(SubscriptionNotFound):
+            await get_subscription(tx, other.tenant_id, subscription_id=made.row.id)
+        with pytest.raises(SubscriptionNotFound):
+            await get_subscription(tx, house.tenant_id, subscription_id=made.row.id)

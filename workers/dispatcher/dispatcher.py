@@ -1,0 +1,283 @@
+"""Publish path, steps 2 to 4: read a shard in order, publish, delete.
+
+Invariant: one owner per shard at a time, and it deletes only what the bus has acknowledged; so what is committed is
+published at least once and in order per resource, and a crash between publish and delete publishes again. An outage of
+the bus changes nothing in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from uuid import UUID
+
+from billing.runtime.bus.base import Bus, BusMessage
+from billing.runtime.clock import Clock
+from billing.runtime.db import Database
+from billing.services import outbox
+from billing.services.outbox import Pending, Publication, Refusal
+from workers.dispatcher.messages import message_of
+from workers.dispatcher.publishing import Published, publish
+from workers.dispatcher.settings import DispatcherSettings
+from workers.dispatcher.shards import Shard, Shards
+from workers.leases import LeaseKeeper
+from workers.loop import run_loop
+from workers.metrics import DispatcherMetrics
+
+log = logging.getLogger(__name__)
+
+HINT_TOPIC = "outbox"
+NOT_IN_LOG = "the event is not in the log"
+
+
+@dataclass(slots=True)
+class Batch:
+    """One shard's rows that are published together; `cut` when the rows did not all fit."""
+
+    shard: Shard
+    rows: list[Pending] = field(default_factory=list)
+    messages: list[BusMessage] = field(default_factory=list)
+    unlogged: list[Pending] = field(default_factory=list)
+    cut: bool = False
+
+    @property
+    def count(self) -> int:
+        """All rows of the batch, those without an event included."""
+        return len(self.rows) + len(self.unlogged)
+
+
+class Dispatcher:
+    """Publishes the shards that `keeper` holds. `step` does one turn; `run` does all, with several turns at once."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        clock: Clock,
+        keeper: LeaseKeeper,
+        settings: DispatcherSettings,
+        metrics: DispatcherMetrics,
+    ) -> None:
+        self._database, self._bus, self._clock = database, bus, clock
+        self._keeper, self._settings, self._metrics = keeper, settings, metrics
+        self._shards = Shards()
+        bus.on_connection(self._on_connection)
+
+    async def run(
+        self, stop: asyncio.Event, *, on_failure: Callable[[], None] | None = None
+    ) -> None:
+        """Keeps the leases and takes turns until `stop`; then finishes what is under way and gives the leases up."""
+        settings = self._settings
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                run_loop(
+                    self._keeper.step,
+                    stop,
+                    idle_s=self._keeper.settings.renew_every_s,
+                    on_failure=on_failure,
+                )
+            )
+            for _ in range(settings.lanes):
+                # Each lane has an event of its own: a hint that one lane takes must not be lost for another.
+                wake = self._bus.subscribe_hints(HINT_TOPIC)
+                group.create_task(
+                    run_loop(
+                        self.step, stop, idle_s=settings.idle_s, wake=wake, on_failure=on_failure
+                    )
+                )
+        await self._keeper.close()
+
+    async def step(self) -> int:
+        """One turn: a deep shard for some batches, or all the others together; how many events were published."""
+        self._shards.own(self._keeper.usable())
+        self._show()
+        if not self._bus.connected:
+            return 0
+        now = time.monotonic()
+        turn = self._shards.next_turn(now)
+        if not turn:
+            return 0
+        with contextlib.ExitStack() as acts:
+            for shard in turn:
+                acts.enter_context(self._keeper.acting(shard.lease))
+                shard.busy, shard.served_at = True, now
+            try:
+                if len(turn) == 1 and (turn[0].deep or turn[0].failures):
+                    return await self._drain(turn[0])
+                return await self._share(turn)
+            finally:
+                for shard in turn:
+                    shard.busy = False
+                self._show()
+
+    # --- many shards with little waiting
+
+    async def _share(self, shards: Sequence[Shard]) -> int:
+        """Publishes a little of each shard, and deletes all of it in one statement."""
+        limit = self._settings.shared_rows_max
+        batches = await self._read(shards, (), limit)
+        for batch in batches:
+            batch.shard.deep = batch.cut or batch.count >= limit
+        outcomes = await asyncio.gather(*[self._publish(batch) for batch in batches])
+        parts = list(zip(batches, outcomes, strict=True))
+        await self._delete(parts)
+        for batch, published in parts:
+            await self._settle(batch, published)
+        return sum(len(published.done) for published in outcomes)
+
+    # --- one shard with much waiting, or in an outage
+
+    async def _drain(self, shard: Shard) -> int:
+        """Some batches of one shard: while one is published, the next is read and the one before is deleted.
+
+        The next is read from the start of the shard, without what is under way: a row that was committed late, with a
+        lower position, must not be passed over by a later one of its resource. It is published only when all of the
+        one before was acknowledged.
+        """
+        count = 0
+        limit = self._settings.batch_rows_max
+        before: list[tuple[Batch, Published]] = []
+        batches = await self._read([shard], (), limit)
+        for turn in range(self._settings.batches_per_turn):
+            shard.deep = bool(batches)
+            if not batches or not self._keeper.may_act(shard.lease):
+                break
+            batch = batches[0]
+            shard.deep = batch.cut or batch.count >= limit
+            more = shard.deep and turn + 1 < self._settings.batches_per_turn
+            in_flight = [row.position for part, _ in before for row in part.rows]
+            in_flight += [row.position for row in batch.rows]
+            async with asyncio.TaskGroup() as group:
+                publishing = group.create_task(self._publish(batch))
+                deleting = group.create_task(self._delete(before))
+                ahead = group.create_task(self._read([shard], in_flight, limit)) if more else None
+            deleting.result()
+            before = [(batch, publishing.result())]
+            count += len(before[0][1].done)
+            if ahead is None or len(before[0][1].done) < batch.count:
+                break
+            batches = ahead.result()
+        await self._delete(before)
+        for batch, published in before:
+            await self._settle(batch, published)
+        return count
+
+    # --- the parts of a turn
+
+    async def _read(
+        self, shards: Sequence[Shard], in_flight: Sequence[int], per_shard: int
+    ) -> list[Batch]:
+        """A batch of each shard that has something to publish, in two reads for all."""
+        owned = {shard.lease.shard: shard for shard in shards}
+        rows = await outbox.read_pending(
+            self._database,
+            owned,
+            in_flight=in_flight,
+            now=self._clock.now(),
+            per_shard=per_shard,
+        )
+        loaded = await outbox.load_envelopes(
+            self._database, rows, bytes_max=self._settings.batch_bytes_max
+        )
+        batches = [
+            _batch(owned[number], list(group))
+            for number, group in groupby(loaded, key=lambda publication: publication.row.shard)
+        ]
+        # What did not fit is the rest of one shard, and all of those behind it.
+        left = {row.shard for row in rows[len(loaded) :]}
+        for number in left:
+            owned[number].deep = True
+        for batch in batches:
+            batch.cut = batch.shard.lease.shard in left
+        return batches
+
+    async def _publish(self, batch: Batch) -> Published:
+        if not batch.messages or not self._keeper.may_act(batch.shard.lease):
+            return Published()
+        return await publish(self._bus, batch.messages, self._settings)
+
+    async def _delete(self, parts: Sequence[tuple[Batch, Published]]) -> None:
+        """Deletes what the bus has. A crash before this publishes again."""
+        rows = [batch.rows[index] for batch, published in parts for index in published.done]
+        if not rows:
+            return
+        leases = [batch.shard.lease for batch, _ in parts]
+        deleted = await outbox.delete_published(self._database, rows, leases)
+        self._metrics.published.inc(len(rows))
+        if deleted < len(rows):
+            self._metrics.zombie_deletes.inc(len(rows) - deleted)
+            log.warning("%d published rows were left: their lease was lost", len(rows) - deleted)
+
+    async def _settle(self, batch: Batch, published: Published) -> None:
+        """Takes note of an outage, of duplicates and of refusals."""
+        shard, metrics = batch.shard, self._metrics
+        metrics.duplicates.inc(published.duplicates)
+        metrics.batches_refused.inc(published.batch_refused)
+        if published.outage is not None:
+            shard.meet_outage(self._settings.outage_backoff, time.monotonic())
+            if shard.failures == 1:
+                log.warning("shard %d waits for the bus: %s", shard.lease.shard, published.outage)
+        elif published.done or published.refused:
+            shard.recover()
+        refused = [(batch.rows[index], str(error)) for index, error in published.refused]
+        refused += [(row, NOT_IN_LOG) for row in batch.unlogged]
+        if refused:
+            await self._refuse(shard, refused)
+
+    async def _refuse(self, shard: Shard, refused: Sequence[tuple[Pending, str]]) -> None:
+        settings, now = self._settings, self._clock.now()
+        refusals = [
+            Refusal(
+                row,
+                error,
+                now + settings.refused_backoff.delay(row.attempts + 1, jitter_permille=_jitter()),
+            )
+            for row, error in refused
+        ]
+        dead = await outbox.record_refusals(
+            self._database, refusals, shard.lease, attempts_max=settings.attempts_max, now=now
+        )
+        self._metrics.refused.inc(len(refusals))
+        self._metrics.dead_letters.inc(dead)
+        for row, error in refused:
+            log.warning("event %s of %s was refused: %s", row.event_id, row.resource, error)
+
+    # --- what is seen
+
+    def _on_connection(self, connected: bool) -> None:
+        if connected:
+            for shard in self._shards.all():
+                shard.retry_at = 0.0
+
+    def _show(self) -> None:
+        shards = self._shards.all()
+        troubled = sum(1 for shard in shards if shard.failures)
+        self._metrics.shards_owned.set(len(shards))
+        self._metrics.shards_in_outage.set(troubled if self._bus.connected else len(shards))
+
+
+def _batch(shard: Shard, publications: Sequence[Publication]) -> Batch:
+    """What is published of one shard; nothing of a resource behind a row whose event is missing."""
+    batch = Batch(shard)
+    held: set[tuple[UUID, str]] = set()
+    for publication in publications:
+        row, at, envelope = publication.row, publication.occurred_at, publication.envelope
+        if held and (row.tenant_id, row.resource) in held:
+            continue
+        if at is None or envelope is None:
+            held.add((row.tenant_id, row.resource))
+            batch.unlogged.append(row)
+            continue
+        batch.rows.append(row)
+        batch.messages.append(message_of(row, at, envelope))
+    return batch
+
+
+def _jitter() -> int:
+    return random.randint(0, 1000)

@@ -1,0 +1,48 @@
+"""Publish path, step 3: a row of the outbox and its envelope as a message of the bus.
+
+Invariant: everything but the time comes from the row's own columns; the envelope is never parsed and never changed.
+Source: CloudEvents 1.0, binary mode.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import lru_cache
+from uuid import UUID
+
+from billing.domain.ids import Prefix, encode
+from billing.runtime.bus.base import BusMessage
+from billing.services.outbox import Pending
+
+_VERSION = ("specversion", "1.0")
+_PROTOBUF = ("datacontenttype", "application/protobuf")
+
+
+def message_of(row: Pending, occurred_at: datetime, envelope: bytes) -> BusMessage:
+    """The message; its bus id is the event's id, and for a replay both ids, so that no duplicate window swallows it."""
+    event = encode(Prefix.EVENT, row.event_id)
+    tenant, source = _tenant(row.tenant_id)
+    headers: tuple[tuple[str, str], ...] = (
+        _VERSION,
+        ("id", event),
+        ("type", row.subject),
+        ("source", source),
+        ("subject", row.resource),
+        ("time", occurred_at.isoformat().replace("+00:00", "Z")),
+        _PROTOBUF,
+    )
+    bus_id = event
+    if row.replay_id is not None:
+        replay = encode(Prefix.REPLAY, row.replay_id)
+        headers += (("replayid", replay),)
+        bus_id = f"{event}:{replay}"
+    return BusMessage(
+        row.shard, tenant, row.subject, f"{tenant}/{row.resource}", bus_id, headers, envelope
+    )
+
+
+@lru_cache(maxsize=4096)
+def _tenant(tenant_id: UUID) -> tuple[str, str]:
+    """The tenant's TypeID, and the source attribute that names it."""
+    tenant = encode(Prefix.TENANT, tenant_id)
+    return tenant, f"/tenants/{tenant}"

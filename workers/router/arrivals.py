@@ -1,0 +1,85 @@
+"""Router, step 2: messages of the bus as events that a cycle can handle.
+
+Invariant: what cannot be read is passed over and counted, never in the way of what follows; nothing that this house
+emitted is unreadable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from uuid import UUID
+
+from google.protobuf.message import DecodeError
+from tollway.event.v1 import event_pb2
+
+from billing.domain.errors import InvalidId
+from billing.domain.ids import Prefix, decode
+from billing.runtime.bus.base import Received
+from billing.services.incoming import Incoming
+from billing.services.routing import LIVE
+from workers.router.consumers import Routes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Arrival:
+    """One event of a cycle: bit n of `wanted` is set for the consumer at place n."""
+
+    incoming: Incoming
+    wanted: int
+    unknown: bool
+    replay_id: UUID
+
+
+def read_arrivals(
+    messages: Sequence[Received], partition: int, routes: Routes
+) -> tuple[list[Arrival], int]:
+    """The events in the messages, each once and in order, and how many messages were unreadable."""
+    arrivals: list[Arrival] = []
+    seen: set[UUID] = set()
+    unreadable = 0
+    for message in messages:
+        try:
+            incoming = read_incoming(message.body, partition)
+            replay_id = _replay_id(message.bus_id)
+        except (DecodeError, InvalidId) as error:
+            unreadable += 1
+            log.warning("partition %d, %d: no envelope: %s", partition, message.sequence, error)
+            continue
+        # A replay that comes beside the live event: the inbox would refuse the second anyway.
+        if incoming.event_id in seen:
+            continue
+        seen.add(incoming.event_id)
+        route = routes.of(incoming.subject, incoming.envelope.schema_version)
+        arrivals.append(Arrival(incoming, route.wanted, route.unknown, replay_id))
+    return arrivals, unreadable
+
+
+def read_incoming(body: bytes, partition: int) -> Incoming:
+    """The event in an envelope. Raises DecodeError or InvalidId when it is none."""
+    envelope = event_pb2.Event.FromString(body)
+    return Incoming(
+        decode(Prefix.EVENT, envelope.id),
+        _tenant(envelope.tenant_id),
+        envelope.subject,
+        envelope.resource_id,
+        envelope.resource_version,
+        partition,
+        envelope,
+    )
+
+
+def _replay_id(bus_id: str) -> UUID:
+    _, _, suffix = bus_id.partition(":")
+    if suffix.startswith(Prefix.REPLAY):
+        return decode(Prefix.REPLAY, suffix)
+    return LIVE
+
+
+@lru_cache(maxsize=4096)
+def _tenant(text: str) -> UUID:
+    return decode(Prefix.TENANT, text)

@@ -1,0 +1,99 @@
+"""Router, step 2: who gets what. The one table of consumers.
+
+Invariant: an event goes to each consumer that wants its subject, to none twice, and in the order of this table; a
+subject that nobody here knows is kept until a release does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from billing.services.events import SCHEMA_VERSION
+from billing.services.incoming import Handler
+from billing.services.routing import CONSUMERS_MAX
+from billing.services.subjects import CUSTOM_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A named group of handlers; `subjects` is None for one that takes everything.
+
+    `ordered`: its events of one resource must come in order, so what waits holds back what follows.
+    """
+
+    name: str
+    subjects: frozenset[str] | None
+    handle: Handler
+    ordered: bool = False
+
+
+def house_consumers() -> tuple[Consumer, ...]:
+    """The consumers of the house. Handlers are imported here, so that a test's router needs none of them."""
+    from billing.services import (
+        cycles,
+        invoice_drafts,
+        subscription_lifecycle,
+        usage_fold,
+        webhook_fanout,
+    )
+
+    created, changed = "subscription.created", "subscription.status.changed"
+    closed, completed = "billing.cycle.closed", "rating.completed"
+    return (
+        Consumer("subscription", frozenset({created}), subscription_lifecycle.start_due, True),
+        Consumer("usage", frozenset({"usage.reported"}), usage_fold.fold),
+        Consumer("scheduler", frozenset({created, changed}), cycles.follow_subscription, True),
+        Consumer("invoice", frozenset({closed}), invoice_drafts.draft_for_cycles, True),
+        Consumer("webhooks", None, webhook_fanout.fan_out),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a subject goes: a bit per consumer's place. `unknown` waits for a release that knows it."""
+
+    wanted: int
+    unknown: bool = False
+
+
+class Routes:
+    """The table, turned over: from a subject to its consumers."""
+
+    def __init__(self, consumers: Sequence[Consumer], known: frozenset[str]) -> None:
+        if len(consumers) > CONSUMERS_MAX:
+            raise ValueError(f"At most {CONSUMERS_MAX} consumers, not {len(consumers)}.")
+        self.consumers = tuple(consumers)
+        self.names = [consumer.name for consumer in consumers]
+        self._places = {name: place for place, name in enumerate(self.names)}
+        self._all_takers = self._bits(lambda consumer: consumer.subjects is None)
+        named = {s for consumer in consumers for s in consumer.subjects or ()}
+        self._routes = {subject: Route(self._wanting(subject)) for subject in known | named}
+
+    def of(self, subject: str, schema_version: int = SCHEMA_VERSION) -> Route:
+        """The route of an event. What is newer than this release goes only to those that take everything."""
+        route = self._routes.get(subject)
+        if route is not None and schema_version <= SCHEMA_VERSION:
+            return route
+        if route is None and subject.startswith(CUSTOM_PREFIX):
+            return Route(self._all_takers)
+        return Route(self._all_takers, unknown=True)
+
+    def late(self, subject: str, schema_version: int) -> list[Consumer] | None:
+        """Who still has to get an event that waited as unknown; None when it still is."""
+        route = self.of(subject, schema_version)
+        if route.unknown:
+            return None
+        late = route.wanted & ~self._all_takers
+        return [c for place, c in enumerate(self.consumers) if late >> place & 1]
+
+    def consumer(self, name: str) -> Consumer | None:
+        """The consumer of this name; None for one of another release."""
+        place = self._places.get(name)
+        return None if place is None else self.consumers[place]
+
+    def _wanting(self, subject: str) -> int:
+        return self._bits(lambda c: c.subjects is None or subject in c.subjects)
+
+    def _bits(self, wants: Callable[[Consumer], bool]) -> int:
+        return sum(1 << place for place, c in enumerate(self.consumers) if wants(c))
