@@ -87,14 +87,21 @@ class Servers:
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Servers]:
     """Serves gRPC and HTTP inside the block."""
-    settings = parts.settings
-    http = await start_http(settings.http_host, settings.http_port, parts.registry, _checks(parts))
-    try:
-        grpc = await start_grpc(parts.house, _server_settings(settings), parts.registry)
+    async with http_only(parts) as http:
+        grpc = await start_grpc(parts.house, _server_settings(parts.settings), parts.registry)
         try:
             yield Servers(grpc, http)
         finally:
             await grpc.stop()
+
+
+@asynccontextmanager
+async def http_only(parts: Parts) -> AsyncIterator[HttpServer]:
+    """Answers /healthz, /readyz and /metrics inside the block: what a process of workers shows."""
+    settings = parts.settings
+    http = await start_http(settings.http_host, settings.http_port, parts.registry, _checks(parts))
+    try:
+        yield http
     finally:
         await http.stop()
 

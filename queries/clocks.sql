@@ -26,6 +26,18 @@ SET target_time = @target_time, status = 'advancing', waiting_for = '', step_beg
 WHERE tenant_id = @tenant_id AND status <> 'advancing' AND business_time < @target_time
 RETURNING *;
 
+-- name: RetryDrafts :exec
+-- Who sends a clock on has mended what blocked its drafts, or wants to see that he has not.
+WITH held AS (
+    SELECT i.id FROM invoices i
+    WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.retry_at IS NOT NULL
+    ORDER BY i.id
+    FOR NO KEY UPDATE OF i
+)
+UPDATE invoices SET retry_at = NULL
+FROM held
+WHERE invoices.tenant_id = @tenant_id AND invoices.id = held.id AND invoices.status = 'draft';
+
 -- name: ListAdvancingClocks :many
 SELECT * FROM test_clocks WHERE status = 'advancing' ORDER BY tenant_id LIMIT @batch_max;
 

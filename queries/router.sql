@@ -123,3 +123,6 @@ FROM unnest(
 ) AS g (consumer, resource, resource_version, event_id, replay_id, tenant_id, partition, subject, attempts, last_error)
 ORDER BY g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id
 ON CONFLICT DO NOTHING;
+
+-- name: ListPositions :many
+SELECT partition, stream_identity, last_sequence FROM router_positions ORDER BY partition;

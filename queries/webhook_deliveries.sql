@@ -60,12 +60,12 @@ SELECT claimed.tenant_id, claimed.webhook_id, claimed.event_id, claimed.nonce, c
 FROM claimed
 JOIN webhooks w ON w.tenant_id = claimed.tenant_id AND w.id = claimed.webhook_id
 CROSS JOIN LATERAL (
-    SELECT array_agg(x.ciphertext ORDER BY x.created_at DESC, x.id DESC) AS ciphertexts FROM webhook_secrets x
-    WHERE x.tenant_id = claimed.tenant_id AND x.webhook_id = claimed.webhook_id
-      AND coalesce(x.expires_at > @now, true)
+    SELECT coalesce(array_agg(k.ciphertext ORDER BY k.created_at DESC, k.id DESC), ARRAY[]::bytea[]) AS ciphertexts FROM webhook_secrets k
+    WHERE k.tenant_id = claimed.tenant_id AND k.webhook_id = claimed.webhook_id
+      AND (k.expires_at IS NULL OR k.expires_at > @now::timestamptz)
 ) s
 LEFT JOIN LATERAL (
-    SELECT x.envelope FROM billing_events x WHERE x.id = claimed.event_id LIMIT 1
+    SELECT l.envelope FROM billing_events l WHERE l.id = claimed.event_id LIMIT 1
 ) e ON true;
 
 -- name: RecordAttempts :many

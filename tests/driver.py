@@ -27,6 +27,7 @@ from billing.services.cycles import follow_subscription
 from billing.services.incoming import Handler, Incoming
 from billing.services.invoice_drafts import draft_for_cycles, note_rating
 from billing.services.invoices import InvoiceView, get_invoice
+from billing.services.rating import RatingSettings
 from billing.services.subscription_lifecycle import start_due
 from billing.services.subscriptions import NewSubscription, SubscriptionView, create_subscription
 from billing.services.tenants import NewTenant, create_tenant
@@ -36,6 +37,7 @@ from billing.services.usage_fold import fold
 from billing.services.usage_ingest import record_usage
 from tests.conftest import Databases
 from workers.clock import ClockSettings, ClockWorker
+from workers.rating import RatingWorker
 from workers.scheduler import Scheduler, SchedulerSettings
 
 HANDLERS: Final[Mapping[str, Mapping[str, Handler]]] = {
@@ -204,8 +206,10 @@ class Driver:
         return len(done)
 
     async def rate(self) -> None:
-        """Stands for the rating worker, which has taken up what the folds left behind."""
-        await self.execute("DELETE FROM usage_period_marks WHERE kind = 'due'")
+        """Lets the rating worker take up what the folds left behind."""
+        worker = RatingWorker(self.databases.worker, self.databases.clock, RatingSettings())
+        while await worker.step():
+            pass
 
     async def advance(self, to: datetime) -> None:
         """Sends the test clock to `to` and works until it is there."""

@@ -34,11 +34,17 @@ class FinalizationSettings:
     claim_s: float = 10.0
     usage_retry_s: float = 0.25
     rating_retry_s: float = 60.0
+    taken_retry_s: float = 0.02
 
-    def retry_at(self, reason: Blocked, now: datetime) -> datetime:
-        """When a draft that is blocked for `reason` is looked at again (machine time)."""
-        is_usage = reason is Blocked.USAGE_PENDING
-        return now + timedelta(seconds=self.usage_retry_s if is_usage else self.rating_retry_s)
+    def retry_at(self, reason: Blocked | None, now: datetime) -> datetime:
+        """When a draft is looked at again (machine time) that is blocked, or whose subscription somebody holds."""
+        match reason:
+            case Blocked.USAGE_PENDING:
+                return now + timedelta(seconds=self.usage_retry_s)
+            case Blocked.RATING_FAILED:
+                return now + timedelta(seconds=self.rating_retry_s)
+            case None:
+                return now + timedelta(seconds=self.taken_retry_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ async def let_go(
     settings: FinalizationSettings,
     now: datetime,
 ) -> None:
-    """Claimed drafts that do not become final now wait for a while with the reason shown, or are free at once.
+    """Claimed drafts that do not become final now wait for a while, blocked ones with the reason shown.
 
     `blocked` goes by invoice id. Folds may go on.
     """
@@ -116,7 +122,7 @@ async def let_go(
         tenant_ids=[draft.tenant_id for draft in drafts],
         ids=[draft.id for draft in drafts],
         blocked_reasons=reasons,
-        retry_ats=[settings.retry_at(reason, now) if reason else now for reason in reasons],
+        retry_ats=[settings.retry_at(reason, now) for reason in reasons],
     )
 
 

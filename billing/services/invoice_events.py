@@ -14,12 +14,13 @@ from uuid import UUID
 from queries.models import Invoice
 from tollway.invoice.v1 import invoice_events_pb2 as payloads
 from tollway.invoice.v1 import invoice_service_pb2 as pb
-from tollway.type.v1 import money_pb2
+from tollway.type.v1 import money_pb2, time_range_pb2
 from tollway.usage.v1 import usage_events_pb2
 
 from billing.domain.decimals import decimal_text
 from billing.domain.ids import Prefix, encode
 from billing.domain.invoice import InvoiceStatus
+from billing.domain.period import Period
 from billing.services.actor import Cause
 from billing.services.due_subscriptions import SCHEDULER
 from billing.services.events import NewEvent
@@ -61,22 +62,31 @@ def usage_billed(invoice: Invoice, lines: Sequence[Line], version: int, at: date
     payload = usage_events_pb2.UsageBilled(
         subscription_id=resource, invoice_id=encode(Prefix.INVOICE, invoice.id)
     )
+    spans: dict[Period, time_range_pb2.TimeRange] = {}
     # A true-up is a further line of the same period and names no meter.
     for line in lines:
         if line.meter_id is not None:
-            rated = payload.periods.add(
+            if line.period not in spans:
+                spans[line.period] = _range(line.period)
+            payload.periods.add(
                 subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, line.item_id),
                 meter_id=encode(Prefix.METER, line.meter_id),
                 quantity=decimal_text(line.quantity),
+                period=spans[line.period],
             )
-            rated.period.start.FromDatetime(line.period.start)
-            rated.period.end.FromDatetime(line.period.end)
     return NewEvent(invoice.tenant_id, resource, version, payload, at, _cause(invoice))
 
 
 def wire_status(status: str) -> pb.InvoiceStatus.ValueType:
     """A stored status as the contract spells it."""
     return pb.InvoiceStatus.Value(f"INVOICE_STATUS_{status.upper()}")
+
+
+def _range(period: Period) -> time_range_pb2.TimeRange:
+    span = time_range_pb2.TimeRange()
+    span.start.FromDatetime(period.start)
+    span.end.FromDatetime(period.end)
+    return span
 
 
 def _cause(invoice: Invoice) -> Cause:

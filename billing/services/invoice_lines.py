@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
@@ -167,12 +168,17 @@ def _computed(draft: Invoice, facts: _Facts) -> Computed | Uncomputed:
 def _usage_lines(draft: Invoice, facts: _Facts) -> Iterator[Line]:
     """A line for each usage period that the draft bills, at zero usage too; a true-up is a line of its own."""
     schedule = _schedule(facts.terms[draft.id])
+    # Most lines of an invoice share one period, and what a boundary is takes longer than the price.
+    scales: dict[tuple[datetime, datetime], tuple[Period, Fraction]] = {}
     for row in facts.usage.get(draft.id, ()):
         booked = facts.prices[row.tenant_id, row.price_id]
         key = _key(row)
-        period = Period(row.period_start, row.period_end)
+        span = (row.period_start, row.period_end)
+        if span not in scales:
+            whole = Period(*span)
+            scales[span] = whole, whole.share_of(schedule.containing(whole.start))
+        period, scale = scales[span]
         quantity = facts.quantities.get(key, Decimal(0))
-        scale = period.share_of(schedule.containing(period.start))
         rated = rate(booked.price, Usage(Fraction(quantity)), scale=scale)
         before = Money(facts.finalized.get(key, 0), draft.currency)
         yield _line(LineKind.USAGE, row.item_id, booked, period, rated, rated.amount - before)

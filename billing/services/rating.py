@@ -25,9 +25,9 @@ from queries.rating import (
 
 from billing.domain.errors import BillingError
 from billing.domain.money import Money, total_of
-from billing.domain.usage import MACHINE, UsagePeriodAction, UsagePeriodStatus
+from billing.domain.usage import UsagePeriodStatus
 from billing.runtime.db import Connection
-from billing.services.charges import Charge, charge
+from billing.services.charges import charge
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
 from billing.services.quantities import (
     NOTHING_USED,

@@ -76,14 +76,16 @@ class Failed:
 
 async def write_rated(tx: Connection, outcomes: Sequence[Rated], now: datetime) -> None:
     """Charges, statuses, versions, marks and events of the rated subscriptions, all locked by the caller."""
+    marks = [mark for outcome in outcomes for mark in outcome.turn.marks]
+    if marks:
+        await queries.rating.delete_due_marks(
+            tx, tenant_ids=[mark.tenant_id for mark in marks], ids=[mark.id for mark in marks]
+        )
+    # Where all marked periods were billed meanwhile there is nothing to tell.
+    outcomes = [outcome for outcome in outcomes if outcome.charges]
     if not outcomes:
         return
-    charges = [one for outcome in outcomes for one in outcome.charges]
-    await _write_charges(tx, charges, now)
-    marks = [mark for outcome in outcomes for mark in outcome.turn.marks]
-    await queries.rating.delete_due_marks(
-        tx, tenant_ids=[mark.tenant_id for mark in marks], ids=[mark.id for mark in marks]
-    )
+    await _write_charges(tx, [one for outcome in outcomes for one in outcome.charges], now)
     rows = await queries.rating.finish_rating(
         tx,
         tenant_ids=[outcome.turn.row.tenant_id for outcome in outcomes],

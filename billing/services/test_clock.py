@@ -96,6 +96,7 @@ async def advance_test_clock(
         tx, tenant_id=tenant_id, target_time=target_time, now=now
     )
     assert sent is not None, "the row is locked and was looked at"
+    await queries.clocks.retry_drafts(tx, tenant_id=tenant_id)
     payload = payloads.TestClockAdvanced()
     payload.from_time.FromDatetime(clock.business_time)
     payload.target_time.FromDatetime(target_time)

@@ -1,4 +1,4 @@
-"""The door: `tollway pricing`, for people who set prices. Invariant: no server is asked; these are the rules of invoices."""
+"""The door: `tollway pricing`, for people who set prices. Invariant: no server is asked; these rules make invoices."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ from . import (
     upkeep,
     usage,
     usage_fold,
+    webhook_deliveries,
+    webhooks,
 )
 from .connection import ConnectionLike
 
@@ -57,4 +59,6 @@ __all__ = [
     "upkeep",
     "usage",
     "usage_fold",
+    "webhook_deliveries",
+    "webhooks",
 ]

@@ -36,6 +36,7 @@ __all__ = [
     "list_business_times",
     "lock_test_clock",
     "move_test_clock",
+    "retry_drafts",
     "send_test_clock",
     "tell_waiting",
 ]
@@ -132,6 +133,24 @@ async def send_test_clock(
 ) -> models.TestClock | None:
     row = await conn.fetchrow(SEND_TEST_CLOCK, target_time, now, tenant_id)
     return None if row is None else models.TestClock(*row)
+
+
+RETRY_DRAFTS: typing.Final = """-- name: RetryDrafts :exec
+WITH held AS (
+    SELECT i.id FROM invoices i
+    WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.retry_at IS NOT NULL
+    ORDER BY i.id
+    FOR NO KEY UPDATE OF i
+)
+UPDATE invoices SET retry_at = NULL
+FROM held
+WHERE invoices.tenant_id = $1 AND invoices.id = held.id AND invoices.status = 'draft'
+"""
+
+
+async def retry_drafts(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> None:
+    """Who sends a clock on has mended what blocked its drafts, or wants to see that he has not."""
+    await conn.execute(RETRY_DRAFTS, tenant_id)
 
 
 LIST_ADVANCING_CLOCKS: typing.Final = """-- name: ListAdvancingClocks :many

@@ -23,6 +23,7 @@ __all__ = [
     "Tenant",
     "TestClock",
     "UsagePeriod",
+    "Webhook",
 ]
 
 
@@ -264,3 +265,18 @@ class UsagePeriod:
     bill_kind: str | None
     bill_boundary: datetime.datetime | None
     closing_until: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Webhook:
+    """One row of webhooks."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    url: str
+    subjects: list[str]
+    description: str
+    status: str
+    shard: int
+    version: int
+    created_at: datetime.datetime

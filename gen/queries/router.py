@@ -16,6 +16,7 @@ __all__ = [
     "AdvanceAndMarkRow",
     "GetPositionRow",
     "ListLoggedRow",
+    "ListPositionsRow",
     "advance_and_mark",
     "delete_inbox",
     "delete_waiting",
@@ -24,6 +25,7 @@ __all__ = [
     "insert_waiting",
     "list_due_waiting",
     "list_logged",
+    "list_positions",
     "lock_positions",
     "postpone_waiting",
     "reset_position",
@@ -418,3 +420,22 @@ async def insert_router_dead_letters(
         attempts,
         last_errors,
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListPositionsRow:
+    """One row of list_positions."""
+
+    partition: int
+    stream_identity: str
+    last_sequence: int
+
+
+LIST_POSITIONS: typing.Final = """-- name: ListPositions :many
+SELECT partition, stream_identity, last_sequence FROM router_positions ORDER BY partition
+"""
+
+
+async def list_positions(conn: ConnectionLike) -> list[ListPositionsRow]:
+    rows = await conn.fetch(LIST_POSITIONS)
+    return [ListPositionsRow(*row) for row in rows]

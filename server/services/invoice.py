@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from queries.models import Invoice
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1 import invoice_service_pb2_grpc as rpc
 
@@ -15,6 +14,7 @@ from billing.runtime.db import Connection
 from billing.services import invoices
 from billing.services.invoice_events import wire_status
 from billing.services.invoice_lines import Line
+from billing.services.rows import Invoice
 from server.call import Call
 from server.convert import to_money, to_range, to_timestamp
 from server.house import House

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from queries.models import TestClock
 from tollway.scheduler.v1 import scheduler_service_pb2 as pb
 from tollway.scheduler.v1 import scheduler_service_pb2_grpc as rpc
 
 from billing.runtime.db import Connection
 from billing.services import test_clock
+from billing.services.rows import TestClock
 from server.call import Call
 from server.convert import from_timestamp, to_timestamp
 from server.house import House

@@ -17,15 +17,14 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from uuid import UUID
 
-from billing.runtime.bus.base import Bus, BusMessage
-from billing.runtime.clock import Clock
-from billing.runtime.db import Database
+from billing.runtime.bus.base import BusMessage
 from billing.services import outbox
 from billing.services.outbox import Pending, Publication, Refusal
 from workers.dispatcher.messages import message_of
 from workers.dispatcher.publishing import Published, publish
 from workers.dispatcher.settings import DispatcherSettings
 from workers.dispatcher.shards import Shard, Shards
+from workers.ground import Ground
 from workers.leases import LeaseKeeper
 from workers.loop import run_loop
 from workers.metrics import DispatcherMetrics
@@ -57,17 +56,15 @@ class Dispatcher:
 
     def __init__(
         self,
-        database: Database,
-        bus: Bus,
-        clock: Clock,
+        ground: Ground,
         keeper: LeaseKeeper,
         settings: DispatcherSettings,
         metrics: DispatcherMetrics,
     ) -> None:
-        self._database, self._bus, self._clock = database, bus, clock
+        self._database, self._bus, self._clock = ground.database, ground.bus, ground.clock
         self._keeper, self._settings, self._metrics = keeper, settings, metrics
         self._shards = Shards()
-        bus.on_connection(self._on_connection)
+        ground.bus.on_connection(self._on_connection)
 
     async def run(
         self, stop: asyncio.Event, *, on_failure: Callable[[], None] | None = None

@@ -6,13 +6,20 @@ subject that nobody here knows is kept until a release does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Self
+from uuid import UUID
 
+from billing.runtime.db import Connection
 from billing.services.events import SCHEMA_VERSION
-from billing.services.incoming import Handler
+from billing.services.incoming import Handler, Incoming
 from billing.services.routing import CONSUMERS_MAX
 from billing.services.subjects import CUSTOM_PREFIX
+
+Handlers = Mapping[str, Handler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +34,34 @@ class Consumer:
     handle: Handler
     ordered: bool = False
 
+    @classmethod
+    def of(cls, name: str, handlers: Handlers, *, ordered: bool = False) -> Self:
+        """A consumer with a handler per subject."""
+        return cls(name, frozenset(handlers), _by_subject(handlers), ordered)
 
-def house_consumers() -> tuple[Consumer, ...]:
-    """The consumers of the house. Handlers are imported here, so that a test's router needs none of them."""
+
+def _by_subject(handlers: Handlers) -> Handler:
+    """Each handler gets its events together, in the order of the first of each; one handler gets all at once."""
+    if len(set(handlers.values())) == 1:
+        return next(iter(handlers.values()))
+
+    async def handle(tx: Connection, events: Sequence[Incoming], now: datetime) -> set[UUID]:
+        groups: dict[Handler, list[Incoming]] = {}
+        for event in events:
+            groups.setdefault(handlers[event.subject], []).append(event)
+        waiting: set[UUID] = set()
+        for handler, group in groups.items():
+            waiting.update(await handler(tx, group, now))
+        return waiting
+
+    return handle
+
+
+def house_consumers(*, invoice_grace: timedelta) -> tuple[Consumer, ...]:
+    """The consumers of the house, in the order in which they get an event.
+
+    Handlers are imported here, so that a router with other consumers needs none of them.
+    """
     from billing.services import (
         cycles,
         invoice_drafts,
@@ -38,13 +70,21 @@ def house_consumers() -> tuple[Consumer, ...]:
         webhook_fanout,
     )
 
-    created, changed = "subscription.created", "subscription.status.changed"
-    closed, completed = "billing.cycle.closed", "rating.completed"
+    subscriptions: Handlers = {"subscription.created": subscription_lifecycle.start_due}
+    usage: Handlers = {"usage.reported": usage_fold.fold}
+    schedule: Handlers = {
+        "subscription.created": cycles.follow_subscription,
+        "subscription.status.changed": cycles.follow_subscription,
+    }
+    invoices: Handlers = {
+        "billing.cycle.closed": partial(invoice_drafts.draft_for_cycles, grace=invoice_grace),
+        "rating.completed": invoice_drafts.note_rating,
+    }
     return (
-        Consumer("subscription", frozenset({created}), subscription_lifecycle.start_due, True),
-        Consumer("usage", frozenset({"usage.reported"}), usage_fold.fold),
-        Consumer("scheduler", frozenset({created, changed}), cycles.follow_subscription, True),
-        Consumer("invoice", frozenset({closed}), invoice_drafts.draft_for_cycles, True),
+        Consumer.of("subscription", subscriptions, ordered=True),
+        Consumer.of("usage", usage),
+        Consumer.of("scheduler", schedule, ordered=True),
+        Consumer.of("invoice", invoices, ordered=True),
         Consumer("webhooks", None, webhook_fanout.fan_out),
     )
 

@@ -12,11 +12,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from billing.runtime.bus.base import Bus, BusError, Received
-from billing.runtime.db import Database
+from billing.runtime.bus.base import BusError, Received
 from billing.runtime.faults import Fault, fault_of
 from billing.services import routing
 from billing.services.leases import Lease
+from workers.ground import Ground
 from workers.metrics import RouterMetrics
 from workers.router.settings import RouterSettings
 
@@ -56,13 +56,12 @@ class Puller:
 
     def __init__(
         self,
-        database: Database,
-        bus: Bus,
+        ground: Ground,
         settings: RouterSettings,
         metrics: RouterMetrics,
         on_arrival: Callable[[], None],
     ) -> None:
-        self._database, self._bus = database, bus
+        self._database, self._bus = ground.database, ground.bus
         self._settings, self._metrics = settings, metrics
         self._on_arrival = on_arrival
 

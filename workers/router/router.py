@@ -13,11 +13,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from billing.runtime.bus.base import Bus
-from billing.runtime.clock import Clock
-from billing.runtime.db import Database
 from billing.services.leases import Lease
 from billing.services.routing import Advance
+from workers.ground import Ground
 from workers.leases import LeaseKeeper
 from workers.loop import run_loop
 from workers.metrics import RouterMetrics
@@ -37,20 +35,18 @@ class Router:
 
     def __init__(
         self,
-        database: Database,
-        bus: Bus,
-        clock: Clock,
+        ground: Ground,
         keeper: LeaseKeeper,
         routes: Routes,
         settings: RouterSettings,
         metrics: RouterMetrics,
     ) -> None:
-        self._clock, self._keeper = clock, keeper
+        self._clock, self._keeper = ground.clock, keeper
         self._settings, self._metrics = settings, metrics
         self._routes = routes
-        self._cycles = CycleRunner(database, routes, settings)
-        self._parking = Parking(database, routes, settings)
-        self._puller = Puller(database, bus, settings, metrics, self._wake)
+        self._cycles = CycleRunner(ground.database, routes, settings)
+        self._parking = Parking(ground.database, routes, settings)
+        self._puller = Puller(ground, settings, metrics, self._wake)
         self._wakes: list[asyncio.Event] = []
         self._partitions: dict[int, Partition] = {}
         self._pulls: dict[int, asyncio.Task[None]] = {}
@@ -134,7 +130,7 @@ class Router:
         return [p for p in self._partitions.values() if not p.lock.locked()]
 
     def _next_turn(self) -> list[Partition]:
-        """A partition with much waiting has a cycle alone; the others share one; whoever was served longest ago first."""
+        """A partition with much waiting has a cycle alone, the others share one; the longest unserved goes first."""
         waiting = [p for p in self._free() if p.is_open and p.pulled]
         waiting = [p for p in waiting if self._keeper.may_act(p.lease)]
         self._metrics.pulled.set(sum(len(p.pulled) for p in self._partitions.values()))
@@ -157,13 +153,15 @@ class Router:
     # --- a cycle
 
     async def _route(self, turn: Sequence[Partition]) -> int:
-        if not turn:
-            return 0
         async with contextlib.AsyncExitStack() as stack:
             for partition in turn:
                 await stack.enter_async_context(partition.lock)
                 stack.enter_context(self._keeper.acting(partition.lease))
                 partition.served_at = time.monotonic()
+            # A partition may have been opened anew while we waited for its lock.
+            turn = [partition for partition in turn if partition.pulled]
+            if not turn:
+                return 0
             cycle, counts = self._take(turn)
             done = await self._cycles.run(cycle)
             self._finish(turn, counts, cycle, done)

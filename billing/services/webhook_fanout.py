@@ -1,0 +1,99 @@
+"""Webhook path, step 1 of 2: one delivery row per event and matching endpoint, in the transaction that consumed the event.
+
+Invariant: per tenant, events times endpoints at fan-out = matched + filtered, counted in the same transaction as the
+rows; per endpoint, matched = its delivery rows. A repeated run makes no row and counts none as matched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import queries.webhooks
+from queries.webhooks import ListWebhooksOfRow
+
+from billing.domain.webhook import DeliveryStatus, EndpointStatus
+from billing.runtime.db import Connection
+from billing.services.incoming import Incoming
+from billing.services.webhook_subjects import wants
+
+# A disabled endpoint's deliveries wait for it to be enabled again; nothing is thrown away.
+_BEGINS_AS: Final = {
+    EndpointStatus.ENABLED.value: DeliveryStatus.PENDING.value,
+    EndpointStatus.DISABLED.value: DeliveryStatus.PARKED.value,
+}
+
+
+class _Matcher:
+    """What one endpoint wants, each subject decided once in a batch."""
+
+    def __init__(self, place: int, patterns: Sequence[str]) -> None:
+        self.place = place  # from 1, among the endpoints of the batch
+        self._patterns = patterns
+        self._decided: dict[str, bool] = {}
+
+    def wants(self, subject: str) -> bool:
+        decided = self._decided.get(subject)
+        if decided is None:
+            decided = self._decided[subject] = wants(self._patterns, subject)
+        return decided
+
+
+async def fan_out(tx: Connection, incoming: Sequence[Incoming], now: datetime) -> Collection[UUID]:
+    """The handler of the consumer `webhooks`; no event ever waits.
+
+    The endpoints are read without a lock: one that commits meanwhile gets the events of later batches, as promised.
+    """
+    tenant_ids = sorted({event.tenant_id for event in incoming})
+    endpoints = await queries.webhooks.list_webhooks_of(tx, tenant_ids=tenant_ids)
+    if not endpoints:
+        return ()
+    matchers: dict[UUID, list[_Matcher]] = defaultdict(list)
+    for place, endpoint in enumerate(endpoints, 1):
+        matchers[endpoint.tenant_id].append(_Matcher(place, endpoint.subjects))
+    matched: list[tuple[int, Incoming]] = []
+    filtered: Counter[tuple[UUID, int]] = Counter()
+    for event in incoming:
+        for matcher in matchers.get(event.tenant_id, ()):
+            if matcher.wants(event.subject):
+                matched.append((matcher.place, event))
+            else:
+                filtered[event.tenant_id, event.partition] += 1
+    await _make_deliveries(tx, endpoints, matched, now)
+    await _count_filtered(tx, filtered)
+    return ()
+
+
+async def _make_deliveries(
+    tx: Connection,
+    endpoints: Sequence[ListWebhooksOfRow],
+    matched: Sequence[tuple[int, Incoming]],
+    now: datetime,
+) -> None:
+    if not matched:
+        return
+    await queries.webhooks.fan_out(
+        tx,
+        tenant_ids=[endpoint.tenant_id for endpoint in endpoints],
+        webhook_ids=[endpoint.id for endpoint in endpoints],
+        shards=[endpoint.shard for endpoint in endpoints],
+        statuses=[_BEGINS_AS[endpoint.status] for endpoint in endpoints],
+        places=[place for place, _ in matched],
+        event_ids=[event.event_id for _, event in matched],
+        subjects=[event.subject for _, event in matched],
+        partitions=[event.partition for _, event in matched],
+        now=now,
+    )
+
+
+async def _count_filtered(tx: Connection, filtered: Counter[tuple[UUID, int]]) -> None:
+    if filtered:
+        await queries.webhooks.add_filtered(
+            tx,
+            tenant_ids=[tenant_id for tenant_id, _ in filtered],
+            partitions=[partition for _, partition in filtered],
+            counts=list(filtered.values()),
+        )

@@ -1,0 +1,163 @@
+"""The composition root of the workers: each role's worker, and the loop that it runs in.
+
+Invariant: every task has this process's stop as its end; a role that fails for good ends the process with it, so that
+nobody believes in a worker that is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from workers.replay import ReplayWorker
+
+from billing.runtime.bus.base import BusUnavailable
+from billing.runtime.ids import new_id
+from billing.services.consumers import WANTED
+from billing.services.leases import LeaseKind, shard_count
+from billing.services.rating import RatingSettings
+from billing.services.subjects import known_subjects
+from cli.compose import Parts, stopped_within
+from workers.clock import ClockSettings, ClockWorker
+from workers.dispatcher.dispatcher import Dispatcher
+from workers.dispatcher.settings import DispatcherSettings
+from workers.ground import Ground
+from workers.leases import LeaseKeeper, LeaseSettings
+from workers.loop import run_loop
+from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
+from workers.rating import RatingWorker
+from workers.router.consumers import Routes, house_consumers
+from workers.router.router import Router
+from workers.router.settings import RouterSettings
+from workers.scheduler import Scheduler, SchedulerSettings
+from workers.sweeper import Sweeper, SweeperSettings
+
+log = logging.getLogger(__name__)
+
+BUS_RETRY_S: Final = 1.0
+IDLE_S: Final = 0.25
+CLOCK_IDLE_S: Final = 0.02  # an advancing clock is somebody waiting
+SWEEP_IDLE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What the workers of one process share: their parts, their name, the shard count, and the end."""
+
+    parts: Parts
+    holder: UUID
+    shards: int
+    stop: asyncio.Event
+    failures: LoopMetrics
+
+    @property
+    def ground(self) -> Ground:
+        """What every worker of the backbone stands on."""
+        return Ground(self.parts.worker, self.parts.bus, self.parts.clock)
+
+    def keeper(self, kind: LeaseKind, shards: int) -> LeaseKeeper:
+        """The leases of one kind that this process holds."""
+        return LeaseKeeper(self.parts.worker, kind, self.holder, LeaseSettings(), shards=shards)
+
+    def loop(
+        self, role: str, step: Callable[[], Awaitable[int]], idle_s: float = IDLE_S
+    ) -> Awaitable[None]:
+        """The loop of a role's step."""
+        return run_loop(step, self.stop, idle_s=idle_s, on_failure=self.on_failure(role))
+
+    def on_failure(self, role: str) -> Callable[[], None]:
+        """Counts the steps of a role that raised."""
+        counter = self.failures.failures.labels(role)
+        return counter.inc
+
+
+Role = Callable[[Shop], Awaitable[None]]
+
+
+async def run_workers(
+    parts: Parts, roles: Collection[str], stop: asyncio.Event, ready: Callable[[], None]
+) -> None:
+    """Runs the workers of `roles` until the stop. Tells `ready` once their streams and shards are known."""
+    shards = await shard_count(parts.worker)
+    await _ensure_streams(parts, shards, stop)
+    for warning in await parts.bus.durability_warnings() if parts.bus.connected else ():
+        log.warning("%s", warning)
+    shop = Shop(parts, new_id(parts.clock.now()), shards, stop, LoopMetrics(parts.registry))
+    async with asyncio.TaskGroup() as group:
+        for name in roles:
+            group.create_task(_awaited(ROLES[name](shop)), name=name)
+        ready()
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work
+
+
+async def _ensure_streams(parts: Parts, shards: int, stop: asyncio.Event) -> None:
+    """Makes the bus's streams, however long the bus is away."""
+    while not stop.is_set():
+        try:
+            await parts.bus.ensure_streams(shards)
+        except BusUnavailable as error:
+            log.warning("the bus is not there yet: %s", error)
+            await stopped_within(stop, BUS_RETRY_S)
+        else:
+            return
+
+
+def _dispatcher(shop: Shop) -> Awaitable[None]:
+    keeper = shop.keeper(LeaseKind.DISPATCHER, shop.shards)
+    metrics = DispatcherMetrics(shop.parts.registry)
+    dispatcher = Dispatcher(shop.ground, keeper, DispatcherSettings(), metrics)
+    return dispatcher.run(shop.stop, on_failure=shop.on_failure("dispatcher"))
+
+
+def _router(shop: Shop) -> Awaitable[None]:
+    grace = timedelta(seconds=shop.parts.settings.invoice_grace_s)
+    routes = Routes(house_consumers(invoice_grace=grace), known_subjects())
+    keeper = shop.keeper(LeaseKind.ROUTER, shop.shards)
+    router = Router(
+        shop.ground, keeper, routes, RouterSettings(), RouterMetrics(shop.parts.registry)
+    )
+    return router.run(shop.stop, on_failure=shop.on_failure("router"))
+
+
+def _rating(shop: Shop) -> Awaitable[None]:
+    settings = RatingSettings(interval_s=shop.parts.settings.rating_interval_s)
+    return shop.loop("rating", RatingWorker(shop.parts.worker, shop.parts.clock, settings).step)
+
+
+def _scheduler(shop: Shop) -> Awaitable[None]:
+    return shop.loop(
+        "scheduler", Scheduler(shop.parts.worker, shop.parts.clock, SchedulerSettings()).step
+    )
+
+
+def _clock(shop: Shop) -> Awaitable[None]:
+    worker = ClockWorker(shop.parts.worker, shop.parts.clock, WANTED, ClockSettings())
+    return shop.loop("clock", worker.step, CLOCK_IDLE_S)
+
+
+def _replay(shop: Shop) -> Awaitable[None]:
+    return shop.loop("replay", ReplayWorker(shop.parts.worker, shop.parts.clock, WANTED).step)
+
+
+def _sweeper(shop: Shop) -> Awaitable[None]:
+    sweeper = Sweeper(shop.ground, SweeperSettings(), SweeperMetrics(shop.parts.registry))
+    return shop.loop("sweeper", sweeper.step, SWEEP_IDLE_S)
+
+
+ROLES: Final[Mapping[str, Role]] = {
+    "dispatcher": _dispatcher,
+    "router": _router,
+    "rating": _rating,
+    "scheduler": _scheduler,
+    "clock": _clock,
+    "replay": _replay,
+    "sweeper": _sweeper,
+}

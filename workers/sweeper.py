@@ -1,0 +1,88 @@
+"""Every path's ground: the sweeper makes partitions ahead, deletes old answers, and trims the bus.
+
+Invariant: each sweep may be run by any number of processes at once and at any time; it removes nothing that somebody
+still needs, and unrouted messages never.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from billing.runtime.bus.base import BusUnavailable
+from billing.services import upkeep
+from workers.ground import Ground
+from workers.metrics import SweeperMetrics
+
+log = logging.getLogger(__name__)
+
+SWEEP_EVERY_S: Final = 10.0  # the idle time of its loop
+
+
+@dataclass(frozen=True, slots=True)
+class SweeperSettings:
+    """How far ahead, how long kept, how much at once."""
+
+    # This week and three more: at least 14 days ahead on any day of the week.
+    weeks_ahead: int = 4
+    partitions_every: timedelta = timedelta(hours=1)
+    answers_kept: timedelta = timedelta(hours=48)  # 24 hours are promised
+    answers_at_once_max: int = 500
+    bus_retention: timedelta = timedelta(hours=24)
+
+
+class Sweeper:
+    """`step` does one small sweep of each kind."""
+
+    def __init__(self, ground: Ground, settings: SweeperSettings, metrics: SweeperMetrics) -> None:
+        self._ground, self._settings, self._metrics = ground, settings, metrics
+        self._partitions_made_at: datetime | None = None
+
+    async def step(self) -> int:
+        """Sweeps once; above zero when there are more old answers to delete."""
+        now = self._ground.clock.now()
+        await self._make_partitions(now)
+        await self._trim(now)
+        return await self._delete_answers(now)
+
+    async def _make_partitions(self, now: datetime) -> None:
+        made_at = self._partitions_made_at
+        if made_at is not None and now - made_at < self._settings.partitions_every:
+            return
+        made = await upkeep.make_partitions(
+            self._ground.database, now=now, weeks=self._settings.weeks_ahead
+        )
+        self._partitions_made_at = now
+        self._metrics.partitions_made.inc(made)
+
+    async def _delete_answers(self, now: datetime) -> int:
+        most = self._settings.answers_at_once_max
+        deleted = await upkeep.delete_old_answers(
+            self._ground.database, before=now - self._settings.answers_kept, most=most
+        )
+        self._metrics.answers_deleted.inc(deleted)
+        return deleted if deleted == most else 0
+
+    async def _trim(self, now: datetime) -> None:
+        """Positions first, then the streams: what is routed meanwhile stays for the next sweep."""
+        positions = await upkeep.routed_positions(self._ground.database)
+        for partition, (identity, routed) in positions.items():
+            try:
+                await self._trim_one(partition, identity, routed, now)
+            except BusUnavailable as error:
+                log.info("partition %d is not trimmed now: %s", partition, error)
+                return
+
+    async def _trim_one(self, partition: int, identity: str, routed: int, now: datetime) -> None:
+        bus = self._ground.bus
+        stream = await bus.stream_state(partition)
+        # Another stream than the router knows: nothing of it is routed.
+        if stream.identity != identity or stream.first_seq > min(routed, stream.last_seq):
+            return
+        old = await bus.last_before(partition, now - self._settings.bus_retention)
+        up_to = upkeep.trim_to(stream, routed, old)
+        if up_to >= stream.first_seq:
+            await bus.trim(partition, up_to)
+            self._metrics.messages_trimmed.inc(up_to - stream.first_seq + 1)
