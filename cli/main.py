@@ -7,12 +7,16 @@ mend is one line that says what to do, and exit status 1.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Final
 
 import click
 
 from billing.domain.errors import BillingError
+
+# We start children but never fork a server; gRPC's own handling of forks only prints warnings then.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # The command, the module that holds it as `command`, and its line in the list.
 COMMANDS: Final = {

@@ -53,7 +53,7 @@ WHERE usage_periods.tenant_id = held.tenant_id AND usage_periods.item_id = held.
   AND usage_periods.period_start = held.period_start AND usage_periods.status <> 'billed';
 
 -- name: UnflagClosing :exec
--- For drafts that do not become final now: folds may go on.
+-- For drafts that do not become final now: folds may go on. Who holds a row has it in hand.
 WITH held AS (
     SELECT p.tenant_id, p.item_id, p.period_start
     FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
@@ -62,7 +62,7 @@ WITH held AS (
         AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
     WHERE p.closing_until IS NOT NULL
     ORDER BY p.tenant_id, p.item_id, p.period_start
-    FOR NO KEY UPDATE OF p
+    FOR NO KEY UPDATE OF p SKIP LOCKED
 )
 UPDATE usage_periods SET closing_until = NULL
 FROM held
@@ -78,7 +78,7 @@ WITH held AS (
     JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
     WHERE i.status = 'draft'
     ORDER BY i.tenant_id, i.id
-    FOR NO KEY UPDATE OF i
+    FOR NO KEY UPDATE OF i SKIP LOCKED
 )
 UPDATE invoices SET retry_at = held.retry_at, blocked_reason = held.blocked_reason
 FROM held

@@ -124,7 +124,7 @@ WITH given AS (
 )
 SELECT moved.webhook_id, moved.event_id, moved.status FROM moved;
 
--- name: RecoverClaims :many
+-- name: RecoverClaims :one
 -- What is left of the claims of earlier terms, and of claims whose results never came: attempts that nobody knows the
 -- end of. They are written as lost; the deliveries are due again, or dead if that was their last attempt.
 WITH owned AS (
@@ -183,4 +183,4 @@ WITH owned AS (
 ), closed AS (
     DELETE FROM webhook_claims USING old WHERE webhook_claims.id = old.id
 )
-SELECT moved.webhook_id, moved.event_id, moved.status FROM moved;
+SELECT (SELECT count(*) FROM old)::bigint AS claims, (SELECT count(*) FROM moved)::bigint AS deliveries;

@@ -215,6 +215,10 @@ class Driver:
         """Sends the test clock to `to` and works until it is there."""
         async with self.databases.api.transaction(self.tenant_id) as tx:
             await test_clock.advance_test_clock(tx, self.tenant_id, to, self.cause(), now=self.now)
+        await self.walk()
+
+    async def walk(self) -> None:
+        """Works until the test clock is where it was sent."""
         clock = self.clock_worker()
         for _ in range(TURNS_MAX):
             await clock.step()
@@ -224,7 +228,7 @@ class Driver:
             if row["status"] != "advancing":
                 assert row["status"] == "ready", row["waiting_for"]
                 return
-        raise AssertionError(f"the clock never came to {to}: {row['waiting_for']}")
+        raise AssertionError(f"the clock never came to its target: {row['waiting_for']}")
 
     async def clock(self) -> asyncpg.Record:
         return (await self.rows("SELECT * FROM test_clocks WHERE tenant_id = $1", self.tenant_id))[

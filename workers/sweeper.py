@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from billing.runtime.bus.base import BusUnavailable
+from billing.runtime.bus.base import BusUnavailable, StreamMissing
 from billing.services import upkeep
 from workers.ground import Ground
 from workers.metrics import SweeperMetrics
@@ -71,6 +71,11 @@ class Sweeper:
         for partition, (identity, routed) in positions.items():
             try:
                 await self._trim_one(partition, identity, routed, now)
+            except StreamMissing as error:
+                # Somebody deleted it. What was in it and not routed is lost to the bus, not to the log.
+                log.error("%s; it is made again", error)
+                await self._ground.bus.ensure_streams(len(positions))
+                return
             except BusUnavailable as error:
                 log.info("partition %d is not trimmed now: %s", partition, error)
                 return

@@ -7,6 +7,7 @@ last, by one statement for the whole batch, so they have no gap. Everything is o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ import queries.finalization
 import queries.subscriptions
 from queries.models import Invoice
 
+from billing.domain.ids import Prefix, encode
 from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
 from billing.domain.usage import MACHINE as USAGE_PERIODS
 from billing.domain.usage import UsagePeriodAction
@@ -30,8 +32,10 @@ from billing.services.draft_claims import (
     OnTestClocks,
 )
 from billing.services.invoice_events import status_changes, usage_billed
-from billing.services.invoice_lines import Computed, Line, LineKind
+from billing.services.invoice_lines import Computed, Line, LineKind, Uncomputed
 from billing.services.invoice_lines_store import insert_lines
+
+log = logging.getLogger(__name__)
 
 _BILLABLE: Final = [str(status) for status in USAGE_PERIODS.sources(UsagePeriodAction.BILL)]
 
@@ -50,6 +54,15 @@ class Finalized:
         return [line for line in self.computed.lines if line.kind is LineKind.USAGE]
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Which drafts became final and which are left, with the reason by invoice id where they are blocked."""
+
+    invoices: Sequence[Invoice]
+    left: Sequence[Claimed]
+    blocked: Mapping[UUID, Blocked]
+
+
 async def finalize_due(
     database: Database,
     settings: FinalizationSettings,
@@ -57,46 +70,46 @@ async def finalize_due(
     now: datetime,
     scope: OnTestClocks | None = None,
 ) -> int:
-    """Claims due drafts in one transaction and makes them final in another; returns how many it claimed.
+    """Claims due drafts in one transaction and makes them final in the next; returns how many it claimed.
 
     `now` is machine time.
     """
     async with database.transaction() as tx:
         claimed = await draft_claims.claim_due(tx, scope, settings, now)
-    if claimed:
+    if not claimed:
+        return 0
+    async with database.transaction() as tx:
+        done = await finalize(tx, claimed, now=now)
+    if done.left:
+        # Apart, since it locks usage periods, which nobody may who holds a number sequence.
         async with database.transaction() as tx:
-            await finalize(tx, claimed, settings, now=now)
+            await draft_claims.let_go(tx, done.left, done.blocked, settings, now)
     return len(claimed)
 
 
-async def finalize(
-    tx: Connection, claimed: Sequence[Claimed], settings: FinalizationSettings, *, now: datetime
-) -> list[Invoice]:
-    """Makes claimed drafts final, as far as they can be, and lets go of the others. Returns the final invoices."""
+async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime) -> Outcome:
+    """Makes claimed drafts final, as far as they can be; the caller lets go of what is left, after the commit."""
     taken = await _lock(tx, claimed)
     drafts = await queries.finalization.lock_drafts(
         tx, tenant_ids=[one.tenant_id for one in taken], ids=[one.id for one in taken]
     )
-    blocked: dict[UUID, Blocked] = {}
     pending = await queries.finalization.list_usage_pending(
         tx, tenant_ids=[draft.tenant_id for draft in drafts], ids=[draft.id for draft in drafts]
     )
-    blocked.update(dict.fromkeys(pending, Blocked.USAGE_PENDING))
-    outcomes = await invoice_lines.compute(tx, [one for one in drafts if one.id not in blocked])
+    blocked = dict.fromkeys(pending, Blocked.USAGE_PENDING)
+    billable = [draft for draft in drafts if draft.id not in blocked]
+    outcomes = await invoice_lines.compute(tx, billable)
     ready = []
-    for draft in drafts:
-        match outcomes.get(draft.id):
+    for draft in billable:
+        match outcomes[draft.id]:
             case Computed() as computed:
                 ready.append(_final(draft, computed, now))
-            case None:
-                pass
-            case _:
+            case Uncomputed(error):
+                log.warning("%s cannot be rated: %s", encode(Prefix.INVOICE, draft.id), error)
                 blocked[draft.id] = Blocked.RATING_FAILED
     invoices = await _write(tx, ready, now) if ready else []
-    done = {invoice.id for invoice in invoices}
-    left = [one for one in claimed if one.id not in done]
-    await draft_claims.let_go(tx, left, blocked, settings, now)
-    return invoices
+    final = {invoice.id for invoice in invoices}
+    return Outcome(invoices, [one for one in claimed if one.id not in final], blocked)
 
 
 async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:

@@ -1,5 +1,15 @@
 """Every path: the stored rows that services hand to the rim, by name. Invariant: nobody but a service calls a query."""
 
-from queries.models import ApiKey, Customer, Meter, Plan, Price, Tenant, Webhook
+from queries.models import ApiKey, Customer, Invoice, Meter, Plan, Price, Tenant, TestClock, Webhook
 
-__all__ = ["ApiKey", "Customer", "Meter", "Plan", "Price", "Tenant", "Webhook"]
+__all__ = [
+    "ApiKey",
+    "Customer",
+    "Invoice",
+    "Meter",
+    "Plan",
+    "Price",
+    "Tenant",
+    "TestClock",
+    "Webhook",
+]

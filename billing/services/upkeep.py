@@ -7,6 +7,7 @@ only when it is older than the promise, and on the bus only what is routed is re
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 import queries.router
 import queries.upkeep
@@ -14,7 +15,7 @@ import queries.upkeep
 from billing.runtime.bus.base import StreamState
 from billing.runtime.db import Database
 
-FULL_PERCENT = 80
+FULL_PERCENT: Final = 80
 
 
 async def make_partitions(database: Database, *, now: datetime, weeks: int) -> int:

@@ -1,4 +1,4 @@
-"""Webhook path, step 1 of 2: one delivery row per event and matching endpoint, in the transaction that consumed the event.
+"""Webhook path, step 1 of 2: one delivery row per event and matching endpoint, in the transaction that took the event.
 
 Invariant: per tenant, events times endpoints at fan-out = matched + filtered, counted in the same transaction as the
 rows; per endpoint, matched = its delivery rows. A repeated run makes no row and counts none as matched.

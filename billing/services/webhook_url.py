@@ -1,7 +1,7 @@
 """Webhook path, before step 1: which URLs an endpoint may have.
 
-Invariant: what is stored is plain ASCII that names a host and no credentials. Where it leads is checked when it is dialled
-(workers/webhooks/guard.py) and only there: a name may point elsewhere tomorrow.
+Invariant: what is stored is plain ASCII that names a host and no credentials. Where it leads is checked when it is
+dialled (workers/webhooks/guard.py) and only there: a name may point elsewhere tomorrow.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def sender_shard(webhook_id: UUID) -> int:
     return zlib.crc32(webhook_id.bytes) % SENDER_SHARDS
 
 
-async def create_endpoint(  # noqa: PLR0913 - the five that every mutation has, and the vault
+async def create_endpoint(
     tx: Connection,
     tenant_id: UUID,
     draft: NewEndpoint,

@@ -159,7 +159,7 @@ WITH held AS (
         AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
     WHERE p.closing_until IS NOT NULL
     ORDER BY p.tenant_id, p.item_id, p.period_start
-    FOR NO KEY UPDATE OF p
+    FOR NO KEY UPDATE OF p SKIP LOCKED
 )
 UPDATE usage_periods SET closing_until = NULL
 FROM held
@@ -176,7 +176,7 @@ async def unflag_closing(
     kinds: collections.abc.Sequence[str],
     boundaries: collections.abc.Sequence[datetime.datetime],
 ) -> None:
-    """For drafts that do not become final now: folds may go on."""
+    """For drafts that do not become final now: folds may go on. Who holds a row has it in hand."""
     await conn.execute(UNFLAG_CLOSING, tenant_ids, subscription_ids, kinds, boundaries)
 
 
@@ -188,7 +188,7 @@ WITH held AS (
     JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
     WHERE i.status = 'draft'
     ORDER BY i.tenant_id, i.id
-    FOR NO KEY UPDATE OF i
+    FOR NO KEY UPDATE OF i SKIP LOCKED
 )
 UPDATE invoices SET retry_at = held.retry_at, blocked_reason = held.blocked_reason
 FROM held

@@ -296,12 +296,11 @@ async def record_attempts(
 class RecoverClaimsRow:
     """One row of recover_claims."""
 
-    webhook_id: uuid.UUID
-    event_id: uuid.UUID
-    status: str
+    claims: int
+    deliveries: int
 
 
-RECOVER_CLAIMS: typing.Final = """-- name: RecoverClaims :many
+RECOVER_CLAIMS: typing.Final = """-- name: RecoverClaims :one
 WITH owned AS (
     SELECT g.shard, g.term FROM unnest($1::smallint[], $2::bigint[]) AS g (shard, term)
     JOIN leases l ON l.kind = 'sender' AND l.shard = g.shard AND l.term = g.term
@@ -358,7 +357,7 @@ WITH owned AS (
 ), closed AS (
     DELETE FROM webhook_claims USING old WHERE webhook_claims.id = old.id
 )
-SELECT moved.webhook_id, moved.event_id, moved.status FROM moved
+SELECT (SELECT count(*) FROM old)::bigint AS claims, (SELECT count(*) FROM moved)::bigint AS deliveries
 """
 
 
@@ -371,9 +370,9 @@ async def recover_claims(
     most: int,
     error: str,
     attempts_max: int,
-) -> list[RecoverClaimsRow]:
+) -> RecoverClaimsRow | None:
     """What is left of the claims of earlier terms, and of claims whose results never came: attempts that nobody knows the
     end of. They are written as lost; the deliveries are due again, or dead if that was their last attempt.
     """
-    rows = await conn.fetch(RECOVER_CLAIMS, shards, terms, now, most, error, attempts_max)
-    return [RecoverClaimsRow(*row) for row in rows]
+    row = await conn.fetchrow(RECOVER_CLAIMS, shards, terms, now, most, error, attempts_max)
+    return None if row is None else RecoverClaimsRow(*row)

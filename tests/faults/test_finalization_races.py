@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from billing.runtime.db import DatabaseSettings, Role, connect
-from billing.services.draft_claims import FinalizationSettings, OnTestClocks, claim_due
+from billing.services.draft_claims import FinalizationSettings, OnTestClocks, claim_due, let_go
 from billing.services.finalization import finalize, finalize_due
 from tests.conftest import Databases
 from tests.driver import DAY, HOUR, Driver, house_of, utc
@@ -57,7 +57,9 @@ async def finalize_stepping(house: Driver, before: Hook) -> int:
         claimed = await claim_due(claim, scope, SETTINGS, house.now)
     async with database.transaction() as tx:
         work: Any = Stepping(tx, before, claim.count)
-        await finalize(work, claimed, SETTINGS, now=house.now)
+        done = await finalize(work, claimed, now=house.now)
+    async with database.transaction() as tx:
+        await let_go(tx, done.left, done.blocked, SETTINGS, house.now)
     return int(work.count)
 
 

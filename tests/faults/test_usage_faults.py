@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -27,6 +28,7 @@ from tests.services.usage_world import Sub, World, make_world
 from workers.rating import RatingWorker
 
 DAY = timedelta(days=1)
+SLICE = 4 * DAY
 CRASH_POINTS_MAX = 60
 RUNS = 60 if LONG else 4
 ROUNDS = 25
@@ -36,37 +38,44 @@ class Died(Exception):
     """The process dies here."""
 
 
-class Mortal:
-    """A connection that dies instead of running its statement number `fatal`."""
+Before = Callable[[], Awaitable[None]]
 
-    def __init__(self, connection: Connection, fatal: int) -> None:
-        self._connection, self._left = connection, fatal
+
+class Watched:
+    """A connection that awaits something before each of its statements: its death, or the others' turn."""
+
+    def __init__(self, connection: Connection, before: Before) -> None:
+        self._connection, self._before = connection, before
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
     async def fetch(self, *arguments: Any) -> Any:
-        return await self._run(self._connection.fetch, arguments)
+        await self._before()
+        return await self._connection.fetch(*arguments)
 
     async def fetchrow(self, *arguments: Any) -> Any:
-        return await self._run(self._connection.fetchrow, arguments)
+        await self._before()
+        return await self._connection.fetchrow(*arguments)
 
     async def execute(self, *arguments: Any) -> Any:
-        return await self._run(self._connection.execute, arguments)
-
-    async def _run(self, method: Any, arguments: Sequence[Any]) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise Died
-        return await method(*arguments)
+        await self._before()
+        return await self._connection.execute(*arguments)
 
 
 @asynccontextmanager
 async def mortal(
     database: Database, tenant_id: UUID | None, fatal: int
 ) -> AsyncIterator[Connection]:
+    """A transaction that dies instead of running its statement number `fatal`."""
+    numbers = itertools.count()
+
+    async def die() -> None:
+        if next(numbers) == fatal:
+            raise Died
+
     async with database.transaction(tenant_id) as tx:
-        yield cast(Connection, Mortal(tx, fatal))
+        yield cast(Connection, Watched(tx, die))
 
 
 @pytest.fixture
@@ -161,7 +170,11 @@ class Interleaving:
         for name in ("UA", "DL"):
             if name != "UA":
                 await self.world.customer(name)
-            self.subs.append(await self.world.served(name))
+            sub = await self.world.subscribe(name, self.world.now - 8 * SLICE)
+            for n in range(8, -1, -1):
+                start = self.world.now - n * SLICE
+                await self.world.period(sub, start, start + SLICE)
+            self.subs.append(sub)
         await self.world.customer("LATE")
 
     async def write(self) -> None:
@@ -173,7 +186,7 @@ class Interleaving:
                         "key": f"{self.written}-{n}",
                         "customer": self.rng.choice(["UA", "DL", "LATE"]),
                         "quantity": str(self.rng.randint(1, 9)),
-                        "at": self.world.now - self.rng.choice([0, 3, 20]) * DAY,
+                        "at": self.world.now - self.rng.random() * 8 * SLICE,
                     }
                     for n in range(self.rng.randint(1, 6))
                 )
@@ -191,16 +204,19 @@ class Interleaving:
         batch = fresh + list(self.waiting.values())
         self.waiting = {}
         try:
-            left = await self.world.fold(batch)
+            async with self.world.worker.transaction() as tx:
+                slow = cast(Connection, Watched(tx, self._pause))
+                left = set(await fold(slow, batch, self.world.now))
+                await self._pause()
         except asyncpg.DeadlockDetectedError:
             pytest.fail("the fold's locks are sorted")
         self.waiting |= {event.event_id: event for event in batch if event.event_id in left}
 
     async def finalize(self) -> None:
-        for sub in self.subs:
-            for days in (40, 10):
+        for n in range(8, 0, -1):
+            for sub in self.subs:
                 await self._pause()
-                await self._finalize(sub, self.world.now - days * DAY)
+                await self._finalize(sub, self.world.now - n * SLICE)
 
     async def _finalize(self, sub: Sub, start: Any) -> None:
         key = PeriodKey(self.world.tenant_id, sub.item_id, start)

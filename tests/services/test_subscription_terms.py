@@ -26,7 +26,7 @@ FIRST = datetime(2009, 1, 1, tzinfo=UTC)
 
 @st.composite
 def terms(draw: st.DrawFn) -> Terms:
-    start = draw(st.datetimes(datetime(2009, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)))
+    start = FIRST + draw(st.timedeltas(timedelta(0), timedelta(days=20 * 365)))
     trial = draw(st.none() | st.timedeltas(timedelta(microseconds=1), timedelta(days=400)))
     return Terms(
         start,

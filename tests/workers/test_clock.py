@@ -57,6 +57,8 @@ async def test_two_months_of_sixteen_subscriptions_pass_and_each_thing_happens_a
 async def test_a_clock_waits_for_a_consumer_and_says_so(databases: Databases) -> None:
     house = await subscribed(databases)
     await house.deliver()
+    await house.rate()
+    await house.deliver()
     await send(house, utc(2013, 2, 1, 6))
     worker = house.clock_worker()
     others = ["subscription", "usage", "scheduler"]

@@ -91,11 +91,18 @@ class Dispatcher:
         await self._keeper.close()
 
     async def step(self) -> int:
-        """One turn: a deep shard for some batches, or all the others together; how many events were published."""
+        """A turn of a deep shard, or of all the others together; how many events were published.
+
+        A turn that finds nothing makes way for one more, so that zero means that nothing could be done.
+        """
         self._shards.own(self._keeper.usable())
+        done = 0
+        if self._bus.connected:
+            done = await self._take_turn() or await self._take_turn()
         self._show()
-        if not self._bus.connected:
-            return 0
+        return done
+
+    async def _take_turn(self) -> int:
         now = time.monotonic()
         turn = self._shards.next_turn(now)
         if not turn:
@@ -111,7 +118,6 @@ class Dispatcher:
             finally:
                 for shard in turn:
                     shard.busy = False
-                self._show()
 
     # --- many shards with little waiting
 

@@ -1,0 +1,73 @@
+"""The commands that need no server, and what a person reads when something is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import COMMANDS, tollway
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(tollway, list(arguments))
+
+
+def test_help_lists_every_command_with_a_line() -> None:
+    told = run("--help").output
+    for name, (_, text) in COMMANDS.items():
+        assert name in told
+        assert text in told
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_help(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_an_unknown_command_is_refused_by_name() -> None:
+    result = run("bill")
+    assert result.exit_code == 2
+    assert "bill" in result.output
+
+
+def test_a_quote_shows_its_derivation(tmp_path: Path) -> None:
+    price = tmp_path / "price.json"
+    tiers = [{"up_to": "1000", "unit_amount": "0.02"}, {"up_to": "inf", "unit_amount": "0.01"}]
+    price.write_text(
+        json.dumps({"model": "graduated", "currency": "USD", "config": {"tiers": tiers}})
+    )
+    quoted = json.loads(run("pricing", "quote", str(price), "1500.5", "--json").output)
+    assert quoted["amount"] == "25.01"
+    assert [step["amount"] for step in quoted["steps"]] == ["20", "5.005"]
+
+
+def test_a_wrong_case_fails_the_check_and_says_what_was_got(tmp_path: Path) -> None:
+    right = {
+        "id": "right",
+        "model": "per_unit",
+        "currency": "USD",
+        "config": {"unit_amount": "0.10"},
+        "usage": {"quantity": "3"},
+        "expected_amount": "0.30",
+    }
+    file = tmp_path / "cases.json"
+    file.write_text(
+        json.dumps({"cases": [right, right | {"id": "wrong", "expected_amount": "0.31"}]})
+    )
+    result = run("pricing", "check", str(file))
+    assert result.exit_code == 1
+    assert "FAILED       wrong" in result.output
+    assert result.output.endswith("1 passed, 1 failed, 0 unsupported\n")
+
+
+def test_a_file_that_is_not_json_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "cases.json"
+    file.write_text("{")
+    result = run("pricing", "check", str(file))
+    assert result.exit_code == 1
+    assert "cases.json: is not JSON" in result.output

@@ -1,0 +1,5 @@
+"""Fixtures of the workers' tests."""
+
+from tests.backbone import backbone
+
+__all__ = ["backbone"]

@@ -1,0 +1,1 @@
+"""Webhook path, step 2 of 2: the sender."""

@@ -1,0 +1,108 @@
+"""Webhook path, step 2: one attempt: body, signature, POST, and what the answer means.
+
+Invariant: every request is signed over the very bytes that are sent, with the time of this attempt; 2xx is success and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import OrderedDict
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+
+from billing.domain.backoff import parse_retry_after
+from billing.domain.errors import InvalidSecret
+from billing.domain.signature import Secret, headers
+from billing.runtime.clock import Clock
+from billing.runtime.vault import Vault, VaultError
+from billing.services.webhook_deliveries import Attempt, Claimed, Outcome
+from workers.webhooks.body import BodyUnknown, body_of, message_id
+from workers.webhooks.client import Answer, WebhookClient
+
+log = logging.getLogger(__name__)
+
+# An event that goes to many endpoints is written as JSON once; large bodies are not kept.
+BODIES_KEPT: Final = 256
+BODY_KEPT_BYTES_MAX: Final = 32 * 1024
+DURATION_MS_MAX: Final = 2**31 - 1
+
+
+class Poster:
+    """Makes attempts; used as a context, which opens and closes the connections."""
+
+    def __init__(self, client: WebhookClient, vault: Vault, clock: Clock) -> None:
+        self._client, self._vault, self._clock = client, vault, clock
+        self._bodies: OrderedDict[UUID, bytes] = OrderedDict()
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.__aexit__(error_type, error, traceback)
+
+    async def attempt(self, claimed: Claimed) -> Attempt:
+        """Posts a claimed delivery. Never raises but for cancellation."""
+        started_at, began = self._clock.now(), time.monotonic()
+        try:
+            answer = await self._answer(claimed, started_at)
+        except (BodyUnknown, VaultError, InvalidSecret) as error:
+            # Our own fault: nothing is sent, and the schedule gives a person, or a newer release, time to mend it.
+            log.error("delivery of event %s was not sent: %s", claimed.event_id, error)
+            answer = Answer(error=f"not_sent: {error}")
+        except Exception as error:
+            # One receiver's oddity must not end the deliveries to all others.
+            log.exception("an attempt for endpoint %s failed", claimed.webhook_id)
+            answer = Answer(error=f"internal: {type(error).__name__}")
+        duration_ms = min(int((time.monotonic() - began) * 1000), DURATION_MS_MAX)
+        return _judge(claimed, answer, started_at, duration_ms)
+
+    async def _answer(self, claimed: Claimed, now: datetime) -> Answer:
+        body = self._body(claimed)
+        secrets = [Secret(self._vault.decrypt(text)) for text in claimed.ciphertexts]
+        if not secrets:
+            raise InvalidSecret("the endpoint has no valid secret")
+        signed = headers(message_id(claimed.event_id, claimed.nonce), now, body, secrets)
+        return await self._client.post(
+            claimed.url, {**signed, "Content-Type": "application/json"}, body
+        )
+
+    def _body(self, claimed: Claimed) -> bytes:
+        body = self._bodies.get(claimed.event_id)
+        if body is None:
+            body = body_of(claimed.envelope)
+            if len(body) <= BODY_KEPT_BYTES_MAX:
+                self._bodies[claimed.event_id] = body
+                if len(self._bodies) > BODIES_KEPT:
+                    self._bodies.popitem(last=False)
+        return body
+
+
+def _judge(claimed: Claimed, answer: Answer, started_at: datetime, duration_ms: int) -> Attempt:
+    outcome, error = Outcome.FAILED, answer.error
+    if not error and answer.status is not None:
+        delivered = 200 <= answer.status < 300
+        outcome = Outcome.DELIVERED if delivered else Outcome.REFUSED
+        error = "" if delivered else f"status: {answer.status}"
+    return Attempt(
+        claimed,
+        outcome,
+        started_at,
+        duration_ms,
+        random.randint(0, 1000),
+        answer.status,
+        answer.head,
+        parse_retry_after(answer.retry_after, started_at) if answer.retry_after else None,
+        error,
+        answer.address,
+    )
