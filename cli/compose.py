@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import asyncpg
 from prometheus_client import CollectorRegistry
@@ -29,8 +30,9 @@ from server.http import Check, HttpServer, start_http
 
 log = logging.getLogger(__name__)
 
-OUTBOX_HINT = "outbox"
-CLOCK_PERIOD_S = 60.0
+OUTBOX_HINT: Final = "outbox"
+DELIVERIES_HINT: Final = "deliveries"
+CLOCK_PERIOD_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,15 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     try:
         database = DatabaseSettings(connections_max=settings.database_connections_max)
 
-        def hint() -> None:
+        def hint_of_events() -> None:
             bus.hint(OUTBOX_HINT)
 
-        api = await connect(settings.database_url, Role.API, database, hint)
-        worker = await connect(settings.database_url, Role.WORKER, database, hint)
+        def hint_of_work() -> None:
+            bus.hint(OUTBOX_HINT)
+            bus.hint(DELIVERIES_HINT)
+
+        api = await connect(settings.database_url, Role.API, database, hint_of_events)
+        worker = await connect(settings.database_url, Role.WORKER, database, hint_of_work)
         try:
             clock = DatabaseClock()
             await read_clock(worker, clock)

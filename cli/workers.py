@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from billing.services.consumers import WANTED
 from billing.services.leases import LeaseKind, shard_count
 from billing.services.rating import RatingSettings
 from billing.services.subjects import known_subjects
+from billing.services.webhooks import SENDER_SHARDS
 from cli.compose import Parts, stopped_within
 from workers.clock import ClockSettings, ClockWorker
 from workers.dispatcher.dispatcher import Dispatcher
@@ -36,6 +38,11 @@ from workers.router.router import Router
 from workers.router.settings import RouterSettings
 from workers.scheduler import Scheduler, SchedulerSettings
 from workers.sweeper import Sweeper, SweeperSettings
+from workers.webhooks.client import WebhookClient
+from workers.webhooks.guard import Guard
+from workers.webhooks.poster import Poster
+from workers.webhooks.sender import HINT_TOPIC, Sender
+from workers.webhooks.settings import SenderSettings
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +134,31 @@ def _router(shop: Shop) -> Awaitable[None]:
     return router.run(shop.stop, on_failure=shop.on_failure("router"))
 
 
+async def _webhooks(shop: Shop) -> None:
+    parts, settings = shop.parts, SenderSettings()
+    keeper = shop.keeper(LeaseKind.SENDER, SENDER_SHARDS)
+    client = WebhookClient(
+        settings, Guard(parts.settings.allowed_networks), user_agent=f"tollway/{version('tollway')}"
+    )
+    wake = parts.bus.subscribe_hints(HINT_TOPIC)
+    sender = Sender(
+        parts.worker, keeper, Poster(client, parts.vault, parts.clock), parts.clock, wake, settings
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(
+            _awaited(shop.loop("webhooks", keeper.step, keeper.settings.renew_every_s))
+        )
+        async with sender.running():
+            await run_loop(
+                sender.step,
+                shop.stop,
+                idle_s=IDLE_S,
+                wake=wake,
+                on_failure=shop.on_failure("webhooks"),
+            )
+    await keeper.close()
+
+
 def _rating(shop: Shop) -> Awaitable[None]:
     settings = RatingSettings(interval_s=shop.parts.settings.rating_interval_s)
     return shop.loop("rating", RatingWorker(shop.parts.worker, shop.parts.clock, settings).step)
@@ -156,6 +188,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "dispatcher": _dispatcher,
     "router": _router,
     "rating": _rating,
+    "webhooks": _webhooks,
     "scheduler": _scheduler,
     "clock": _clock,
     "replay": _replay,

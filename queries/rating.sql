@@ -104,6 +104,14 @@ FROM unnest(@tenant_ids::uuid[], @ids::uuid[]) AS k (tenant_id, id)
 WHERE subscriptions.tenant_id = k.tenant_id AND subscriptions.id = k.id
 RETURNING subscriptions.id, subscriptions.version;
 
+-- name: NoteRatings :exec
+-- For callers that hold the rows' locks: the event that told of the rating, for the links of what is billed by it.
+UPDATE subscriptions
+SET rated_event_id = k.event_id, rated_correlation_id = k.correlation_id
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[], @event_ids::uuid[], @correlation_ids::uuid[])
+    AS k (tenant_id, id, event_id, correlation_id)
+WHERE subscriptions.tenant_id = k.tenant_id AND subscriptions.id = k.id;
+
 -- name: FailRating :many
 -- For callers that hold the rows' locks.
 UPDATE subscriptions

@@ -49,8 +49,7 @@ SELECT guarded.partition::integer AS "partition?", NULL::integer AS "place?", NU
 UNION ALL
 SELECT NULL, pairs.place - 1, pairs.event_id FROM pairs
 WHERE (SELECT count(*) FROM fresh) <> (SELECT count(*) FROM pairs)
-  AND NOT EXISTS (
-      SELECT 1 FROM fresh WHERE fresh.consumer = pairs.consumer AND fresh.event_id = pairs.event_id);
+  AND (pairs.consumer, pairs.event_id) NOT IN (SELECT fresh.consumer, fresh.event_id FROM fresh);
 
 -- name: LockPositions :many
 -- The partitions that are still owned under these terms, locked; every transaction of the router begins so.

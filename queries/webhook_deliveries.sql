@@ -28,22 +28,21 @@ WITH owned AS (
     FROM unnest(@shards::smallint[], @terms::bigint[], @claim_ids::uuid[]) AS g (shard, term, claim_id)
     JOIN leases l ON l.kind = 'sender' AND l.shard = g.shard AND l.term = g.term
 ), due AS MATERIALIZED (
-    SELECT d.tenant_id, d.webhook_id, d.event_id, d.nonce
+    -- Nothing but the endpoint, the state and the time in here, so that the index alone gives the order and the limit.
+    SELECT d.tenant_id, d.webhook_id, d.event_id, d.nonce, d.shard
     FROM unnest(@webhook_ids::uuid[], @rooms::integer[]) AS w (webhook_id, room)
     CROSS JOIN LATERAL (
-        SELECT x.tenant_id, x.webhook_id, x.event_id, x.nonce FROM webhook_deliveries x
+        SELECT x.tenant_id, x.webhook_id, x.event_id, x.nonce, x.shard FROM webhook_deliveries x
         WHERE x.webhook_id = w.webhook_id AND x.status = 'pending' AND x.due_at <= @now
-          AND x.shard IN (SELECT owned.shard FROM owned)
         ORDER BY x.due_at, x.event_id
         LIMIT w.room
         FOR NO KEY UPDATE SKIP LOCKED
     ) d
 ), claimed AS (
     UPDATE webhook_deliveries SET attempts = webhook_deliveries.attempts + 1, due_at = @retry_at::timestamptz
-    FROM due
+    FROM due JOIN owned ON owned.shard = due.shard
     WHERE webhook_deliveries.tenant_id = due.tenant_id AND webhook_deliveries.webhook_id = due.webhook_id
       AND webhook_deliveries.event_id = due.event_id AND webhook_deliveries.nonce = due.nonce
-      AND webhook_deliveries.status = 'pending' AND webhook_deliveries.due_at <= @now
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
               webhook_deliveries.nonce, webhook_deliveries.shard, webhook_deliveries.attempts
 ), noted AS (
@@ -71,6 +70,7 @@ LEFT JOIN LATERAL (
 -- name: RecordAttempts :many
 -- Completed attempts, and what they make of their deliveries. The attempt number is the guard: the result of an attempt
 -- that was given up meanwhile corrects its own row ('lost' until then) and moves nothing that a later one has claimed.
+-- What `held` has locked and checked, `moved` finds by the primary key alone.
 -- Answers the rows that moved.
 WITH given AS (
     SELECT g.tenant_id, g.webhook_id, g.event_id, g.nonce, g.attempt_number, g.started_at, g.duration_ms, g.outcome,
@@ -98,7 +98,8 @@ WITH given AS (
     FROM webhook_deliveries d
     JOIN given g ON d.tenant_id = g.tenant_id AND d.webhook_id = g.webhook_id AND d.event_id = g.event_id
                 AND d.nonce = g.nonce
-    WHERE d.attempts = g.attempt_number AND d.status = 'pending'
+    -- Pending, said so that the index of pending rows does not offer itself: it would be walked for every row.
+    WHERE d.attempts = g.attempt_number AND d.status NOT IN ('delivered', 'parked', 'dead', 'canceled')
     ORDER BY d.tenant_id, d.webhook_id, d.event_id, d.nonce
     FOR NO KEY UPDATE OF d
 ), moved AS (
@@ -110,7 +111,7 @@ WITH given AS (
                 AND g.nonce = held.nonce
     WHERE webhook_deliveries.tenant_id = held.tenant_id AND webhook_deliveries.webhook_id = held.webhook_id
       AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
-      AND webhook_deliveries.attempts = g.attempt_number AND webhook_deliveries.status = 'pending'
+      AND webhook_deliveries.attempts = g.attempt_number
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
               webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status, g.error
 ), dead AS (
@@ -157,7 +158,7 @@ WITH owned AS (
     FROM webhook_deliveries d
     JOIN named n ON d.tenant_id = n.tenant_id AND d.webhook_id = n.webhook_id AND d.event_id = n.event_id
                 AND d.nonce = n.nonce
-    WHERE d.attempts = n.attempt_number AND d.status = 'pending'
+    WHERE d.attempts = n.attempt_number AND d.status NOT IN ('delivered', 'parked', 'dead', 'canceled')
     ORDER BY d.tenant_id, d.webhook_id, d.event_id, d.nonce
     FOR NO KEY UPDATE OF d
 ), moved AS (
@@ -170,7 +171,7 @@ WITH owned AS (
                 AND n.nonce = held.nonce
     WHERE webhook_deliveries.tenant_id = held.tenant_id AND webhook_deliveries.webhook_id = held.webhook_id
       AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
-      AND webhook_deliveries.attempts = n.attempt_number AND webhook_deliveries.status = 'pending'
+      AND webhook_deliveries.attempts = n.attempt_number
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
               webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status
 ), dead AS (

@@ -18,7 +18,10 @@ from server.authentication import Authenticator
 from server.house import House
 from server.interceptor import Rim
 from server.metrics import RpcMetrics
-from server.registry import add_services, add_standard_services
+from server.registry import SERVICES, add_services
+from server.standard import add_standard_services
+from server.tls import Tls as Tls
+from server.tls import credentials
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 CALLS_MAX: Final = 1000
@@ -30,15 +33,6 @@ class PlainTextRefused(Exception):
 
 class PortTaken(Exception):
     """Another program listens on this port; choose another, or 0 for a free one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM texts. With `client_ca` every client must show a certificate of that authority."""
-
-    certificate: bytes
-    private_key: bytes
-    client_ca: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,11 @@ class ServerSettings:
         except ValueError:
             return self.host == "localhost"
 
+    @property
+    def address(self) -> str:
+        """Host and port as gRPC takes them: an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class GrpcServer:
     """A running server. `port` is the one it listens on."""
@@ -82,7 +81,9 @@ class GrpcServer:
 async def start_grpc(
     house: House, settings: ServerSettings, registry: CollectorRegistry
 ) -> GrpcServer:
-    """Starts serving. Raises PlainTextRefused or PortTaken."""
+    """Starts serving. Raises PlainTextRefused, TlsRefused or PortTaken."""
+    if settings.tls is None and not settings.on_loopback:
+        raise PlainTextRefused(f"{settings.address}: {PlainTextRefused.__doc__}")
     rim = Rim(Authenticator(house.worker), house.clock, RpcMetrics(registry))
     server = grpc.aio.server(
         interceptors=[rim],
@@ -90,29 +91,25 @@ async def start_grpc(
         options=[
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_connection_age_ms", settings.connection_age_max_s * 1000),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", settings.keepalive_min_s * 1000),
+            ("grpc.http2.min_ping_interval_without_data_ms", settings.keepalive_min_s * 1000),
             ("grpc.so_reuseport", int(settings.share_port)),
         ],
     )
-    add_services(server, house)
-    state = await add_standard_services(server, with_channelz=settings.on_loopback)
-    port = _listen(server, settings)
-    await server.start()
+    try:
+        port = _listen(server, settings)
+        add_services(server, house)
+        state = await add_standard_services(server, SERVICES, with_channelz=settings.on_loopback)
+        await server.start()
+    except BaseException:
+        await server.stop(None)
+        raise
     return GrpcServer(server, state, port, settings.stop_grace_s)
 
 
 def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
-    if settings.tls is None and not settings.on_loopback:
-        raise PlainTextRefused(f"{address}: {PlainTextRefused.__doc__}")
     try:
         if settings.tls is None:
-            return server.add_insecure_port(address)
-        credentials = grpc.ssl_server_credentials(
-            [(settings.tls.private_key, settings.tls.certificate)],
-            root_certificates=settings.tls.client_ca,
-            require_client_auth=settings.tls.client_ca is not None,
-        )
-        return server.add_secure_port(address, credentials)
+            return server.add_insecure_port(settings.address)
+        return server.add_secure_port(settings.address, credentials(settings.tls))
     except RuntimeError as error:
-        raise PortTaken(f"{address}: {PortTaken.__doc__}") from error
+        raise PortTaken(f"{settings.address}: {PortTaken.__doc__}") from error

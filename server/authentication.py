@@ -19,6 +19,7 @@ from billing.services import keys
 from billing.services.keys import KeyInvalid, KeyMissing, OperatorRequired, Principal, Scope
 from server.permissions import PERMISSIONS, Permission
 
+AUTHORIZATION_METADATA: Final = "authorization"
 TENANT_METADATA: Final = "tollway-tenant"
 CACHED_KEYS_MAX: Final = 10_000
 
@@ -33,7 +34,7 @@ class Authenticator:
 
     async def principal(self, method: str, metadata: Mapping[str, str], now: datetime) -> Principal:
         """Who calls. Raises KeyMissing, KeyInvalid, ScopeMissing or OperatorRequired."""
-        principal = await self._identify(metadata.get("authorization", ""), now)
+        principal = await self._identify(metadata.get(AUTHORIZATION_METADATA, ""), now)
         permission = PERMISSIONS[method]
         _authorize(principal, permission)
         if principal.is_operator and (named := metadata.get(TENANT_METADATA)):
@@ -47,11 +48,9 @@ class Authenticator:
         return principal
 
     async def _identify(self, authorization: str, now: datetime) -> Principal:
-        kind, _, secret = authorization.partition(" ")
         if not authorization:
             raise KeyMissing()
-        if kind.lower() != "bearer" or not secret:
-            raise KeyInvalid("The authorization metadata must be `Bearer <key>`.")
+        secret = _secret_in(authorization)
         hashed = keys.hash_secret(secret)
         cached = self._cache.get(hashed)
         if cached is not None and cached[0] > now and _still_valid(cached[1], now):
@@ -81,6 +80,17 @@ def tenant_named(principal: Principal, tenant_text: str) -> UUID:
     if not principal.is_operator and tenant_id != principal.tenant_id:
         raise OperatorRequired("Only an operator's key may name another tenant.")
     return tenant_id
+
+
+def _secret_in(authorization: str) -> str:
+    """What stands behind `Bearer`. What cannot be a key of ours is refused here, without asking the database."""
+    kind, _, secret = authorization.partition(" ")
+    secret = secret.strip()
+    if kind.lower() != "bearer" or not secret:
+        raise KeyInvalid("The authorization metadata must be `Bearer <key>`.")
+    if not secret.startswith(keys.SECRET_PREFIX) or len(secret) != keys.SECRET_LENGTH:
+        raise KeyInvalid()
+    return secret
 
 
 def _authorize(principal: Principal, permission: Permission) -> None:

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import asyncpg
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from billing.domain.errors import BillingError, Kind, Unavailable
+from billing.domain.errors import BillingError, Kind, Unavailable, Violation
+from billing.runtime.faults import Fault, fault_of
 
 log = logging.getLogger(__name__)
 
 DOMAIN: Final = "tollway"
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 
-_CODES: Final[Mapping[Kind, grpc.StatusCode]] = {
+_CODE_OF: Final[Mapping[Kind, grpc.StatusCode]] = {
     Kind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
     Kind.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Kind.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
@@ -38,22 +41,21 @@ _CODES: Final[Mapping[Kind, grpc.StatusCode]] = {
     Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
 }
 
-# The database is there but could not do it now: trying again helps.
-_PASSING: Final = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TransactionTimeoutError,
+CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
+CODE_NAMES: Final[Mapping[int, str]] = {number: code.name for number, code in CODES.items()}
+
+# What is raised when trying again helps, beside the states that billing.runtime.faults knows.
+_LOST: Final = (
     ConnectionError,
     TimeoutError,
+    socket.gaierror,
+    asyncpg.InvalidCachedStatementError,  # a migration ran since the statement was prepared
 )
+
+# Clients refuse trailers above 8 KiB, and then the error is not told at all.
+MESSAGE_CHARACTERS_MAX: Final = 400
+DESCRIPTION_CHARACTERS_MAX: Final = 200
+DETAILS_BYTES_MAX: Final = 4096
 
 
 class InternalError(Exception):
@@ -62,37 +64,40 @@ class InternalError(Exception):
 
 def status_code(error: BillingError) -> grpc.StatusCode:
     """The gRPC code of an error's kind."""
-    return _CODES[error.kind]
+    return _CODE_OF[error.kind]
 
 
 def rich_status(error: BillingError) -> Status:
-    """The google.rpc.Status of an expected error: ErrorInfo, then BadRequest and RetryInfo where they help."""
-    details: list[Any] = [
-        ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
-    ]
-    if error.violations:
-        fields = [
-            BadRequest.FieldViolation(field=violation.path, description=violation.description)
-            for violation in error.violations
-        ]
-        details.append(BadRequest(field_violations=fields))
+    """The google.rpc.Status of an expected error: ErrorInfo, then RetryInfo and BadRequest where they help.
+
+    Of very many violations the first are told, as many as a client can receive.
+    """
+    status = _status(status_code(error), error.message)
+    metadata = {key: _cut(value) for key, value in error.metadata.items()}
+    _add(status, ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if error.retry_after_s is not None:
-        details.append(RetryInfo(retry_delay=duration_pb2.Duration(seconds=error.retry_after_s)))
-    return _status(status_code(error), error.message, details)
+        _add(status, RetryInfo(retry_delay=duration_pb2.Duration(seconds=error.retry_after_s)))
+    if error.violations:
+        _add(status, _bad_request(error.violations, DETAILS_BYTES_MAX - status.ByteSize()))
+    return status
 
 
 def internal_status(reference_id: str) -> Status:
     """The google.rpc.Status of an unexpected error."""
-    info = ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata={"reference_id": reference_id})
     text = f"Something went wrong on our side; the reference is {reference_id}."
-    return _status(grpc.StatusCode.INTERNAL, text, [info])
+    status = _status(grpc.StatusCode.INTERNAL, text)
+    metadata = {"reference_id": reference_id}
+    _add(status, ErrorInfo(reason="INTERNAL", domain=DOMAIN, metadata=metadata))
+    return status
 
 
 def translate(error: Exception, method: str) -> Status:
     """What the caller is told of any error; logs what is not expected."""
     if isinstance(error, BillingError):
+        if isinstance(error, Unavailable):
+            log.warning("%s: %s (%r)", method, error.message, error.__cause__)
         return rich_status(error)
-    if isinstance(error, _PASSING):
+    if _passes(error):
         log.warning("%s: %s: %s", method, type(error).__name__, error)
         return rich_status(Unavailable(retry_after_s=1))
     reference_id = secrets.token_hex(8)
@@ -100,10 +105,35 @@ def translate(error: Exception, method: str) -> Status:
     return internal_status(reference_id)
 
 
-def _status(code: grpc.StatusCode, message: str, details: list[Any]) -> Status:
-    status = Status(code=Code.Value(code.name), message=message)
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
+def _passes(error: Exception) -> bool:
+    """Whether the database was away, busy or changing, so that the same call may succeed in a second."""
+    if isinstance(error, asyncpg.InterfaceError):
+        # The driver's own complaints: a closed connection or pool passes, a wrong use of it does not.
+        return "clos" in str(error)
+    if isinstance(error, asyncpg.PostgresError) and fault_of(error) is not Fault.DATA:
+        return True
+    return isinstance(error, _LOST)
+
+
+def _bad_request(violations: Sequence[Violation], bytes_max: int) -> BadRequest:
+    told = BadRequest()
+    for violation in violations:
+        told.field_violations.add(
+            field=_cut(violation.path), description=_cut(violation.description)
+        )
+        if told.ByteSize() > bytes_max and len(told.field_violations) > 1:
+            del told.field_violations[-1]
+            break
+    return told
+
+
+def _cut(text: str) -> str:
+    return text[:DESCRIPTION_CHARACTERS_MAX]
+
+
+def _status(code: grpc.StatusCode, message: str) -> Status:
+    return Status(code=Code.Value(code.name), message=message[:MESSAGE_CHARACTERS_MAX])
+
+
+def _add(status: Status, detail: Message) -> None:
+    status.details.add().Pack(detail)

@@ -38,7 +38,7 @@ class House:
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""
         call = current_call()
-        async with self.api.transaction(call.tenant_id, snapshot=snapshot) as tx:
+        async with self.api.transaction(call.tenant_id, snapshot=snapshot, read_only=True) as tx:
             return await work(tx, call)
 
     async def mutate(
@@ -51,7 +51,7 @@ class House:
     ) -> Answer:
         """The answer of a method that changes the tenant's data; `secret` keeps the stored answer encrypted."""
         call = current_call()
-        async with self.api.transaction(call.tenant_id) as tx:
+        async with self.api.transaction(call.tenant_id, lock_timeout_s=call.lock_wait_s) as tx:
             return await self._once(tx, request, answer_type, work, call, secret=secret)
 
     async def mutate_as_operator(
@@ -64,7 +64,7 @@ class House:
     ) -> Answer:
         """The same beyond one tenant, under the role that row-level security does not bind."""
         call = current_call()
-        async with self.worker.transaction() as tx:
+        async with self.worker.transaction(lock_timeout_s=call.lock_wait_s) as tx:
             return await self._once(tx, request, answer_type, work, call, secret=secret)
 
     async def _once(

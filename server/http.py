@@ -44,8 +44,11 @@ async def start_http(
     )
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, host, port)
-    await site.start()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError:
+        await runner.cleanup()
+        raise
     bound: int = runner.addresses[0][1]
     return HttpServer(runner, bound)
 

@@ -7,33 +7,43 @@ raises leaves as one rich status. Calls of the standard services (health, reflec
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any, Final, TypeAlias, cast
+from uuid import UUID
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from billing.domain.errors import InvalidId
+from billing.domain.errors import Invalid, InvalidId
 from billing.domain.ids import Prefix, decode
 from billing.runtime.clock import Clock
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
 from billing.services.keys import Principal
-from server.authentication import Authenticator
+from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, enter_call
-from server.errors import STATUS_DETAILS, translate
+from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, translate
 from server.metrics import RpcMetrics
 from server.permissions import PERMISSIONS
 from server.validation import validate
 
 CORRELATION_METADATA: Final = "tollway-correlation-id"
-TRACEPARENT_LENGTH_MAX: Final = 64
+TRACEPARENT_METADATA: Final = "traceparent"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-Method = Callable[[Any, Context], Awaitable[Any]]
+Method = Callable[[Any, Context], Awaitable[Message]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_WANTED_METADATA: Final = frozenset(
+    {AUTHORIZATION_METADATA, TENANT_METADATA, CORRELATION_METADATA, TRACEPARENT_METADATA}
+)
+# W3C Trace Context, version 00. Anything else is left out: it would go into every event of the call.
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Rim(grpc.aio.ServerInterceptor):
@@ -60,57 +70,65 @@ class Rim(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        """The method between bytes and bytes, so that an unreadable request is refused here, after its caller."""
         inner = cast(Method, handler.unary_unary)
+        assert inner is not None, f"{method}: a stream needs a wrapper of its own"
+        parse = cast(Callable[[bytes], Message], handler.request_deserializer)
 
-        async def guarded(request: Message, context: Context) -> Any:
+        async def guarded(body: bytes, context: Context) -> bytes:
             began = time.perf_counter()
             code = "OK"
             try:
-                await self._enter(method, request, context)
-                return await inner(request, context)
+                await self._enter(method, context)
+                answer = await inner(_read(parse, body), context)
+                # Deterministic: the answer to a repeated request equals the first one byte for byte.
+                return answer.SerializeToString(deterministic=True)
             except asyncio.CancelledError:
                 code = "CANCELLED"
                 raise
             except Exception as error:
                 status = translate(error, method)
-                code = _CODE_NAMES[status.code]
-                context.set_trailing_metadata(
-                    (
-                        *(context.trailing_metadata() or ()),
-                        (STATUS_DETAILS, status.SerializeToString()),
-                    )
-                )
-                await context.abort(_CODES[status.code], status.message)
+                code = CODE_NAMES[status.code]
+                details = (STATUS_DETAILS, status.SerializeToString())
+                context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
+                await context.abort(CODES[status.code], status.message)
             finally:
                 self._metrics.observe(method, code, time.perf_counter() - began)
 
-        return grpc.unary_unary_rpc_method_handler(
-            guarded,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return grpc.unary_unary_rpc_method_handler(guarded)
 
-    async def _enter(self, method: str, request: Message, context: Context) -> None:
+    async def _enter(self, method: str, context: Context) -> None:
         metadata = {
-            key: value
+            key: str(value)
             for key, value in context.invocation_metadata() or ()
-            if isinstance(value, str)
+            if key in _WANTED_METADATA
         }
         now = self._clock.now()
         principal = await self._authenticator.principal(method, metadata, now)
-        call = Call(method, principal, self._cause(principal, metadata), now)
-        enter_call(call)
-        validate(request)
-
-    def _cause(self, principal: Principal, metadata: Mapping[str, str]) -> Cause:
-        traceparent = metadata.get("traceparent", "")[:TRACEPARENT_LENGTH_MAX]
-        given = metadata.get(CORRELATION_METADATA, "")
-        try:
-            correlation_id = decode(Prefix.CORRELATION, given)
-        except InvalidId:
-            correlation_id = new_id(self._clock.now())
-        return Cause(principal.actor, correlation_id, traceparent=traceparent)
+        cause = _cause(principal, metadata, now)
+        enter_call(Call(method, principal, cause, now, context.time_remaining()))
 
 
-_CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
-_CODE_NAMES: Final[Mapping[int, str]] = {value: code.name for value, code in _CODES.items()}
+def _read(parse: Callable[[bytes], Message], body: bytes) -> Message:
+    try:
+        request = parse(body)
+    except DecodeError as error:
+        raise Invalid("The request is not an encoded message of this method.") from error
+    validate(request)
+    return request
+
+
+def _cause(principal: Principal, metadata: Mapping[str, str], now: datetime) -> Cause:
+    traceparent = metadata.get(TRACEPARENT_METADATA, "")
+    if traceparent and not _TRACEPARENT.fullmatch(traceparent):
+        traceparent = ""
+    return Cause(principal.actor, _correlation_id(metadata, now), traceparent=traceparent)
+
+
+def _correlation_id(metadata: Mapping[str, str], now: datetime) -> UUID:
+    """The caller's, or a new one when there is none or it is none of ours."""
+    given = metadata.get(CORRELATION_METADATA)
+    if given:
+        with contextlib.suppress(InvalidId):
+            return decode(Prefix.CORRELATION, given)
+    return new_id(now)

@@ -25,8 +25,17 @@ class RpcMetrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
             registry=registry,
         )
+        # A look-up of labels takes a lock and a tuple; there are few methods and codes.
+        self._of_code: dict[tuple[str, str], Counter] = {}
+        self._of_method: dict[str, Histogram] = {}
 
     def observe(self, method: str, code: str, seconds: float) -> None:
         """Counts one finished call."""
-        self._calls.labels(method, code).inc()
-        self._seconds.labels(method).observe(seconds)
+        counter = self._of_code.get((method, code))
+        if counter is None:
+            counter = self._of_code[method, code] = self._calls.labels(method, code)
+        timer = self._of_method.get(method)
+        if timer is None:
+            timer = self._of_method[method] = self._seconds.labels(method)
+        counter.inc()
+        timer.observe(seconds)

@@ -1,6 +1,6 @@
 """The rim: every service of the contract and the class that serves it.
 
-Invariant: a service that the contract has is registered here: a house test walks the descriptors.
+Invariant: every service of the contract and every payload of its events stands here; a test walks the descriptors.
 """
 
 from __future__ import annotations
@@ -9,38 +9,45 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import grpc.aio
-from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from tollway.catalog.v1 import catalog_events_pb2
 from tollway.catalog.v1.catalog_service_pb2_grpc import (
     add_CatalogServiceServicer_to_server as add_catalog,
 )
+from tollway.customer.v1 import customer_events_pb2
 from tollway.customer.v1.customer_service_pb2_grpc import (
     add_CustomerServiceServicer_to_server as add_customer,
 )
 from tollway.event.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server as add_event
+from tollway.invoice.v1 import invoice_events_pb2
 from tollway.invoice.v1.invoice_service_pb2_grpc import (
     add_InvoiceServiceServicer_to_server as add_invoice,
 )
 from tollway.operations.v1.operations_service_pb2_grpc import (
     add_OperationsServiceServicer_to_server as add_operations,
 )
+from tollway.rating.v1 import rating_events_pb2
 from tollway.rating.v1.rating_service_pb2_grpc import (
     add_RatingServiceServicer_to_server as add_rating,
 )
+from tollway.replay.v1 import replay_events_pb2
 from tollway.replay.v1.replay_service_pb2_grpc import (
     add_ReplayServiceServicer_to_server as add_replay,
 )
+from tollway.scheduler.v1 import scheduler_events_pb2
 from tollway.scheduler.v1.scheduler_service_pb2_grpc import (
     add_SchedulerServiceServicer_to_server as add_scheduler,
 )
+from tollway.subscription.v1 import subscription_events_pb2
 from tollway.subscription.v1.subscription_service_pb2_grpc import (
     add_SubscriptionServiceServicer_to_server as add_subscription,
 )
+from tollway.tenant.v1 import tenant_events_pb2
 from tollway.tenant.v1.tenant_service_pb2_grpc import (
     add_TenantServiceServicer_to_server as add_tenant,
 )
+from tollway.usage.v1 import usage_events_pb2
 from tollway.usage.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server as add_usage
+from tollway.webhook.v1 import webhook_events_pb2
 from tollway.webhook.v1.webhook_service_pb2_grpc import (
     add_WebhookServiceServicer_to_server as add_webhook,
 )
@@ -77,42 +84,23 @@ SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
     "tollway.operations.v1.OperationsService": (add_operations, OperationsServicer),
 }
 
-# Reflection speaks both versions; their messages are the same on the wire.
-_REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
-_REFLECTION_V1ALPHA: Final = "grpc.reflection.v1alpha.ServerReflection"
+# What events carry. Nothing here calls these modules, but reflection shows only what a process has imported, and
+# without them a client could not print the payload of an event.
+PAYLOADS: Final = (
+    catalog_events_pb2,
+    customer_events_pb2,
+    invoice_events_pb2,
+    rating_events_pb2,
+    replay_events_pb2,
+    scheduler_events_pb2,
+    subscription_events_pb2,
+    tenant_events_pb2,
+    usage_events_pb2,
+    webhook_events_pb2,
+)
 
 
 def add_services(server: grpc.aio.Server, house: House) -> None:
     """Registers every service of the contract."""
     for add, serve in SERVICES.values():
         add(serve(house), server)
-
-
-async def add_standard_services(
-    server: grpc.aio.Server, *, with_channelz: bool
-) -> health.aio.HealthServicer:
-    """Registers health (per service), reflection (v1 and v1alpha) and channelz; returns health."""
-    state = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
-    for name in ("", *SERVICES):
-        await state.set(name, health_pb2.HealthCheckResponse.SERVING)
-    shown = [*SERVICES, "grpc.health.v1.Health", _REFLECTION_V1ALPHA, _REFLECTION_V1]
-    if with_channelz:
-        channelz.add_channelz_servicer(server)
-        shown.append("grpc.channelz.v1.Channelz")
-    reflection.enable_server_reflection(shown, server)
-    _add_reflection_v1(server, shown)
-    return state
-
-
-def _add_reflection_v1(server: grpc.aio.Server, shown: list[str]) -> None:
-    servicer = reflection.aio.ReflectionServicer(shown)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    methods = grpc.method_handlers_generic_handler(
-        _REFLECTION_V1, {"ServerReflectionInfo": handler}
-    )
-    server.add_generic_rpc_handlers((methods,))

@@ -1,4 +1,4 @@
-"""A tenant with endpoints, real receivers on loopback that check every request, and senders, for the webhook path's tests."""
+"""A tenant with endpoints, real receivers that check every request, and senders: for the webhook path's tests."""
 
 from __future__ import annotations
 
@@ -34,13 +34,17 @@ from billing.services.webhooks import SENDER_SHARDS, NewEndpoint, create_endpoin
 from tests.conftest import Databases
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.webhooks.client import WebhookClient
-from workers.webhooks.guard import Guard
+from workers.webhooks.guard import Guard, Network
 from workers.webhooks.poster import Poster
 from workers.webhooks.sender import Sender
 from workers.webhooks.settings import SenderSettings
 
-LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+LOOPBACK: Final[tuple[Network, ...]] = (
+    ipaddress.ip_network("127.0.0.0/8"),
+    ipaddress.ip_network("::1/128"),
+)
 VAULT: Final = Vault(b"v" * 32)
+USUAL: Final = SenderSettings()
 # Tests that need a timeout to pass take this one; the others never reach it.
 FAST: Final = SenderSettings(connect_timeout_s=0.5, total_timeout_s=0.5)
 
@@ -49,6 +53,11 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 async def ok(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
+
+
+async def hang(request: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 def status(code: int, **headers: str) -> Answer:
@@ -119,6 +128,7 @@ class WebhookWorld:
     tenant_id: UUID
     cause: Cause
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    keepers: list[LeaseKeeper] = field(default_factory=list)
 
     async def endpoint(self, path: str, *subjects: str, answer: Answer = ok) -> Webhook:
         """An endpoint at the receiver, which verifies what comes for it."""
@@ -187,22 +197,25 @@ class WebhookWorld:
     async def check_balance(self) -> None:
         """Matched = the delivery rows, per endpoint; and no claim is left when nothing is under way."""
         for row in await self.rows(
-            "SELECT w.id, coalesce((SELECT sum(m.count) FROM webhook_matched m WHERE m.webhook_id = w.id), 0) AS matched,"
+            "SELECT w.id, coalesce((SELECT sum(m.count) FROM webhook_matched m"
+            "   WHERE m.webhook_id = w.id), 0) AS matched,"
             " (SELECT count(*) FROM webhook_deliveries d WHERE d.webhook_id = w.id) AS made FROM webhooks w"
         ):
             assert row["matched"] == row["made"]
 
     @contextlib.asynccontextmanager
     async def sender(
-        self, settings: SenderSettings = SenderSettings(), *, allowed: Any = LOOPBACK
+        self, settings: SenderSettings = USUAL, *, allowed: Sequence[Network] = LOOPBACK
     ) -> AsyncIterator[Sender]:
         """A sender with leases of its own; they are kept when it is killed, and given up when it ends."""
         keeper = self.keeper()
+        self.keepers.append(keeper)
         await keeper.step()
         client = WebhookClient(settings, Guard(allowed), user_agent="tollway/test")
         sender = self.make_sender(keeper, client, settings)
         async with sender.running():
             yield sender
+        self.keepers.remove(keeper)
         await keeper.close()
 
     def keeper(self) -> LeaseKeeper:

@@ -7,6 +7,7 @@ ever, and a commit is told to whoever waits for new events.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,10 +22,21 @@ from asyncpg.pool import PoolConnectionProxy
 from billing.domain.errors import Unavailable
 from billing.runtime.clock import DatabaseClock
 
+log = logging.getLogger(__name__)
+
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 SERVER_VERSION_MIN: Final = 17  # transaction_timeout
+
+
+# By (snapshot, read_only).
+_BEGIN: Final = {
+    (False, False): "BEGIN",
+    (False, True): "BEGIN READ ONLY",
+    (True, False): "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+    (True, True): "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+}
 
 
 class Role(StrEnum):
@@ -66,28 +78,35 @@ class Database:
 
     @asynccontextmanager
     async def transaction(
-        self, tenant_id: UUID | None = None, *, snapshot: bool = False
+        self,
+        tenant_id: UUID | None = None,
+        *,
+        snapshot: bool = False,
+        read_only: bool = False,
+        lock_timeout_s: float | None = None,
     ) -> AsyncIterator[Connection]:
         """A transaction, committed at the end of the block and rolled back by any error.
 
         `tenant_id` names the tenant to row-level security. `snapshot` reads one moment (REPEATABLE READ, READ ONLY).
+        A `lock_timeout_s` below the session's shortens the wait for locks.
         Raises Unavailable when no connection is free in time.
         """
+        # One round trip: the driver's own transaction object would take two.
+        begin = _BEGIN[snapshot, read_only]
+        if tenant_id is not None:
+            begin += f"; SET LOCAL tollway.tenant = '{tenant_id}'"
+        if lock_timeout_s is not None and lock_timeout_s < self._settings.lock_timeout_s:
+            begin += f"; SET LOCAL lock_timeout = {max(int(lock_timeout_s * 1000), 1)}"
         async with self.connection() as connection:
-            # One round trip: the driver's own transaction object would take two.
-            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if snapshot else "BEGIN"
-            if tenant_id is not None:
-                begin += f"; SET LOCAL tollway.tenant = '{tenant_id}'"
-            await connection.execute(begin)
             try:
+                await connection.execute(begin)
                 yield connection
+                await connection.execute("COMMIT")
             except BaseException:
                 # A cancelled task must not give back a session with an open transaction.
-                if not connection.is_closed():
-                    await connection.execute("ROLLBACK")
+                await _roll_back(connection)
                 raise
-            await connection.execute("COMMIT")
-        if self._on_commit is not None and not snapshot:
+        if self._on_commit is not None and not (snapshot or read_only):
             self._on_commit()
 
     @asynccontextmanager
@@ -144,8 +163,22 @@ async def connect(
     return Database(pool, settings, on_commit)
 
 
+async def _roll_back(connection: Connection) -> None:
+    """Ends a failed transaction. What goes wrong here must not stand before the error that led here."""
+    if connection.is_closed() or not connection.is_in_transaction():
+        return
+    try:
+        await connection.execute("ROLLBACK")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        log.warning("a session was dropped, since its rollback failed: %s", error)
+        connection.terminate()
+
+
 async def _leave_as_is(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Sessions set nothing but LOCAL things, so a released one needs no reset and saves a round trip."""
+    """Sessions set nothing but LOCAL things, so a released one needs no reset and saves a round trip.
+
+    The driver itself rolls back what is still open: where a task was cancelled a second time, within its rollback.
+    """
 
 
 async def read_clock(database: Database, clock: DatabaseClock) -> None:

@@ -25,6 +25,8 @@ from billing.services.subscriptions import get_subscription
 
 CHARGES_SHOWN_MAX: Final = 1000
 
+RunningCharge = ListChargesRow
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:
@@ -44,7 +46,7 @@ class Charge:
 class Charges:
     """The running charges of a subscription, oldest period first, and why its last rating failed, if it did."""
 
-    rows: Sequence[ListChargesRow]
+    rows: Sequence[RunningCharge]
     failure: str
 
 

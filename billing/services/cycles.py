@@ -8,7 +8,7 @@ calendar, so an outage skips nothing: catching up goes period by period.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from billing.domain.subscription import SubscriptionStatus
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
-from billing.services.actor import Cause
+from billing.services.actor import Cause, Link
 from billing.services.business_time import business_times
 from billing.services.incoming import Incoming
 from billing.services.subscription_lifecycle import ROUTER, lock_subscriptions
@@ -200,7 +200,9 @@ async def _enter(
     )
     versions = {row.id: row.version for row in entered}
     told = [
-        _closed_event(one, versions[one.row.id], today[one.row.tenant_id], causes[one.row.id])
+        _closed_event(
+            one, versions[one.row.id], today[one.row.tenant_id], _linked(one.row, causes[one.row.id])
+        )
         for one in closed
     ]
     await events.emit(tx, told, now=now)
@@ -216,6 +218,13 @@ def _closed_event(one: _Closed, version: int, today: datetime, cause: Cause) -> 
         payload.period.start.FromDatetime(one.ended.start)
         payload.period.end.FromDatetime(one.ended.end)
     return events.NewEvent(one.row.tenant_id, resource, version, payload, today, cause)
+
+
+def _linked(row: Subscription, cause: Cause) -> Cause:
+    """A cycle closes because time has passed; it is linked to the rating of what it bills."""
+    if row.rated_event_id is None or row.rated_correlation_id is None:
+        return cause
+    return replace(cause, links=(Link(row.rated_event_id, row.rated_correlation_id),))
 
 
 def _activates(event: Incoming) -> bool:

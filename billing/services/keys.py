@@ -28,6 +28,7 @@ from billing.services.actor import Cause
 
 SECRET_PREFIX: Final = "twk_"  # noqa: S105 - so that a leaked key can be recognized by scanners
 SECRET_BYTES: Final = 32
+SECRET_LENGTH: Final = len(SECRET_PREFIX) + 43  # base64 of 32 bytes, without its padding
 
 
 class Scope(StrEnum):

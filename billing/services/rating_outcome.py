@@ -96,7 +96,15 @@ async def write_rated(tx: Connection, outcomes: Sequence[Rated], now: datetime) 
     tenants = {outcome.turn.row.tenant_id for outcome in outcomes}
     times = await business_times(tx, tenants, now)
     told = [event for one in outcomes for event in _rated(one, versions, times, now)]
-    await events.emit(tx, told, now=now)
+    ids = await events.emit(tx, told, now=now)
+    completed = list(zip(ids, told, strict=True))[1::2]
+    await queries.rating.note_ratings(
+        tx,
+        tenant_ids=[outcome.turn.row.tenant_id for outcome in outcomes],
+        ids=[outcome.turn.row.id for outcome in outcomes],
+        event_ids=[identity for identity, _ in completed],
+        correlation_ids=[event.cause.correlation_id for _, event in completed],
+    )
 
 
 async def write_failed(tx: Connection, outcomes: Sequence[Failed], now: datetime) -> None:

@@ -23,7 +23,7 @@ from cli.demo.story import MONTH, YEAR, Input, Outcome, play
 from cli.demo.teller import Teller, dollars
 from cli.up import Address, UpOptions, running
 
-WIDTH_MIN = 110
+WIDTH_MIN = 120
 
 
 @click.command()
@@ -41,7 +41,7 @@ def command(bus_url: str, flights_file: Path | None) -> None:
     set_up_logging(
         replace(settings, log_level="WARNING") if settings.log_level == "INFO" else settings
     )
-    console = Console(width=max(WIDTH_MIN, Console().width), soft_wrap=True)
+    console = Console(width=max(WIDTH_MIN, Console().width))
     sys.exit(uvloop.run(_demo(console, settings, bus_url, flights_file)))
 
 
@@ -87,4 +87,4 @@ def _tell_how_to_go_on(console: Console, data: Path, address: Address, outcome: 
         f"{call} $ADDR tollway.invoice.v1.InvoiceService/ListInvoices\n",
     )
     for line in lines:
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)

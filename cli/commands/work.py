@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 
 import click
@@ -25,6 +26,7 @@ def command(roles: tuple[str, ...], until_stdin_closes: bool) -> None:
     """
     settings = read_settings(os.environ)
     set_up_logging(settings)
+    _allow_many_sockets()
     chosen = list(ROLES) if "all" in roles else list(dict.fromkeys(roles))
     uvloop.run(_work(settings, chosen, until_stdin_closes))
 
@@ -36,6 +38,12 @@ async def _work(settings: Settings, roles: list[str], until_stdin_closes: bool) 
     async with open_parts(settings) as parts, http_only(parts), asyncio.TaskGroup() as group:
         group.create_task(keep_clock(parts, stop))
         group.create_task(run_workers(parts, roles, stop, lambda: click.echo(READY_LINE)))
+
+
+def _allow_many_sockets() -> None:
+    """Webhooks may hold thousands of connections: as many files as this user may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _on_input(stop: asyncio.Event) -> None:

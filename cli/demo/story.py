@@ -15,7 +15,6 @@ from typing import Final
 import grpc.aio
 from rich.table import Table
 from tollway.event.v1.event_service_pb2_grpc import EventServiceStub
-from tollway.invoice.v1 import invoice_service_pb2 as invoice
 from tollway.invoice.v1.invoice_service_pb2 import Invoice
 from tollway.replay.v1 import replay_service_pb2 as replay
 from tollway.replay.v1.replay_service_pb2_grpc import ReplayServiceStub
@@ -161,18 +160,14 @@ def _show_invoices(
 ) -> Totals:
     code_of = {subscription: code for code, subscription in airline.subscriptions.items()}
     totals = check_invoices(invoices, code_of, given.expected)
-    table = Table("number", "airline", "bills", "lines", "total USD", box=None)
+    table = Table("number", "airline", "lines", box=None)
+    table.add_column("total USD", justify="right")
     for bill in invoices:
-        lines = ", ".join(
+        lines = " + ".join(
             f"{line.description} {dollars(line.amount.minor_units)}" for line in bill.lines
         )
         name = given.airlines[code_of[bill.subscription_id]]
-        what = (
-            "January, and February's fee"
-            if bill.kind == invoice.INVOICE_KIND_PERIOD
-            else "January's fee"
-        )
-        table.add_row(bill.number, name, what, lines, dollars(bill.total.minor_units))
+        table.add_row(bill.number, name, lines, dollars(bill.total.minor_units))
     teller.tell(
         "invoices open",
         f"{len(invoices)}, numbered without a gap, each equal to the raw file's amount",

@@ -3,6 +3,7 @@
 
 from . import (
     api_keys,
+    audit,
     catalog,
     clocks,
     customers,
@@ -19,6 +20,7 @@ from . import (
     price_book,
     quantities,
     rating,
+    replays,
     router,
     schema_migrations,
     status,
@@ -35,6 +37,7 @@ from .connection import ConnectionLike
 __all__ = [
     "ConnectionLike",
     "api_keys",
+    "audit",
     "catalog",
     "clocks",
     "customers",
@@ -51,6 +54,7 @@ __all__ = [
     "price_book",
     "quantities",
     "rating",
+    "replays",
     "router",
     "schema_migrations",
     "status",

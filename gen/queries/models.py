@@ -17,6 +17,7 @@ __all__ = [
     "Meter",
     "Plan",
     "Price",
+    "Replay",
     "RouterWaiting",
     "Subscription",
     "SubscriptionItem",
@@ -160,6 +161,30 @@ class Price:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Replay:
+    """One row of replays."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    actor: str
+    note: str
+    plan: str
+    plan_hash: bytes
+    token_nonce: uuid.UUID
+    status: str
+    matched: int
+    armed: int
+    armed_until: uuid.UUID | None
+    armed_at: datetime.datetime
+    settled_until: uuid.UUID | None
+    skipped: int
+    failed: int
+    version: int
+    started_at: datetime.datetime
+    finished_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RouterWaiting:
     """One row of router_waiting."""
 
@@ -200,6 +225,8 @@ class Subscription:
     canceled_at: datetime.datetime | None
     next_due_at: datetime.datetime | None
     rated_at: datetime.datetime | None
+    rated_event_id: uuid.UUID | None
+    rated_correlation_id: uuid.UUID | None
     rating_failure: str | None
     rating_error: str | None
     rating_attempts: int

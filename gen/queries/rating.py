@@ -30,6 +30,7 @@ __all__ = [
     "list_periods_to_rate",
     "list_running_charges",
     "move_usage_periods",
+    "note_ratings",
     "upsert_charges",
     "walk_due_subscriptions",
 ]
@@ -346,6 +347,27 @@ async def finish_rating(
     """For callers that hold the rows' locks. Two versions each: one for usage.rated, the next for rating.completed."""
     rows = await conn.fetch(FINISH_RATING, now, tenant_ids, ids)
     return [FinishRatingRow(*row) for row in rows]
+
+
+NOTE_RATINGS: typing.Final = """-- name: NoteRatings :exec
+UPDATE subscriptions
+SET rated_event_id = k.event_id, rated_correlation_id = k.correlation_id
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[])
+    AS k (tenant_id, id, event_id, correlation_id)
+WHERE subscriptions.tenant_id = k.tenant_id AND subscriptions.id = k.id
+"""
+
+
+async def note_ratings(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    ids: collections.abc.Sequence[uuid.UUID],
+    event_ids: collections.abc.Sequence[uuid.UUID],
+    correlation_ids: collections.abc.Sequence[uuid.UUID],
+) -> None:
+    """For callers that hold the rows' locks: the event that told of the rating, for the links of what is billed by it."""
+    await conn.execute(NOTE_RATINGS, tenant_ids, ids, event_ids, correlation_ids)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -38,29 +38,27 @@ WITH reported AS MATERIALIZED (
     SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded
     FROM unnest($1::uuid[], $2::uuid[]) AS b (tenant_id, batch_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
-), wanted AS (
-    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at
-    FROM reported r
-    WHERE NOT r.folded
-), spans AS (
-    SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at
-    FROM wanted w
-    GROUP BY w.tenant_id, w.customer_id, w.meter_id
-), periods AS MATERIALIZED (
-    SELECT s.tenant_id, s.customer_id, s.meter_id, p.subscription_id, p.item_id, p.period_start, p.period_end
-    FROM spans s
-    JOIN subscription_items i
-        ON i.tenant_id = s.tenant_id AND i.customer_id = s.customer_id AND i.meter_id = s.meter_id
-    JOIN usage_periods p
-        ON p.tenant_id = i.tenant_id AND p.item_id = i.id
-        AND p.period_start <= s.last_at AND p.period_end > s.first_at
 )
-SELECT DISTINCT w.tenant_id, w.customer_id, p.item_id AS "item_id?", p.period_start AS "period_start?"
-FROM wanted w
-LEFT JOIN periods p
-    ON p.tenant_id = w.tenant_id AND p.customer_id = w.customer_id AND p.meter_id = w.meter_id
-    AND w.used_at >= p.period_start AND w.used_at < p.period_end
-    AND (w.subscription_id IS NULL OR w.subscription_id = p.subscription_id)
+SELECT DISTINCT w.tenant_id, w.customer_id, o.item_id AS "item_id?", o.period_start AS "period_start?"
+FROM reported w
+LEFT JOIN LATERAL (
+    SELECT p.item_id, p.period_start
+    FROM subscription_items i
+    CROSS JOIN LATERAL (
+        -- An item's periods do not overlap, so only the last that begins by then can cover the instant.
+        SELECT u.item_id, u.period_start, u.period_end
+        FROM usage_periods u
+        WHERE u.tenant_id = i.tenant_id AND u.item_id = i.id AND u.period_start <= w.used_at
+        ORDER BY u.period_start DESC
+        LIMIT 1
+    ) AS p
+    WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
+      AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+      AND p.period_end > w.used_at
+    ORDER BY i.id
+    LIMIT 1
+) AS o ON true
+WHERE NOT w.folded
 """
 
 
@@ -74,8 +72,9 @@ async def list_usage_owners(
     and write. A record's owner is the metered item whose usage period covers its timestamp, of the subscription it names
     or of its customer.
     Which periods the unfolded records of these batches belong to, as far as can be seen without locks; no item for records
-    that no period covers. For each customer and meter only the periods between its first and last record are looked at.
-    What is folded is sorted out afterwards: else the planner may walk the index of all unfolded records of the house.
+    that no period covers. Each record asks by itself, by two probes: joined as sets, the planner's guesses (it cannot know
+    how many records a batch has) end in every record compared with every period. What is folded is sorted out after the
+    batches are read: else the index of all unfolded records of the house may be walked.
     """
     rows = await conn.fetch(LIST_USAGE_OWNERS, tenant_ids, batch_ids)
     return [ListUsageOwnersRow(*row) for row in rows]
@@ -162,35 +161,15 @@ WITH reported AS MATERIALIZED (
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
     ORDER BY r.tenant_id, r.idempotency_key
     FOR NO KEY UPDATE OF r
-), wanted AS (
-    SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at,
-           r.event_id, r.correlation_id
-    FROM reported r
-    WHERE NOT r.folded
-), spans AS (
-    SELECT w.tenant_id, w.customer_id, w.meter_id, min(w.used_at) AS first_at, max(w.used_at) AS last_at
-    FROM wanted w
-    GROUP BY w.tenant_id, w.customer_id, w.meter_id
-), held AS (
-    SELECT k.tenant_id, k.item_id, k.period_start
-    FROM unnest($5::uuid[], $6::uuid[], $7::timestamptz[])
-        AS k (tenant_id, item_id, period_start)
-), periods AS MATERIALIZED (
-    SELECT s.tenant_id, s.customer_id, s.meter_id, p.subscription_id, p.item_id, p.period_start, p.period_end, p.status,
-           h.item_id IS NOT NULL AS is_held
-    FROM spans s
-    JOIN subscription_items i
-        ON i.tenant_id = s.tenant_id AND i.customer_id = s.customer_id AND i.meter_id = s.meter_id
-    JOIN usage_periods p
-        ON p.tenant_id = i.tenant_id AND p.item_id = i.id
-        AND p.period_start <= s.last_at AND p.period_end > s.first_at
-    LEFT JOIN held h
-        ON h.tenant_id = p.tenant_id AND h.item_id = p.item_id AND h.period_start = p.period_start
 ), resolved AS MATERIALIZED (
-    SELECT w.tenant_id, w.idempotency_key, w.batch_id, w.event_id, w.correlation_id, p.subscription_id, p.item_id,
-           p.period_start, p.status,
+    SELECT w.tenant_id, w.idempotency_key, w.batch_id, w.event_id, w.correlation_id, o.subscription_id, o.item_id,
+           o.period_start, o.status,
            CASE
-               WHEN p.item_id IS NOT NULL THEN p.is_held
+               WHEN o.item_id IS NOT NULL THEN (w.tenant_id, o.item_id, o.period_start) IN (
+                   SELECT k.tenant_id, k.item_id, k.period_start
+                   FROM unnest($5::uuid[], $6::uuid[], $7::timestamptz[])
+                       AS k (tenant_id, item_id, period_start)
+               )
                ELSE (w.tenant_id, w.customer_id) IN (
                    SELECT c.tenant_id, c.id
                    FROM unnest($8::uuid[], $9::uuid[]) AS c (tenant_id, id)
@@ -202,11 +181,24 @@ WITH reported AS MATERIALIZED (
                      AND s.start_at <= w.used_at AND (s.canceled_at IS NULL OR w.used_at < s.canceled_at)
                )
            END AS is_ready
-    FROM wanted w
-    LEFT JOIN periods p
-        ON p.tenant_id = w.tenant_id AND p.customer_id = w.customer_id AND p.meter_id = w.meter_id
-        AND w.used_at >= p.period_start AND w.used_at < p.period_end
-        AND (w.subscription_id IS NULL OR w.subscription_id = p.subscription_id)
+    FROM reported w
+    LEFT JOIN LATERAL (
+        SELECT i.subscription_id, p.item_id, p.period_start, p.status
+        FROM subscription_items i
+        CROSS JOIN LATERAL (
+            SELECT u.item_id, u.period_start, u.period_end, u.status
+            FROM usage_periods u
+            WHERE u.tenant_id = i.tenant_id AND u.item_id = i.id AND u.period_start <= w.used_at
+            ORDER BY u.period_start DESC
+            LIMIT 1
+        ) AS p
+        WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
+          AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+          AND p.period_end > w.used_at
+        ORDER BY i.id
+        LIMIT 1
+    ) AS o ON true
+    WHERE NOT w.folded
 ), folded AS (
     UPDATE usage_records
     SET folded = true, item_id = r.item_id, period_start = r.period_start

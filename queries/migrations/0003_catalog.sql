@@ -81,6 +81,9 @@ CREATE TABLE subscriptions (
     next_due_at      timestamptz,
     -- When it was last rated, why the last rating failed, and when it is tried again (machine time).
     rated_at         timestamptz,
+    -- The last rating.completed: what the next cycle's close is linked to.
+    rated_event_id   uuid,
+    rated_correlation_id uuid,
     rating_failure   text,
     rating_error     text,
     rating_attempts  integer NOT NULL DEFAULT 0,

@@ -14,6 +14,10 @@ CREATE TABLE replays (
     -- Events armed so far: those up to this id are in the outbox or on the bus.
     armed        bigint NOT NULL DEFAULT 0,
     armed_until  uuid,
+    -- Up to when the rate has been used, in machine time.
+    armed_at     timestamptz NOT NULL,
+    -- Events up to this id are accounted for by every consumer that wants them.
+    settled_until uuid,
     skipped      bigint NOT NULL DEFAULT 0,
     failed       bigint NOT NULL DEFAULT 0,
     version      bigint NOT NULL DEFAULT 1,
@@ -24,3 +28,7 @@ CREATE TABLE replays (
 -- One active replay per tenant and target; the bus is the only target so far.
 CREATE UNIQUE INDEX replays_active ON replays (tenant_id) WHERE status = 'running';
 CREATE INDEX replays_running ON replays (id) WHERE status = 'running';
+CREATE UNIQUE INDEX replays_by_id ON replays (id);
+-- What a replay still has in the queue. Live rows have no entry here.
+CREATE INDEX outbox_of_replays ON outbox (replay_id) WHERE replay_id IS NOT NULL;
+CREATE INDEX outbox_dead_letters_of_replays ON outbox_dead_letters (replay_id) WHERE replay_id IS NOT NULL;

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from queries.rating import ListChargesRow
 from tollway.rating.v1 import rating_service_pb2 as pb
 from tollway.rating.v1 import rating_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
-from billing.services.charges import get_charges
+from billing.services.charges import RunningCharge, get_charges
 from server.call import Call
 from server.convert import to_decimal, to_money, to_range, to_timestamp
 from server.house import House
@@ -45,7 +44,7 @@ class RatingServicer(rpc.RatingServiceServicer):
         return await self._house.read(work, snapshot=True)
 
 
-def to_charge(row: ListChargesRow) -> pb.Charge:
+def to_charge(row: RunningCharge) -> pb.Charge:
     """A running charge for the wire."""
     return pb.Charge(
         subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, row.item_id),

@@ -1,4 +1,7 @@
-"""A dispatcher or a router as a process of its own, to be killed: `python -m tests.faults.backbone_process ROLE DB BUS`."""
+"""A dispatcher or a router as a process of its own, to be killed.
+
+Usage: python -m tests.faults.backbone_process dispatcher|router DATABASE_URL NATS_URL
+"""
 
 from __future__ import annotations
 

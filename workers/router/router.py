@@ -55,6 +55,7 @@ class Router:
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
+        self._own(self._keeper.usable())
         return self
 
     async def __aexit__(

@@ -83,11 +83,32 @@ class Sender:
             return 0
         at = time.monotonic()
         self._schedule.age(at)
+        chosen = self._schedule.choose()
+        if not chosen:
+            await self._find(held)
+            chosen = self._schedule.choose()
+            return await self._claim(held, chosen) if chosen else self._rest()
+        # Under load both at once: what is found now is claimed by the next step.
+        claiming, finding = await asyncio.gather(
+            self._claim(held, chosen), self._find(held), return_exceptions=True
+        )
+        for ended in (claiming, finding):
+            if isinstance(ended, BaseException):
+                raise ended
+        return sum(chosen.values())
+
+    def _rest(self) -> int:
+        if not self._schedule.free_slots:
+            # Slots come back by age alone, too; nobody else would wake the loop for them.
+            asyncio.get_running_loop().call_later(self._settings.slot_s, self._wake.set)
+        return 0
+
+    async def _find(self, held: list[Lease]) -> None:
+        at = time.monotonic()
         if held != self._known or at >= self._discover_at:
             await self._discover(held)
         elif at >= self._look_at:
             await self._look(held)
-        return await self._claim(held)
 
     async def _discover(self, held: list[Lease]) -> None:
         """At the start, after a takeover and now and then: what an earlier owner left behind, and all that is due."""
@@ -116,13 +137,7 @@ class Sender:
             self._schedule.arrive(webhook_id, at)
         self._looked_at, self._look_at = now, at + self._settings.look_pause_s
 
-    async def _claim(self, held: Sequence[Lease]) -> int:
-        chosen = self._schedule.choose()
-        if not chosen:
-            if not self._schedule.free_slots:
-                # Slots come back by age alone, too; nobody else would wake the loop for them.
-                asyncio.get_running_loop().call_later(self._settings.slot_s, self._wake.set)
-            return 0
+    async def _claim(self, held: Sequence[Lease], chosen: dict[UUID, int]) -> int:
         # Each shard is kept until the last result of its claim is committed.
         acts = {lease.shard: ExitStack() for lease in held}
         claimed: list[Claimed] = []

@@ -306,19 +306,23 @@ class StartReplayRequest(_message.Message):
 
     CONFIRMATION_TOKEN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     confirmation_token: _builtins.str
     """The token of the plan."""
     note: _builtins.str
     """Why, for the audit."""
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
     def __init__(
         self,
         *,
         confirmation_token: _builtins.str = ...,
         note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "note", b"note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,9 +425,9 @@ class Replay(_message.Message):
     published: _builtins.int
     """How many are on the bus."""
     skipped: _builtins.int
-    """How many a consumer would have handled twice, and skipped."""
+    """How many had been handled before by a consumer, which therefore skips them."""
     failed: _builtins.int
-    """How many could not be published."""
+    """How many could not be published: those in the dead letters, now or before."""
     note: _builtins.str
     """Why it was started."""
     @_builtins.property

@@ -62,7 +62,7 @@ class ReplayServiceServicer:
         """Plans a replay: a dry run that counts what would be sent and answers with a single-use confirmation token.
 
         Permission: admin; operator for a tenant that is not the key's own.
-        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND.
+        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"filter": {"subjects": ["invoice.*"]}, "targets": [{"bus": {}}], "max_events": 1000}' $ADDR tollway.replay.v1.ReplayService/PlanReplay
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -22,7 +22,7 @@ class ReplayServiceStub:
     """Plans a replay: a dry run that counts what would be sent and answers with a single-use confirmation token.
 
     Permission: admin; operator for a tenant that is not the key's own.
-    Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND.
+    Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"filter": {"subjects": ["invoice.*"]}, "targets": [{"bus": {}}], "max_events": 1000}' $ADDR tollway.replay.v1.ReplayService/PlanReplay
     """
     StartReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.StartReplayRequest, _replay_service_pb2.StartReplayResponse]
@@ -54,7 +54,7 @@ class ReplayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Plans a replay: a dry run that counts what would be sent and answers with a single-use confirmation token.
 
         Permission: admin; operator for a tenant that is not the key's own.
-        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND.
+        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"filter": {"subjects": ["invoice.*"]}, "targets": [{"bus": {}}], "max_events": 1000}' $ADDR tollway.replay.v1.ReplayService/PlanReplay
         """
 

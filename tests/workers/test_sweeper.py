@@ -1,0 +1,129 @@
+"""The sweeper: partitions are there before their time, old answers go, and nothing unrouted leaves the bus."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from billing.runtime.bus.base import StreamState
+from billing.services import operations_status
+from billing.services.subjects import known_subjects
+from billing.services.upkeep import trim_to
+from tests.backbone import SHARDS, Backbone, Effects, wipe_streams
+from workers.metrics import SweeperMetrics
+from workers.sweeper import Sweeper, SweeperSettings
+
+
+def sweeper_of(backbone: Backbone, settings: SweeperSettings | None = None) -> Sweeper:
+    metrics = SweeperMetrics(CollectorRegistry())
+    return Sweeper(backbone.ground, settings or SweeperSettings(), metrics)
+
+
+async def test_partitions_are_made_at_least_fourteen_days_ahead_and_once(
+    backbone: Backbone,
+) -> None:
+    await sweeper_of(backbone).step()
+    made = await backbone.fetch("SELECT inhrelid FROM pg_inherits")
+    await sweeper_of(backbone).step()
+    assert len(await backbone.fetch("SELECT inhrelid FROM pg_inherits")) == len(made)
+
+    then = backbone.now + timedelta(days=14)
+    milliseconds = int(then.timestamp() * 1000)
+    await backbone.execute(
+        "INSERT INTO inbox (consumer, event_id, tenant_id)"
+        " VALUES ('c', (rpad(lpad(to_hex($1::bigint), 12, '0'), 32, '0'))::uuid, gen_random_uuid())",
+        milliseconds,
+    )
+    assert await backbone.count("inbox") == 1
+
+
+async def test_old_answers_go_in_small_steps_and_young_ones_stay(backbone: Backbone) -> None:
+    await backbone.execute(
+        "INSERT INTO idempotent_requests (tenant_id, principal, method, request_id, body_hash, created_at)"
+        " SELECT $1, $1, 'm', n::text, '', now() - make_interval(hours => n) FROM generate_series(1, 60) n",
+        uuid4(),
+    )
+    sweeper = sweeper_of(backbone, SweeperSettings(answers_at_once_max=5))
+
+    assert [await sweeper.step() for _ in range(4)] == [5, 5, 0, 0]
+
+    assert await backbone.count("idempotent_requests") == 47
+
+
+async def test_only_what_is_routed_is_trimmed(backbone: Backbone) -> None:
+    await backbone.emit([backbone.resource() for _ in range(20)])
+    await backbone.dispatch()
+    effects = Effects("every")
+    sweeper = sweeper_of(backbone, SweeperSettings(bus_retention=timedelta(seconds=-5)))
+    await sweeper.step()
+    assert sum(map(len, await backbone.on_bus())) == 20
+
+    async with backbone.router([effects.consumer()]) as routing:
+        await routing.until(lambda: len(effects.given) == 20)
+    await backbone.emit([backbone.resource() for _ in range(7)])
+    await backbone.dispatch()
+    await sweeper.step()
+
+    assert sum(map(len, await backbone.on_bus())) == 7
+    async with backbone.router([effects.consumer()]) as routing:
+        await routing.until(lambda: len(effects.given) == 27)
+        assert routing.metrics.gaps._value.get() == 0
+
+
+async def test_a_deleted_stream_is_made_again(backbone: Backbone) -> None:
+    await backbone.emit([backbone.resource()])
+    await backbone.dispatch()
+    async with backbone.router([Effects("every").consumer()]):
+        pass
+    await wipe_streams(backbone.nats_url)
+    await sweeper_of(backbone).step()
+    assert len(await backbone.on_bus()) == SHARDS
+
+
+@given(
+    first=st.integers(1, 1000),
+    length=st.integers(0, 1000),
+    routed=st.integers(0, 3000),
+    old=st.integers(0, 3000),
+    stored_percent=st.integers(0, 100),
+)
+def test_a_trim_never_goes_beyond_what_is_routed(
+    first: int, length: int, routed: int, old: int, stored_percent: int
+) -> None:
+    stream = StreamState("s", first, first + length - 1, stored_percent * 10, 1000)
+    up_to = trim_to(stream, routed, old)
+    assert up_to <= routed
+    if stored_percent < 80:
+        assert up_to <= old
+    elif routed > first:
+        assert up_to >= first
+
+
+def test_every_subject_of_the_contract_is_known() -> None:
+    subjects = known_subjects()
+    assert {"subscription.created", "usage.reported", "billing.cycle.closed"} <= subjects
+    assert all("." in subject for subject in subjects)
+
+
+async def test_the_status_counts_what_waits_and_names_the_holders(backbone: Backbone) -> None:
+    await backbone.emit([backbone.resource() for _ in range(3)])
+    _, _, keeper = await backbone.dispatcher()
+    async with backbone.databases.worker.connection() as connection:
+        queues = {q.name: q for q in await operations_status.list_queues(connection)}
+        leases = await operations_status.list_leases(connection)
+    outbox = queues["outbox"]
+    assert outbox.pending == 3
+    assert outbox.oldest is not None
+    assert abs(outbox.oldest - backbone.now) < timedelta(seconds=30)
+    assert {name for name, queue in queues.items() if queue.pending} == {"outbox"}
+    assert [(lease.shard, lease.holder) for lease in leases] == [
+        (0, keeper.holder),
+        (1, keeper.holder),
+    ]
+    # A tenant sees its own part.
+    async with backbone.databases.api.transaction(uuid4()) as tx:
+        assert {queue.pending for queue in await operations_status.list_queues(tx)} == {0}
