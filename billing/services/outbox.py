@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import queries.outbox
@@ -33,8 +33,7 @@ _ANY_SIZE: Final = 2**31 - 1
 ERROR_LENGTH_MAX: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """A row of the outbox with its envelope; None when the log does not have the event."""
 
     row: Pending

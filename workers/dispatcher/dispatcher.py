@@ -269,8 +269,7 @@ def _batch(shard: Shard, publications: Sequence[Publication]) -> Batch:
     """What is published of one shard; nothing of a resource behind a row whose event is missing."""
     batch = Batch(shard)
     held: set[tuple[UUID, str]] = set()
-    for publication in publications:
-        row, at, envelope = publication.row, publication.occurred_at, publication.envelope
+    for row, at, envelope in publications:
         if held and (row.tenant_id, row.resource) in held:
             continue
         if at is None or envelope is None:

@@ -92,10 +92,11 @@ class Sender:
         claiming, finding = await asyncio.gather(
             self._claim(held, chosen), self._find(held), return_exceptions=True
         )
-        for ended in (claiming, finding):
-            if isinstance(ended, BaseException):
-                raise ended
-        return sum(chosen.values())
+        if isinstance(claiming, BaseException):
+            raise claiming
+        if isinstance(finding, BaseException):
+            raise finding
+        return claiming
 
     def _rest(self) -> int:
         if not self._schedule.free_slots:
