@@ -24,9 +24,10 @@ from billing.runtime.db import Database, DatabaseSettings, Role, connect, read_c
 from billing.runtime.settings import Settings
 from billing.runtime.vault import Vault
 from billing.services import migrations
-from server.app import GrpcServer, ServerSettings, Tls, start_grpc
+from server.app import GrpcServer, ServerSettings, start_grpc
 from server.house import House
 from server.http import Check, HttpServer, start_http
+from server.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def _server_settings(settings: Settings) -> ServerSettings:
 def _checks(parts: Parts) -> Mapping[str, Check]:
     async def database() -> str:
         async with parts.api.connection() as connection:
-            await connection.execute("")
+            await connection.fetchval("VALUES (1)")
         return ""
 
     async def bus() -> str:

@@ -20,8 +20,7 @@ from server.interceptor import Rim
 from server.metrics import RpcMetrics
 from server.registry import SERVICES, add_services
 from server.standard import add_standard_services
-from server.tls import Tls as Tls
-from server.tls import credentials
+from server.tls import Tls, credentials
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 CALLS_MAX: Final = 1000

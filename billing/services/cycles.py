@@ -201,7 +201,10 @@ async def _enter(
     versions = {row.id: row.version for row in entered}
     told = [
         _closed_event(
-            one, versions[one.row.id], today[one.row.tenant_id], _linked(one.row, causes[one.row.id])
+            one,
+            versions[one.row.id],
+            today[one.row.tenant_id],
+            _linked(one.row, causes[one.row.id]),
         )
         for one in closed
     ]

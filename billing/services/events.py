@@ -1,7 +1,7 @@
 """Publish path, step 1, and the consumers' door: `emit` out, `consume_once` in.
 
-Invariant: an event is committed with the fact it tells, in the same transaction, and so is its publication; a consumer's
-mark that it has handled an event is committed with the effect. Nobody writes these tables but here.
+Invariant: an event is committed with the fact it tells, in the same transaction, and so is its publication; a
+consumer's mark that it has handled an event is committed with the effect. Nobody writes these tables but here.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from queries.models import Webhook
 from tollway.webhook.v1 import webhook_service_pb2 as pb
 from tollway.webhook.v1 import webhook_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.services import webhooks
+from billing.services.rows import Webhook
 from server.call import Call
 from server.convert import to_timestamp
 from server.house import House

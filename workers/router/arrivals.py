@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX: Final = f"{Prefix.EVENT.value}_"
 _LENGTH: Final = len(_PREFIX) + 26
-# Crockford's letters to those that int(…, 32) takes; every other byte, also what int() would forgive, to one it refuses.
+# Crockford's letters to those that int(…, 32) takes; all other bytes, also those it would forgive, to one it refuses.
 _CROCKFORD: Final = b"0123456789abcdefghjkmnpqrstvwxyz"
 _DIGITS: Final = bytes(
     b"0123456789abcdefghijklmnopqrstuv"[_CROCKFORD.index(byte)] if byte in _CROCKFORD else 0x21

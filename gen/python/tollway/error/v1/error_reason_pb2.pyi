@@ -51,7 +51,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNKNOWN_CURRENCY: _ErrorReason.ValueType  # 13
     """INVALID_ARGUMENT: the currency is not in ISO 4217. Metadata: currency."""
     ERROR_REASON_CURRENCY_MISMATCH: _ErrorReason.ValueType  # 14
-    """FAILED_PRECONDITION: two amounts that must share a currency do not. Metadata: expected, actual."""
+    """INVALID_ARGUMENT: two amounts that must share a currency do not. Metadata: expected, actual."""
     ERROR_REASON_INVALID_TIME_ZONE: _ErrorReason.ValueType  # 15
     """INVALID_ARGUMENT: the time zone is not in the IANA database. Metadata: time_zone."""
     ERROR_REASON_TENANT_NOT_FOUND: _ErrorReason.ValueType  # 20
@@ -144,6 +144,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: a signing secret is not "whsec_" and base64 of 24 to 64 bytes."""
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 95
     """OUT_OF_RANGE: an amount does not fit into 64 bits of minor units."""
+    ERROR_REASON_RATING_FAILED: _ErrorReason.ValueType  # 96
+    """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so."""
+    ERROR_REASON_INVOICE_PARTLY_PAID: _ErrorReason.ValueType  # 97
+    """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
+    ERROR_REASON_CREDIT_EXCEEDS_LINE: _ErrorReason.ValueType  # 98
+    """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -179,7 +185,7 @@ ERROR_REASON_INVALID_DECIMAL: ErrorReason.ValueType  # 12
 ERROR_REASON_UNKNOWN_CURRENCY: ErrorReason.ValueType  # 13
 """INVALID_ARGUMENT: the currency is not in ISO 4217. Metadata: currency."""
 ERROR_REASON_CURRENCY_MISMATCH: ErrorReason.ValueType  # 14
-"""FAILED_PRECONDITION: two amounts that must share a currency do not. Metadata: expected, actual."""
+"""INVALID_ARGUMENT: two amounts that must share a currency do not. Metadata: expected, actual."""
 ERROR_REASON_INVALID_TIME_ZONE: ErrorReason.ValueType  # 15
 """INVALID_ARGUMENT: the time zone is not in the IANA database. Metadata: time_zone."""
 ERROR_REASON_TENANT_NOT_FOUND: ErrorReason.ValueType  # 20
@@ -272,4 +278,10 @@ ERROR_REASON_INVALID_SECRET: ErrorReason.ValueType  # 94
 """INVALID_ARGUMENT: a signing secret is not "whsec_" and base64 of 24 to 64 bytes."""
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 95
 """OUT_OF_RANGE: an amount does not fit into 64 bits of minor units."""
+ERROR_REASON_RATING_FAILED: ErrorReason.ValueType  # 96
+"""FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so."""
+ERROR_REASON_INVOICE_PARTLY_PAID: ErrorReason.ValueType  # 97
+"""FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
+ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
+"""FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
