@@ -15,8 +15,6 @@ from importlib.metadata import version
 from typing import Final
 from uuid import UUID
 
-from workers.replay import ReplayWorker
-
 from billing.runtime.bus.base import BusUnavailable
 from billing.runtime.ids import new_id
 from billing.services.consumers import WANTED
@@ -33,6 +31,7 @@ from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
 from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
 from workers.rating import RatingWorker
+from workers.replay import ReplayWorker
 from workers.router.consumers import Routes, house_consumers
 from workers.router.router import Router
 from workers.router.settings import RouterSettings

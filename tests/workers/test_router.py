@@ -290,3 +290,15 @@ async def test_a_stream_deleted_while_it_is_read_is_found_again(backbone: Backbo
         await backbone.emit([backbone.resource() for _ in range(4)])
         await backbone.dispatch()
         await routing.until(lambda: len(effects.given) == 8)
+
+
+async def test_no_more_is_pulled_than_fits_and_all_of_it_is_routed(backbone: Backbone) -> None:
+    large = subscription_events_pb2.SubscriptionCreated(plan_id="x" * 50_000)
+    resource = backbone.resource()
+    ids = [e for _ in range(4) for e in await backbone.emit([resource] * 25, large)]
+    await backbone.dispatch()
+    settings = RouterSettings(pulled_bytes_max=100_000, cycle_events_max=3, pulled_events_max=6)
+    effects = Effects("every")
+    async with backbone.router([effects.consumer()], settings) as routing:
+        await routing.until(lambda: len(effects.given) == 100)
+    assert effects.given == ids
