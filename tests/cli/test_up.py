@@ -16,6 +16,8 @@ import grpc.aio
 from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
+from cli.demo.airline import wait_for
+
 READY_TIMEOUT_S = 60.0
 
 
@@ -89,10 +91,16 @@ async def test_up_serves_tells_where_and_keeps_its_data_between_runs(tmp_path: P
                 )
         metadata = (("authorization", f"Bearer {first['operator_key']}"),)
         async with grpc.aio.insecure_channel(first["grpc"]) as channel:
-            status = await OperationsServiceStub(channel).GetStatus(
-                pb.GetStatusRequest(), metadata=metadata
-            )
-        assert {lease.kind for lease in status.leases} >= {"dispatcher", "router"}
+            stub = OperationsServiceStub(channel)
+
+            async def missing() -> str:
+                status = await stub.GetStatus(pb.GetStatusRequest(), metadata=metadata)
+                lacking = {"dispatcher", "router", "sender"} - {
+                    lease.kind for lease in status.leases if lease.holder
+                }
+                return ", ".join(sorted(lacking))
+
+            await wait_for(missing)
         code, told = await up.end(signal.SIGTERM)
         assert code == 0, told
         assert "Traceback" not in told

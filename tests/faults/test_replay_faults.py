@@ -36,11 +36,12 @@ ENDLESS = """
 import asyncio, sys
 from billing.runtime.clock import DatabaseClock
 from billing.runtime.db import DatabaseSettings, Role, connect
+from billing.services.consumers import WANTED
 from workers.replay import ReplaySettings, ReplayWorker
 
 async def main():
     database = await connect(sys.argv[1], Role.WORKER, DatabaseSettings())
-    worker = ReplayWorker(database, DatabaseClock(), {}, ReplaySettings(slice_max=1, queued_max=10_000))
+    worker = ReplayWorker(database, DatabaseClock(), WANTED, ReplaySettings(slice_max=1, queued_max=10_000))
     while True:
         await worker.step()
 
