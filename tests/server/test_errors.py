@@ -94,11 +94,11 @@ async def test_a_call_that_its_client_gives_up_leaves_no_transaction_open(rim: R
             await waiting
 
             async def nobody_is_busy() -> bool:
-                busy: int = await owner.fetchval(
+                busy = await rim.value(
                     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
                     " AND application_name = 'tollway api' AND state <> 'idle'"
                 )
-                return busy == 0
+                return bool(busy == 0)
 
             await until(nobody_is_busy)
         assert await rim.value("SELECT count(*) FROM customers") == 0
