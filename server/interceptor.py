@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 from uuid import UUID
 
 import grpc
@@ -111,7 +111,7 @@ class Rim(grpc.aio.ServerInterceptor):
         enter_call(Call(method, principal, cause, now, context.time_remaining()))
 
 
-async def _abort(context: Context, status: Status) -> None:
+async def _abort(context: Context, status: Status) -> NoReturn:
     details = (STATUS_DETAILS, status.SerializeToString())
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
     await context.abort(CODES[status.code], status.message)
