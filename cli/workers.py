@@ -175,7 +175,9 @@ def _clock(shop: Shop) -> Awaitable[None]:
 
 
 def _replay(shop: Shop) -> Awaitable[None]:
-    return shop.loop("replay", ReplayWorker(shop.parts.worker, shop.parts.clock, WANTED).step)
+    # Where nothing is routed there is no consumer to wait for.
+    wanted = WANTED if shop.parts.bus.heals else {}
+    return shop.loop("replay", ReplayWorker(shop.parts.worker, shop.parts.clock, wanted).step)
 
 
 def _sweeper(shop: Shop) -> Awaitable[None]:
