@@ -76,7 +76,7 @@ class Catalog:
         return f"INSERT INTO {table.name} ({names}) VALUES ({places})", values
 
     async def fill(self) -> None:
-        """A row of each tenant in each table. Foreign keys and checks are off: this is about who sees it."""
+        """A row of each tenant in each table. Foreign keys, checks and triggers are off: this is about who sees it."""
         await self.connection.execute("SET session_replication_role = replica")
         for check in await self.connection.fetch(
             "SELECT conrelid::regclass AS name, conname FROM pg_constraint"
@@ -86,6 +86,7 @@ class Catalog:
                 f'ALTER TABLE {check["name"]} DROP CONSTRAINT IF EXISTS "{check["conname"]}"'
             )
         for table in self.tables:
+            await self.connection.execute(f"ALTER TABLE {table.name} DISABLE TRIGGER USER")
             for tenant in (self.ours, self.theirs):
                 statement, values = await self.row(table, tenant)
                 await self.connection.execute(statement, *values)
