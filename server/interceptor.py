@@ -12,14 +12,15 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 from uuid import UUID
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
 
-from billing.domain.errors import Invalid, InvalidId
+from billing.domain.errors import Invalid, InvalidId, Unavailable
 from billing.domain.ids import Prefix, decode
 from billing.runtime.clock import Clock
 from billing.runtime.ids import new_id
@@ -83,15 +84,16 @@ class Rim(grpc.aio.ServerInterceptor):
                 answer = await inner(_read(parse, body), context)
                 # Deterministic: the answer to a repeated request equals the first one byte for byte.
                 return answer.SerializeToString(deterministic=True)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 code = "CANCELLED"
-                raise
+                if _was_cancelled():
+                    raise
+                # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
+                await _abort(context, translate(_cut_off(error), method))
             except Exception as error:
                 status = translate(error, method)
                 code = CODE_NAMES[status.code]
-                details = (STATUS_DETAILS, status.SerializeToString())
-                context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
-                await context.abort(CODES[status.code], status.message)
+                await _abort(context, status)
             finally:
                 self._metrics.observe(method, code, time.perf_counter() - began)
 
@@ -107,6 +109,23 @@ class Rim(grpc.aio.ServerInterceptor):
         principal = await self._authenticator.principal(method, metadata, now)
         cause = _cause(principal, metadata, now)
         enter_call(Call(method, principal, cause, now, context.time_remaining()))
+
+
+async def _abort(context: Context, status: Status) -> NoReturn:
+    details = (STATUS_DETAILS, status.SerializeToString())
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
+    await context.abort(CODES[status.code], status.message)
+
+
+def _cut_off(error: BaseException) -> Unavailable:
+    unavailable = Unavailable("The call was cut off on our side; try again.", retry_after_s=1)
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _was_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _read(parse: Callable[[bytes], Message], body: bytes) -> Message:
