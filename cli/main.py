@@ -31,6 +31,10 @@ COMMANDS: Final = {
     "usage": ("cli.commands.usage", "Import usage from CSV or JSON lines."),
     "events": ("cli.commands.events", "Follow what happened: the trail of an event or a resource."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
+    "webhooks": (
+        "cli.commands.webhooks",
+        "See what became of webhooks, and why; send them again.",
+    ),
     "pricing": ("cli.commands.pricing", "Quote prices and check worked cases; needs no server."),
 }
 

@@ -30,6 +30,7 @@ from . import (
     usage,
     usage_fold,
     webhook_deliveries,
+    webhook_history,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -64,5 +65,6 @@ __all__ = [
     "usage",
     "usage_fold",
     "webhook_deliveries",
+    "webhook_history",
     "webhooks",
 ]
