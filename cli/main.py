@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "usage": ("cli.commands.usage", "Import usage from CSV or JSON lines."),
     "events": ("cli.commands.events", "Follow what happened: the trail of an event or a resource."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
+    "ops": ("cli.commands.ops", "Look after the pipeline: events that were given up."),
     "pricing": ("cli.commands.pricing", "Quote prices and check worked cases; needs no server."),
 }
 
