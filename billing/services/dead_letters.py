@@ -21,6 +21,7 @@ from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
+from billing.services import healing
 from billing.services.actor import Cause
 from billing.services.consumers import Wanted
 
@@ -76,6 +77,7 @@ async def redrive(tx: Connection, dead_id: UUID, order: Order, *, now: datetime)
         await queries.dead_letters.redrive_to_waiting(tx, id=dead_id, now=now)
     else:
         await queries.dead_letters.redrive_to_outbox(tx, id=dead_id)
+        await healing.heal_again(tx, dead.event_id)
     await _audit(tx, dead, order, now)
     return dead
 

@@ -11,3 +11,16 @@ CREATE FUNCTION dead_letter_id() RETURNS uuid LANGUAGE sql VOLATILE AS $$
 $$;
 ALTER TABLE outbox_dead_letters ADD COLUMN id uuid NOT NULL UNIQUE DEFAULT dead_letter_id();
 ALTER TABLE router_dead_letters ADD COLUMN id uuid NOT NULL UNIQUE DEFAULT dead_letter_id();
+
+-- Up to which event of the log everything is known to have reached every consumer that should have it. The version
+-- counts the changes, so that a check that was overtaken by a redrive moves nothing.
+CREATE TABLE healing (
+    singleton    boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    healed_until uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    version      bigint NOT NULL DEFAULT 0
+);
+INSERT INTO healing DEFAULT VALUES;
+GRANT SELECT, UPDATE ON healing TO tollway_worker;
+-- Numbers the publications that heal, so that none has the bus id of another.
+CREATE SEQUENCE heal_numbers;
+GRANT USAGE ON SEQUENCE heal_numbers TO tollway_worker;
