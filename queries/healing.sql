@@ -58,4 +58,5 @@ UPDATE healing SET healed_until = @healed_until, version = version + 1 WHERE ver
 
 -- name: HealAgain :exec
 -- An event that was given up is to be published after all: it, and what follows, is checked again.
-UPDATE healing SET healed_until = least(healed_until, @before::uuid), version = version + 1;
+UPDATE healing SET healed_until = least(healed_until, @before::uuid), version = version + 1
+WHERE singleton;

@@ -178,6 +178,7 @@ async def move_healed(conn: ConnectionLike, *, healed_until: uuid.UUID, version:
 
 HEAL_AGAIN: typing.Final = """-- name: HealAgain :exec
 UPDATE healing SET healed_until = least(healed_until, $1::uuid), version = version + 1
+WHERE singleton
 """
 
 
