@@ -9,10 +9,12 @@ from uuid import UUID
 from prometheus_client import CollectorRegistry
 
 from billing.domain.backoff import ExponentialBackoff
+from billing.domain.ids import Prefix, encode
 from billing.runtime.ids import new_id
 from billing.services import dead_letters
 from billing.services.actor import Cause
 from billing.services.dead_letters import Order
+from billing.services.leases import LeaseKind
 from tests.backbone import SHARDS, Backbone, Effects, Routing, wipe_streams
 from workers.healing import Healer, HealingSettings
 from workers.metrics import SweeperMetrics
@@ -136,3 +138,29 @@ async def test_where_nothing_is_routed_nothing_is_healed(backbone: Backbone) -> 
     healer, _ = healer_of(backbone, {})
     assert [await healer.step() for _ in range(3)] == [0, 0, 0]
     assert await backbone.count("outbox") == 0
+
+
+async def test_what_the_bus_still_remembers_is_published_under_another_id(
+    backbone: Backbone,
+) -> None:
+    [passed_over] = await backbone.emit([backbone.resource()])
+    await backbone.dispatch()
+    # The router's position is beyond an event that it never saw, and the stream has its bus id.
+    await backbone.keeper(LeaseKind.ROUTER).step()
+    await backbone.expire_leases()
+    for partition in range(SHARDS):
+        state = await backbone.bus.stream_state(partition)
+        await backbone.execute(
+            "UPDATE router_positions SET stream_identity = $1, last_sequence = $2 WHERE partition = $3",
+            state.identity,
+            state.last_seq,
+            partition,
+        )
+    healer, _ = healer_of(backbone)
+    one, two = Effects("one"), Effects("two")
+    async with backbone.router([one.consumer(), two.consumer()]) as routing:
+        await heal_all(backbone, healer, routing, passed_over)
+    assert one.given == two.given == [passed_over]
+    bus_ids = [message.bus_id for held in await backbone.on_bus() for message in held]
+    event = encode(Prefix.EVENT, passed_over)
+    assert bus_ids == [event, f"{event}:heal_1"]
