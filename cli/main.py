@@ -17,6 +17,8 @@ from billing.domain.errors import BillingError
 
 # We start children but never fork a server; gRPC's own handling of forks only prints warnings then.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# What goes wrong is told in our own words; the library's lines beside them only frighten.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 # The command, the module that holds it as `command`, and its line in the list.
 COMMANDS: Final = {
@@ -30,6 +32,10 @@ COMMANDS: Final = {
     "events": ("cli.commands.events", "Follow what happened: the trail of an event or a resource."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: events that were given up."),
+    "webhooks": (
+        "cli.commands.webhooks",
+        "See what became of webhooks, and why; send them again.",
+    ),
     "pricing": ("cli.commands.pricing", "Quote prices and check worked cases; needs no server."),
 }
 
@@ -69,10 +75,19 @@ def main() -> None:
     try:
         tollway(standalone_mode=True)
     except Exception as error:
-        if not isinstance(error, (BillingError, *_expected())):
+        known = _mendable(error)
+        if known is None:
             raise
-        click.echo(f"tollway: {error}", err=True)
+        click.echo(f"tollway: {known}", err=True)
         sys.exit(1)
+
+
+def _mendable(error: BaseException) -> BaseException | None:
+    """The error that a person can mend, if it is one or the first such of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        found = (_mendable(one) for one in error.exceptions)
+        return next((one for one in found if one is not None), None)
+    return error if isinstance(error, (BillingError, *_expected())) else None
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -28,7 +28,7 @@ from cli.compose import Parts, keep_clock, open_parts, serving, stopped_within
 log = logging.getLogger(__name__)
 
 KEYS_FILE: Final = "keys.json"
-READY_LINE: Final = "workers ready"
+READY_LINE: Final = "workers ready, figures at"
 LOOPBACK: Final = "127.0.0.0/8,::1/128"
 RESTART_PAUSE_S: Final = 1.0
 
@@ -50,13 +50,14 @@ class Address:
 
     grpc: str
     http: str
+    workers_http: str
     nats: str
     database_url: str
     operator_key: str
 
     def to_json(self) -> str:
         """The text of the ready file."""
-        names = ("grpc", "http", "nats", "database_url", "operator_key")
+        names = ("grpc", "http", "workers_http", "nats", "database_url", "operator_key")
         return json.dumps({name: getattr(self, name) for name in names}, indent=2) + "\n"
 
 
@@ -78,16 +79,17 @@ async def running(
             # The folder is ours alone: a killed predecessor's leases need not run out first.
             await forget_holders(parts.worker)
             operator_key = await _operator_key(parts, servers.folder)
-            ready = asyncio.Event()
+            ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             tasks = [
                 group.create_task(keep_clock(parts, stop)),
                 group.create_task(_keep_workers(settings, ready, stop)),
                 group.create_task(servers.watch()),
             ]
-            await ready.wait()
+            workers_http = await ready
             yield Address(
                 grpc=f"{settings.grpc_host}:{ends.grpc.port}",
                 http=f"http://{settings.http_host}:{ends.http.port}",
+                workers_http=workers_http,
                 nats=settings.bus_url,
                 database_url=settings.database_url,
                 operator_key=operator_key,
@@ -144,7 +146,9 @@ def write_private(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-async def _keep_workers(settings: Settings, ready: asyncio.Event, stop: asyncio.Event) -> None:
+async def _keep_workers(
+    settings: Settings, ready: asyncio.Future[str], stop: asyncio.Event
+) -> None:
     """Keeps the workers' process running until the stop; a process that ends by itself is started again."""
     while not stop.is_set():
         # The child leaves when its standard input closes, which the kernel does whatever becomes of us.
@@ -170,11 +174,12 @@ async def _keep_workers(settings: Settings, ready: asyncio.Event, stop: asyncio.
             await stopped_within(stop, RESTART_PAUSE_S)
 
 
-async def _read_until_closed(child: asyncio.subprocess.Process, ready: asyncio.Event) -> None:
+async def _read_until_closed(child: asyncio.subprocess.Process, ready: asyncio.Future[str]) -> None:
     assert child.stdout is not None
     async for line in child.stdout:
-        if line.decode().strip() == READY_LINE:
-            ready.set()
+        text = line.decode().strip()
+        if text.startswith(READY_LINE) and not ready.done():
+            ready.set_result(text.removeprefix(READY_LINE).strip())
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -1,6 +1,6 @@
 -- Operators: events that were given up, by the dispatcher (consumer '') or by a consumer of the router.
 
--- name: ListDeadLetters :many
+-- name: ListDeadEvents :many
 -- The latest first.
 SELECT q.* FROM (
     (SELECT d.id, ''::text AS consumer, d.tenant_id, d.event_id, d.subject, d.resource, NULL::bigint AS resource_version,
@@ -18,7 +18,7 @@ SELECT q.* FROM (
      ORDER BY d.id DESC LIMIT @most::integer)
 ) AS q ORDER BY q.id DESC LIMIT @most::integer;
 
--- name: GetDeadLetter :one
+-- name: GetDeadEvent :one
 SELECT d.id, ''::text AS consumer, d.tenant_id, d.event_id, d.subject, d.resource, NULL::bigint AS resource_version,
        d.shard AS partition, d.attempts, d.last_error, d.died_at
 FROM outbox_dead_letters d

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -37,6 +37,15 @@ def page_size(asked: int) -> int:
 
 def read_token(request: Message) -> UUID | None:
     """The id of the last row of the page before; None for the first page. Raises PageTokenInvalid."""
+    key = read_key(request, _ID_BYTES)
+    return None if key is None else UUID(bytes=key)
+
+
+def read_key(request: Message, size: int) -> bytes | None:
+    """The key, of so many bytes, of the last row of the page before; None for the first page.
+
+    Raises PageTokenInvalid.
+    """
     token: str = request.page_token  # type: ignore[attr-defined] # every list request has one
     if not token:
         return None
@@ -44,19 +53,26 @@ def read_token(request: Message) -> UUID | None:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError) as error:
         raise PageTokenInvalid() from error
-    if len(raw) != _BINDING_BYTES + _ID_BYTES or raw[:_BINDING_BYTES] != _binding(request):
+    if len(raw) != _BINDING_BYTES + size or raw[:_BINDING_BYTES] != _binding(request):
         raise PageTokenInvalid()
-    return UUID(bytes=raw[_BINDING_BYTES:])
+    return raw[_BINDING_BYTES:]
 
 
 def cut_page(
     request: Message, rows: Sequence[Row], ids: Sequence[UUID]
 ) -> tuple[Sequence[Row], str]:
     """The rows of this page and the token of the next, from up to one row more than the page holds."""
+    return cut_keyed_page(request, rows, lambda place: ids[place].bytes)
+
+
+def cut_keyed_page(
+    request: Message, rows: Sequence[Row], key_at: Callable[[int], bytes]
+) -> tuple[Sequence[Row], str]:
+    """The same for rows whose key is longer than an id; `key_at` gives the key of the row at a place."""
     size = page_size(request.page_size)  # type: ignore[attr-defined] # every list request has one
     if len(rows) <= size:
         return rows, ""
-    token = base64.urlsafe_b64encode(_binding(request) + ids[size - 1].bytes).decode().rstrip("=")
+    token = base64.urlsafe_b64encode(_binding(request) + key_at(size - 1)).decode().rstrip("=")
     return rows[:size], token
 
 

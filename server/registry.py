@@ -48,6 +48,9 @@ from tollway.tenant.v1.tenant_service_pb2_grpc import (
 from tollway.usage.v1 import usage_events_pb2
 from tollway.usage.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server as add_usage
 from tollway.webhook.v1 import webhook_events_pb2
+from tollway.webhook.v1.delivery_service_pb2_grpc import (
+    add_WebhookDeliveryServiceServicer_to_server as add_webhook_delivery,
+)
 from tollway.webhook.v1.webhook_service_pb2_grpc import (
     add_WebhookServiceServicer_to_server as add_webhook,
 )
@@ -65,6 +68,7 @@ from server.services.subscription import SubscriptionServicer
 from server.services.tenant import TenantServicer
 from server.services.usage import UsageServicer
 from server.services.webhook import WebhookServicer
+from server.services.webhook_delivery import WebhookDeliveryServicer
 
 Add = Callable[[Any, grpc.aio.Server], None]
 Serve = Callable[[House], object]
@@ -78,6 +82,7 @@ SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
     "tollway.rating.v1.RatingService": (add_rating, RatingServicer),
     "tollway.invoice.v1.InvoiceService": (add_invoice, InvoiceServicer),
     "tollway.webhook.v1.WebhookService": (add_webhook, WebhookServicer),
+    "tollway.webhook.v1.WebhookDeliveryService": (add_webhook_delivery, WebhookDeliveryServicer),
     "tollway.event.v1.EventService": (add_event, EventServicer),
     "tollway.scheduler.v1.SchedulerService": (add_scheduler, SchedulerServicer),
     "tollway.replay.v1.ReplayService": (add_replay, ReplayServicer),

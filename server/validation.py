@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import protovalidate
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from billing.domain.errors import Invalid, Violation
@@ -21,6 +22,7 @@ _validator: Final = (
 
 def validate(request: Message) -> None:
     """Raises Invalid with a violation per broken rule, by field path."""
+    _refuse_nul(request, "")
     found = _validator.collect_violations(request)
     if not found:
         return
@@ -31,6 +33,18 @@ def validate(request: Message) -> None:
     first = violations[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     raise Invalid(f"{first.path}: {first.description}{more}", violations=violations)
+
+
+def _refuse_nul(message: Message, prefix: str) -> None:
+    """PostgreSQL's text has no NUL. Elements of lists of messages judge themselves, each alone, as usage records do."""
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        if field.type == FieldDescriptor.TYPE_STRING:
+            texts = value if field.is_repeated else (value,)
+            if any("\0" in text for text in texts):
+                raise Invalid.field(path, "must not contain NUL")
+        elif field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated:
+            _refuse_nul(value, path + ".")
 
 
 def _path(violation: protovalidate.Violation) -> str:

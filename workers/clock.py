@@ -13,7 +13,7 @@ from datetime import timedelta
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
 from billing.services import clock_walk
-from billing.services.clock_walk import AdvancingClock, Wanted
+from billing.services.clock_walk import AdvancingClock, Wanted, Watched
 from billing.services.draft_claims import OnTestClocks
 from billing.services.due_subscriptions import Share, run_due
 from billing.services.finalization import finalize_due
@@ -37,6 +37,7 @@ class ClockWorker:
         self._database = database
         self._clock = clock
         self._wanted = wanted
+        self._watched = Watched(clock.now(), timedelta(seconds=settings.stall_s))
         self._settings = settings
 
     async def step(self) -> int:
@@ -57,8 +58,7 @@ class ClockWorker:
             if not waiting:
                 return int(await clock_walk.move(tx, clock, to, now=now))
             await clock_walk.tell(tx, clock, waiting, now=now)
-            stall = timedelta(seconds=self._settings.stall_s)
-            await clock_walk.fail_if_stalled(tx, clock, waiting, stall=stall, now=now)
+            await clock_walk.fail_if_stalled(tx, clock, waiting, watched=self._watched, now=now)
         return 0
 
     async def _do_due(self, clock: AdvancingClock) -> int:

@@ -14,6 +14,8 @@ from billing.domain.decimals import parse_exact
 from billing.domain.errors import Invalid
 
 TEXT_MAX: Final = 200
+# An amount or a bound beyond this is a typing error, and would not fit into 64 bits of minor units.
+DECIMAL_LIMIT: Final = 10**15
 
 
 class Fields:
@@ -41,6 +43,8 @@ class Fields:
         value = parse_exact(raw, path=self.where(name))
         if value < 0 and not negative:
             raise self._error.field(self.where(name), "must not be negative.")
+        if abs(value) >= DECIMAL_LIMIT:
+            raise self._error.field(self.where(name), f"must be below {DECIMAL_LIMIT}.")
         return value
 
     def decimal(self, name: str, default: Fraction | None = None) -> Fraction:

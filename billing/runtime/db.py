@@ -7,6 +7,7 @@ ever, and a commit is told to whoever waits for new events.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -113,7 +114,9 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """A session outside a transaction, for single reads. Raises Unavailable when none is free in time."""
         try:
-            connection = await self.pool.acquire(timeout=self._settings.acquire_timeout_s)
+            # The pool's own timeout would start a task for each acquisition.
+            async with asyncio.timeout(self._settings.acquire_timeout_s):
+                connection = await self.pool.acquire()
         except (TimeoutError, OSError, asyncpg.PostgresConnectionError) as error:
             raise Unavailable("The database cannot be reached now.", retry_after_s=1) from error
         try:

@@ -8,6 +8,7 @@ as not done, since its effect and the end of its being due are committed togethe
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -91,13 +92,22 @@ async def tell(tx: Connection, clock: AdvancingClock, waiting: str, *, now: date
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Since when a worker looks at the clocks, and how long one may wait for the same thing (machine time)."""
+
+    since: datetime
+    stall: timedelta
+
+
 async def fail_if_stalled(
-    tx: Connection, clock: AdvancingClock, waiting: str, *, stall: timedelta, now: datetime
+    tx: Connection, clock: AdvancingClock, waiting: str, *, watched: Watched, now: datetime
 ) -> bool:
-    """Gives up when the clock has waited for the very same thing longer than `stall` (machine time)."""
+    """Gives up when the clock has waited for the very same thing, under a worker's eyes, for too long."""
     if waiting != clock.waiting_for or clock.waiting_since is None:
         return False
-    if now - clock.waiting_since <= stall:
+    # Time in which no worker ran is nobody's fault.
+    if now - max(clock.waiting_since, watched.since) <= watched.stall:
         return False
     failed = await queries.clocks.fail_test_clock(
         tx,

@@ -14,8 +14,8 @@ from uuid import UUID
 
 import queries.audit
 import queries.dead_letters
-from queries.dead_letters import GetDeadLetterRow as DeadLetter
-from queries.dead_letters import ListDeadLettersRow as ListedLetter
+from queries.dead_letters import GetDeadEventRow as DeadLetter
+from queries.dead_letters import ListDeadEventsRow as ListedLetter
 
 from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
@@ -57,14 +57,14 @@ async def list_dead(
     connection: Connection, tenant_id: UUID | None, *, before: UUID | None, limit: int
 ) -> Sequence[ListedLetter]:
     """The latest dead letters of a tenant or of all, older than `before`."""
-    return await queries.dead_letters.list_dead_letters(
+    return await queries.dead_letters.list_dead_events(
         connection, before=before, tenant_id=tenant_id, most=limit
     )
 
 
 async def get_dead(connection: Connection, dead_id: UUID, tenant_id: UUID | None) -> DeadLetter:
     """One dead letter. Raises DeadLetterNotFound."""
-    found = await queries.dead_letters.get_dead_letter(connection, id=dead_id, tenant_id=tenant_id)
+    found = await queries.dead_letters.get_dead_event(connection, id=dead_id, tenant_id=tenant_id)
     if found is None:
         raise DeadLetterNotFound(metadata={"dead_letter": encode(Prefix.DEAD_LETTER, dead_id)})
     return found

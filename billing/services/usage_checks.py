@@ -23,6 +23,8 @@ from billing.services.usage_batch import Properties, UsageBatch, Verdict, reject
 from billing.services.usage_directory import Names
 
 KEY_LENGTH_MAX: Final = 200
+# One record can move an amount, and one absurd record must not make its whole period unpayable.
+QUANTITY_LIMIT: Final = 10**15
 PROPERTIES_MAX: Final = 20
 PROPERTY_KEY_LENGTH_MAX: Final = 64
 PROPERTY_VALUE_LENGTH_MAX: Final = 256
@@ -30,7 +32,7 @@ PROPERTY_VALUE_LENGTH_MAX: Final = 256
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 # What needs no closer look: a plain decimal that is within every limit of billing.domain.decimals.
-_PLAIN_DECIMAL: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,12})?").fullmatch
+_PLAIN_DECIMAL: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12})?").fullmatch
 _NUL: Final = "\0"
 
 Refusals = Iterator[tuple[int, Verdict]]
@@ -170,8 +172,11 @@ def _quantities(batch: UsageBatch, names: Names) -> Refusals:
 
 def _wrong_quantity(text: str) -> str | None:
     try:
-        if parse_decimal(text, path="quantity") < 0:
+        quantity = parse_decimal(text, path="quantity")
+        if quantity < 0:
             return "quantity: it must not be negative."
+        if quantity >= QUANTITY_LIMIT:
+            return f"quantity: it must be below {QUANTITY_LIMIT}; use a larger unit."
     except InvalidDecimal as error:
         return error.message
     return None

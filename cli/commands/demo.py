@@ -82,6 +82,7 @@ def _tell_how_to_go_on(console: Console, data: Path, address: Address, outcome: 
         "To go on by hand:\n",
         f".venv/bin/tollway up --data-dir {data}\n",
         f"export ADDR=127.0.0.1:7070 KEY={outcome.airline.key} OPERATOR_KEY={address.operator_key}",
+        f"export FRESH_KEY={outcome.fresh_key}  # of a tenant with nothing in it yet\n",
         "grpcurl -plaintext $ADDR list",
         f"""{call} -d '{{"external_id": "UA"}}' $ADDR tollway.customer.v1.CustomerService/GetCustomer""",
         f"{call} $ADDR tollway.invoice.v1.InvoiceService/ListInvoices\n",

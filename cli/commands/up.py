@@ -76,6 +76,7 @@ def _tell(address: Address) -> None:
 
   gRPC      {address.grpc}
   HTTP      {address.http}/healthz /readyz /metrics
+  workers   {address.workers_http}/metrics
   operator  {address.operator_key}
 
 Make a tenant and a key for it, then follow the README:

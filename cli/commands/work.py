@@ -35,9 +35,14 @@ async def _work(settings: Settings, roles: list[str], until_stdin_closes: bool) 
     stop = stop_on_signals()
     if until_stdin_closes:
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _on_input, stop)
-    async with open_parts(settings) as parts, http_only(parts), asyncio.TaskGroup() as group:
+    async with (
+        open_parts(settings) as parts,
+        http_only(parts) as http,
+        asyncio.TaskGroup() as group,
+    ):
+        ready = f"{READY_LINE} http://{settings.http_host}:{http.port}"
         group.create_task(keep_clock(parts, stop))
-        group.create_task(run_workers(parts, roles, stop, lambda: click.echo(READY_LINE)))
+        group.create_task(run_workers(parts, roles, stop, lambda: click.echo(ready)))
 
 
 def _allow_many_sockets() -> None:

@@ -181,13 +181,13 @@ class Airline:
                 return found[::-1]
 
 
-async def make_tenant(channel: grpc.aio.Channel, operator_key: str) -> Airline:
+async def make_tenant(channel: grpc.aio.Channel, operator_key: str, name: str) -> Airline:
     """A tenant in test mode, in the time zone of New York, with an admin key."""
     stub = TenantServiceStub(channel)
     as_operator = (("authorization", f"Bearer {operator_key}"),)
     made = await stub.CreateTenant(
         tenant.CreateTenantRequest(
-            display_name="New York departures", mode=tenant.TENANT_MODE_TEST, time_zone=ZONE.key
+            display_name=name, mode=tenant.TENANT_MODE_TEST, time_zone=ZONE.key
         ),
         metadata=as_operator,
     )

@@ -44,6 +44,7 @@ class Outcome:
     totals: Totals
     verified: int
     airline: Airline
+    fresh_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ async def play(
     """The whole story against a running house. Raises DemoFailed with what did not hold."""
     receiver = Receiver()
     async with receiving(receiver) as url:
-        airline = await make_tenant(channel, operator_key)
+        airline = await make_tenant(channel, operator_key, "New York departures")
         await _set_up(teller, airline, receiver, url, given)
         await _record(teller, airline, address, given)
         await _rate(teller, airline, receiver, given)
@@ -73,7 +74,10 @@ async def play(
         await _show_trail(teller, airline, invoices)
         if receiver.refused:
             raise DemoFailed(f"{receiver.refused} deliveries did not verify")
-        return Outcome(given.expected.records, len(invoices), totals, receiver.deliveries, airline)
+        fresh = await make_tenant(channel, operator_key, "Yours to try")
+        return Outcome(
+            given.expected.records, len(invoices), totals, receiver.deliveries, airline, fresh.key
+        )
 
 
 async def _set_up(
@@ -186,7 +190,7 @@ async def _wait_for_webhooks(teller: Teller, receiver: Receiver, invoices: int) 
         )
     teller.tell(
         "webhooks delivered",
-        f"{receiver.deliveries} signed requests, every signature verified by the standardwebhooks library",
+        f"{receiver.deliveries} signed requests so far, every signature verified by the standardwebhooks library",
     )
 
 

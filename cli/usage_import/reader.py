@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -22,6 +23,8 @@ from cli.usage_import.options import ImportFailed
 JSON_LINES: Final = frozenset({".jsonl", ".ndjson"})
 TABLES: Final = frozenset({".csv", ".tsv"})
 LINE_LENGTH_MAX: Final = 1_000_000
+NOT_UTF8: Final = "it is not UTF-8 text"
+_SURROGATE: Final = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Row:
     number: int
     values: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
+    raw: str = ""  # the line of a JSON lines file as it stands, for the rejects
 
 
 class RowReader:
@@ -79,14 +83,23 @@ class RowReader:
     def _open(self) -> None:
         raw, name = self._raw()
         self._counted = _Counted(raw)
-        lines = io.TextIOWrapper(io.BufferedReader(self._counted), "utf-8-sig", newline="")
+        lines = io.TextIOWrapper(
+            # Bytes that are no UTF-8 become surrogates, so that they spoil their own row only.
+            io.BufferedReader(self._counted),
+            "utf-8-sig",
+            errors="surrogateescape",
+            newline="",
+        )
         self._stack.enter_context(lines)
         suffix = Path(name).suffix.lower()
         if suffix in JSON_LINES:
             self._rows = _json_rows(lines)
         elif suffix in TABLES:
+            csv.field_size_limit(LINE_LENGTH_MAX)
             table = csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",")
             self.columns = next(table, [])
+            if not self.columns:
+                raise ImportFailed(f"{name}: is empty; its first line must name the columns.")
             self._rows = _table_rows(table, self.columns)
         else:
             known = ", ".join(sorted(JSON_LINES | TABLES | {".zip"}))
@@ -131,10 +144,14 @@ class _Counted(io.RawIOBase):
 def _table_rows(table: Iterator[list[str]], columns: list[str]) -> Iterator[Row]:
     for number, cells in enumerate(table, start=1):
         values = dict(zip(columns, cells, strict=False))
-        if len(cells) == len(columns):
-            yield Row(number, values)
-        elif cells:  # an empty line is no row
-            yield Row(number, values, f"it has {len(cells)} cells, the header has {len(columns)}")
+        if not cells:  # an empty line is no row
+            continue
+        problem = ""
+        if len(cells) != len(columns):
+            problem = f"it has {len(cells)} cells, the header has {len(columns)}"
+        elif any(_is_spoilt(cell) for cell in cells):
+            problem = NOT_UTF8
+        yield Row(number, values, problem)
 
 
 def _json_rows(lines: io.TextIOWrapper) -> Iterator[Row]:
@@ -150,14 +167,21 @@ def _json_rows(lines: io.TextIOWrapper) -> Iterator[Row]:
 
 
 def _json_row(number: int, line: str) -> Row:
+    raw = line.rstrip("\r\n")
+    if _is_spoilt(line):
+        return Row(number, problem=NOT_UTF8, raw=raw)
     try:
         # Numbers stay the digits that were written: no float on the way.
         found = json.loads(line, parse_float=str, parse_int=str, parse_constant=str)
     except ValueError as error:
-        return Row(number, {"line": line.rstrip("\r\n")}, f"it is no JSON: {error}")
+        return Row(number, problem=f"it is no JSON: {error}", raw=raw)
     if not isinstance(found, dict):
-        return Row(number, {"line": line.rstrip("\r\n")}, "it is no JSON object")
-    return Row(number, {name: _text(value) for name, value in found.items()})
+        return Row(number, problem="it is no JSON object", raw=raw)
+    return Row(number, {name: _text(value) for name, value in found.items()}, raw=raw)
+
+
+def _is_spoilt(text: str) -> bool:
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any, Final, Self
 from cli.usage_import.options import ImportFailed
 from cli.usage_import.reader import Row
 
+LINE: Final = "line"
 EXTRA: Final = ("row_number", "outcome", "reason", "message")
 
 
@@ -47,16 +48,16 @@ class Rejects:
         if self._path is None:
             return
         if self._writer is None:
-            self._begin(self._path, row)
-        cells = [row.values.get(column, "") for column in self._columns]
+            self._begin(self._path)
+        cells = [row.values.get(column, "") for column in self._columns] or [row.raw]
         self._writer.writerow([*cells, row.number, outcome, reason, message])
 
-    def _begin(self, path: Path, row: Row) -> None:
-        # JSON lines have no header: the first refused row names the columns.
-        self._columns = self._columns or list(row.values)
+    def _begin(self, path: Path) -> None:
         try:
-            self._file = path.open("w", encoding="utf-8", newline="")
+            # As the reader reads: what is no UTF-8 comes out as the bytes that went in.
+            self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise ImportFailed(f"{path}: {error}") from error
         self._writer = csv.writer(self._file)
-        self._writer.writerow([*self._columns, *EXTRA])
+        # JSON lines have no columns: the line is kept as it stands.
+        self._writer.writerow([*(self._columns or [LINE]), *EXTRA])

@@ -33,6 +33,7 @@ from . import (
     usage,
     usage_fold,
     webhook_deliveries,
+    webhook_history,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -70,5 +71,6 @@ __all__ = [
     "usage",
     "usage_fold",
     "webhook_deliveries",
+    "webhook_history",
     "webhooks",
 ]

@@ -12,12 +12,12 @@ import uuid
 from .connection import ConnectionLike, affected_rows
 
 __all__ = [
-    "GetDeadLetterRow",
-    "ListDeadLettersRow",
+    "GetDeadEventRow",
+    "ListDeadEventsRow",
     "drop_outbox_dead_letter",
     "drop_router_dead_letter",
-    "get_dead_letter",
-    "list_dead_letters",
+    "get_dead_event",
+    "list_dead_events",
     "lock_partition",
     "mark_handled",
     "redrive_to_outbox",
@@ -26,8 +26,8 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ListDeadLettersRow:
-    """One row of list_dead_letters."""
+class ListDeadEventsRow:
+    """One row of list_dead_events."""
 
     id: uuid.UUID
     consumer: str
@@ -42,7 +42,7 @@ class ListDeadLettersRow:
     died_at: datetime.datetime
 
 
-LIST_DEAD_LETTERS: typing.Final = """-- name: ListDeadLetters :many
+LIST_DEAD_EVENTS: typing.Final = """-- name: ListDeadEvents :many
 SELECT q.id, q.consumer, q.tenant_id, q.event_id, q.subject, q.resource, q.resource_version, q.partition, q.attempts, q.last_error, q.died_at FROM (
     (SELECT d.id, ''::text AS consumer, d.tenant_id, d.event_id, d.subject, d.resource, NULL::bigint AS resource_version,
             d.shard AS partition, d.attempts, d.last_error, d.died_at
@@ -61,23 +61,23 @@ SELECT q.id, q.consumer, q.tenant_id, q.event_id, q.subject, q.resource, q.resou
 """
 
 
-async def list_dead_letters(
+async def list_dead_events(
     conn: ConnectionLike,
     *,
     before: uuid.UUID | None,
     tenant_id: uuid.UUID | None,
     most: int,
-) -> list[ListDeadLettersRow]:
+) -> list[ListDeadEventsRow]:
     """Operators: events that were given up, by the dispatcher (consumer '') or by a consumer of the router.
     The latest first.
     """
-    rows = await conn.fetch(LIST_DEAD_LETTERS, before, tenant_id, most)
-    return [ListDeadLettersRow(*row) for row in rows]
+    rows = await conn.fetch(LIST_DEAD_EVENTS, before, tenant_id, most)
+    return [ListDeadEventsRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class GetDeadLetterRow:
-    """One row of get_dead_letter."""
+class GetDeadEventRow:
+    """One row of get_dead_event."""
 
     id: uuid.UUID
     consumer: str
@@ -92,7 +92,7 @@ class GetDeadLetterRow:
     died_at: datetime.datetime
 
 
-GET_DEAD_LETTER: typing.Final = """-- name: GetDeadLetter :one
+GET_DEAD_EVENT: typing.Final = """-- name: GetDeadEvent :one
 SELECT d.id, ''::text AS consumer, d.tenant_id, d.event_id, d.subject, d.resource, NULL::bigint AS resource_version,
        d.shard AS partition, d.attempts, d.last_error, d.died_at
 FROM outbox_dead_letters d
@@ -105,14 +105,14 @@ WHERE d.id = $1::uuid AND ($2::uuid IS NULL OR d.tenant_id = $2::uuid)
 """
 
 
-async def get_dead_letter(
+async def get_dead_event(
     conn: ConnectionLike,
     *,
     id: uuid.UUID,
     tenant_id: uuid.UUID | None,
-) -> GetDeadLetterRow | None:
-    row = await conn.fetchrow(GET_DEAD_LETTER, id, tenant_id)
-    return None if row is None else GetDeadLetterRow(*row)
+) -> GetDeadEventRow | None:
+    row = await conn.fetchrow(GET_DEAD_EVENT, id, tenant_id)
+    return None if row is None else GetDeadEventRow(*row)
 
 
 LOCK_PARTITION: typing.Final = """-- name: LockPartition :one

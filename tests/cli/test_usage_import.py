@@ -150,7 +150,7 @@ async def test_json_lines_keep_their_numbers_exact(
     at = (world.now - timedelta(hours=1)).timestamp()
     lines = [
         '{"id": "a", "at": %d, "who": "UA", "n": 0.100000000001, "tier": "gold"}' % at,  # noqa: UP031 - braces of JSON
-        '{"id": 2, "at": %d, "who": "UA", "n": 123456789012345678}' % at,  # noqa: UP031 - braces of JSON
+        '{"id": 2, "at": %d, "who": "UA", "n": 123456789012345.678901}' % at,  # noqa: UP031 - braces of JSON
         "{broken",
         "[1]",
         "",
@@ -167,9 +167,37 @@ async def test_json_lines_keep_their_numbers_exact(
     )
     assert (summary.accepted, summary.rejected) == (2, 2)
     rows = await world.rows("SELECT * FROM usage_records ORDER BY quantity")
-    assert [str(row["quantity"]) for row in rows] == ["0.100000000001", "123456789012345678"]
+    assert [str(row["quantity"]) for row in rows] == ["0.100000000001", "123456789012345.678901"]
     assert [json.loads(row["properties"] or "{}") for row in rows] == [{"tier": "gold"}, {}]
-    assert "{broken" in (tmp_path / "rejects.csv").read_text()
+    with (tmp_path / "rejects.csv").open(newline="") as kept:
+        assert [row["line"] for row in csv.DictReader(kept)] == ["{broken", "[1]"]
+
+
+async def test_one_spoilt_row_does_not_end_an_import(
+    world: World, client: Client, tmp_path: Path
+) -> None:
+    file, rejects = tmp_path / "usage.csv", tmp_path / "rejects.csv"
+    at = (world.now - timedelta(hours=1)).isoformat()
+    rows = [
+        b"id,at,who,n",
+        b"a,%s,UA,1",
+        b"b\xe9,%s,UA,1",
+        b"x" * 200_000 + b",%s,UA,1",
+        b"d,%s,UA,1",
+    ]
+    file.write_bytes(b"\n".join(row.replace(b"%s", at.encode()) for row in rows))
+    columns = {"idempotency_key": "id", "timestamp": "at", "customer": "who", "quantity": "n"}
+    summary = await imported(client, file, columns=columns, rejects=rejects)
+    assert (summary.accepted, summary.rejected) == (2, 2)
+    assert b"b\xe9," in rejects.read_bytes()
+
+
+async def test_an_empty_file_is_refused(client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_bytes(b"")
+    columns = {"idempotency_key": "id", "timestamp": "at", "customer": "who", "quantity": "n"}
+    with pytest.raises(ImportFailed, match="is empty"):
+        await imported(client, file, columns=columns)
 
 
 async def test_the_one_file_in_an_archive_is_imported(

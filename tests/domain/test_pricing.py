@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.domain.decimals import Rounding, decimal_text
-from billing.domain.errors import UsageNotRatable
+from billing.domain.errors import InvalidPrice, UsageNotRatable
 from billing.domain.money import Money
 from billing.domain.pricing import (
     BillingTiming,
@@ -229,8 +229,9 @@ def test_a_waived_period_gives_nothing_back_but_bills_what_is_new() -> None:
 
 
 def test_a_metered_price_is_always_billed_in_arrears() -> None:
-    chosen = BillingTiming.IN_ADVANCE
-    assert billing_timing(PriceModel.VOLUME, metered=True, chosen=chosen) == "in_arrears"
+    assert billing_timing(PriceModel.VOLUME, metered=True) == "in_arrears"
+    with pytest.raises(InvalidPrice, match="billed in arrears"):
+        billing_timing(PriceModel.VOLUME, metered=True, chosen=BillingTiming.IN_ADVANCE)
     assert billing_timing(PriceModel.FLAT, metered=False) == "in_advance"
     assert billing_timing(PriceModel.FLAT, metered=False, chosen=BillingTiming.IN_ARREARS) == (
         BillingTiming.IN_ARREARS

@@ -97,12 +97,12 @@ async def test_every_get_of_an_id_that_nobody_has_is_not_found(rim: Rim) -> None
         if "/Get" not in method:
             continue
         ids = [f.name for f in REQUESTS[method].DESCRIPTOR.fields if f.name in PREFIXES]
+        unknown = {name: encode(PREFIXES[name], new_id(rim.clock.now())) for name in ids}
         for name in ids[:1]:
-            unknown = encode(PREFIXES[name], new_id(rim.clock.now()))
-            refused = await rim.refused(method, _request(method, {name: unknown}))
+            refused = await rim.refused(method, _request(method, unknown))
             assert refused.code is grpc.StatusCode.NOT_FOUND, (method, refused)
             wrong_kind = encode(Prefix.CORRELATION, new_id(rim.clock.now()))
-            refused = await rim.refused(method, _request(method, {name: wrong_kind}))
+            refused = await rim.refused(method, _request(method, unknown | {name: wrong_kind}))
             assert refused.reason in ("INVALID_ID", "INVALID_ARGUMENT"), (method, refused)
             walked += 1
     assert walked >= 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -93,8 +92,9 @@ async def answers(channel: grpc.aio.Channel) -> bool:
         try:
             answer = await check(health_pb2.HealthCheckRequest(), timeout=10)
         except grpc.aio.AioRpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE
-            return False
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                return False
+            raise
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
@@ -171,27 +171,3 @@ async def test_a_port_that_is_taken_is_refused_unless_it_is_shared(databases: Da
         settings = ServerSettings(port=first.port, share_port=True)
         async with serving(databases, settings) as second:
             assert second.port == first.port
-
-
-async def test_a_client_may_keep_its_connection_alive_every_ten_seconds(
-    databases: Databases,
-) -> None:
-    """The option's name is easily mistyped and then ignored; only the behaviour tells."""
-    settings = ServerSettings(port=0, keepalive_min_s=3600)
-    async with serving(databases, settings) as server:
-        channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{server.port}",
-            options=[
-                ("grpc.keepalive_time_ms", 20),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-            ],
-        )
-        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
-        async with channel:
-            call = watch(b"")
-            await call.read()
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await call.read()  # too many pings would end it
-            call.cancel()

@@ -109,7 +109,7 @@ async def test_grpcurl_lists_describes_and_prints_the_payload_of_an_event(rim: R
     }
 
 
-async def _reflect(rim: Rim, version: str, **asked: str) -> Any:
+async def _reflect(rim: Rim, version: str, **asked: Any) -> Any:
     call: Any = rim.channel.stream_stream(
         f"/{version}/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,

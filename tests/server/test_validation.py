@@ -84,3 +84,12 @@ async def test_what_cannot_be_read_is_refused_with_a_reason(rim: Rim, method: st
         grpc.StatusCode.INVALID_ARGUMENT,
         "INVALID_ARGUMENT",
     )
+
+
+async def test_a_text_with_nul_is_refused_before_the_database_sees_it(rim: Rim) -> None:
+    request = customer_pb.CreateCustomerRequest(external_id="z\0", display_name="Z")
+    refused = await rim.refused(CREATE_CUSTOMER, request)
+    assert (refused.code, list(refused.fields)) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        ["external_id"],
+    )

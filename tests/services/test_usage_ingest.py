@@ -134,6 +134,7 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("QUANTITY_INVALID", {"quantity": "٣"}),
     ("QUANTITY_INVALID", {"quantity": "1.0000000000001"}),
     ("QUANTITY_INVALID", {"quantity": "9" * 31}),
+    ("QUANTITY_INVALID", {"quantity": "1000000000000000"}),
     ("QUANTITY_INVALID", {"quantity": "1\n"}),
     ("TIMESTAMP_INVALID", {"at": None}),
     ("TIMESTAMP_INVALID", {"at": datetime(1969, 12, 31, tzinfo=UTC)}),

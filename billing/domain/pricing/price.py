@@ -10,6 +10,7 @@ from enum import StrEnum
 from fractions import Fraction
 
 from billing.domain.decimals import Rounding, round_exact
+from billing.domain.errors import InvalidPrice
 from billing.domain.pricing.charges import Charge
 
 
@@ -68,5 +69,7 @@ def billing_timing(
 ) -> BillingTiming:
     """When a price is billed: in arrears always for metered; fees in advance unless chosen."""
     if metered:
+        if chosen is BillingTiming.IN_ADVANCE:
+            raise InvalidPrice.field("billing_timing", "a metered price is billed in arrears.")
         return BillingTiming.IN_ARREARS
     return chosen or BillingTiming.IN_ADVANCE

@@ -78,6 +78,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such replay in this tenant. Metadata: replay."""
     ERROR_REASON_TEST_CLOCK_NOT_FOUND: _ErrorReason.ValueType  # 31
     """NOT_FOUND: the tenant has no test clock; create one with CreateTestClock."""
+    ERROR_REASON_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 110
+    """NOT_FOUND: the event was never to be delivered to this endpoint. Metadata: endpoint, event."""
+    ERROR_REASON_RESEND_LIMIT_REACHED: _ErrorReason.ValueType  # 111
+    """FAILED_PRECONDITION: the event was resent to the endpoint too often. Metadata: limit."""
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 40
     """ALREADY_EXISTS: the key or external id is taken in this tenant. Metadata: kind, key."""
     ERROR_REASON_INVALID_PRICE: _ErrorReason.ValueType  # 41
@@ -214,6 +218,10 @@ ERROR_REASON_REPLAY_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND: no such replay in this tenant. Metadata: replay."""
 ERROR_REASON_TEST_CLOCK_NOT_FOUND: ErrorReason.ValueType  # 31
 """NOT_FOUND: the tenant has no test clock; create one with CreateTestClock."""
+ERROR_REASON_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 110
+"""NOT_FOUND: the event was never to be delivered to this endpoint. Metadata: endpoint, event."""
+ERROR_REASON_RESEND_LIMIT_REACHED: ErrorReason.ValueType  # 111
+"""FAILED_PRECONDITION: the event was resent to the endpoint too often. Metadata: limit."""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 40
 """ALREADY_EXISTS: the key or external id is taken in this tenant. Metadata: kind, key."""
 ERROR_REASON_INVALID_PRICE: ErrorReason.ValueType  # 41

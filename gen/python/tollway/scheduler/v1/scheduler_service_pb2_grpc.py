@@ -61,7 +61,7 @@ class SchedulerServiceServicer:
 
         Permission: admin.
         Errors: NOT_IN_TEST_MODE, TEST_CLOCK_EXISTS.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"start_time": "2013-01-01T05:00:00Z"}' $ADDR tollway.scheduler.v1.SchedulerService/CreateTestClock
+        Example: grpcurl -plaintext -H "authorization: Bearer $FRESH_KEY" -d '{"start_time": "2013-01-01T05:00:00Z"}' $ADDR tollway.scheduler.v1.SchedulerService/CreateTestClock
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

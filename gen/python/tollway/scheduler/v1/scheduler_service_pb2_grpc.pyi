@@ -21,7 +21,7 @@ class SchedulerServiceStub:
 
     Permission: admin.
     Errors: NOT_IN_TEST_MODE, TEST_CLOCK_EXISTS.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"start_time": "2013-01-01T05:00:00Z"}' $ADDR tollway.scheduler.v1.SchedulerService/CreateTestClock
+    Example: grpcurl -plaintext -H "authorization: Bearer $FRESH_KEY" -d '{"start_time": "2013-01-01T05:00:00Z"}' $ADDR tollway.scheduler.v1.SchedulerService/CreateTestClock
     """
     AdvanceTestClock: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.AdvanceTestClockRequest, _scheduler_service_pb2.AdvanceTestClockResponse]
     """Sets the clock's target and answers at once; a worker goes there due instant by due instant, and everything that is
@@ -52,7 +52,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: admin.
         Errors: NOT_IN_TEST_MODE, TEST_CLOCK_EXISTS.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"start_time": "2013-01-01T05:00:00Z"}' $ADDR tollway.scheduler.v1.SchedulerService/CreateTestClock
+        Example: grpcurl -plaintext -H "authorization: Bearer $FRESH_KEY" -d '{"start_time": "2013-01-01T05:00:00Z"}' $ADDR tollway.scheduler.v1.SchedulerService/CreateTestClock
         """
 
     @_abc_1.abstractmethod

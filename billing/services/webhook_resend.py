@@ -1,0 +1,102 @@
+"""Webhook path, beside it: a person sends an event to an endpoint again.
+
+Invariant: a resend is a delivery of its own under the next nonce; the row, its count as matched and its line in the
+audit are committed together, and the endpoint's row lock keeps two resends from one nonce.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import queries.audit
+import queries.webhook_history as statements
+
+from billing.domain.errors import Precondition
+from billing.domain.ids import Prefix, encode
+from billing.domain.webhook import DeliveryStatus, EndpointStatus
+from billing.runtime.db import Connection
+from billing.runtime.ids import new_id
+from billing.services.actor import Cause
+from billing.services.event_log import EventNotFound
+from billing.services.webhook_history import (
+    DeliveryKey,
+    DeliveryRow,
+    delivery_not_found,
+    message_id,
+)
+from billing.services.webhooks import EndpointNotFound
+
+RESENDS_MAX: Final = 1_000
+# The routers' partitions are from 0.
+RESENT_PARTITION: Final = -1
+_BEGINS_AS: Final = {
+    EndpointStatus.ENABLED.value: DeliveryStatus.PENDING,
+    EndpointStatus.DISABLED.value: DeliveryStatus.PARKED,
+}
+
+
+class ResendLimitReached(Precondition):
+    """An event is resent to an endpoint at most 1000 times; have the receiver take it, or replay the stretch."""
+
+    reason = "RESEND_LIMIT_REACHED"
+
+
+async def resend(
+    tx: Connection,
+    tenant_id: UUID,
+    first: DeliveryKey,
+    cause: Cause,
+    audit: tuple[str, str],
+    *,
+    now: datetime,
+) -> DeliveryRow:
+    """The new delivery of what `first` names, due now, or parked while the endpoint is disabled.
+
+    `audit` is the method and the note that the audit log keeps.
+
+    Raises EndpointNotFound, DeliveryNotFound, EventNotFound or ResendLimitReached.
+    """
+    webhook_id, event_id = first.webhook_id, first.event_id
+    endpoint = await statements.lock_endpoint(tx, tenant_id=tenant_id, id=webhook_id)
+    if endpoint is None or endpoint.status not in _BEGINS_AS:
+        raise EndpointNotFound(metadata={"endpoint": encode(Prefix.WEBHOOK_ENDPOINT, webhook_id)})
+    latest = await statements.get_latest_delivery(
+        tx, tenant_id=tenant_id, webhook_id=webhook_id, event_id=event_id
+    )
+    if latest is None:
+        raise delivery_not_found(webhook_id, event_id)
+    if latest.nonce >= RESENDS_MAX:
+        raise ResendLimitReached(metadata={"limit": str(RESENDS_MAX)})
+    if not await statements.has_event(tx, tenant_id=tenant_id, event_id=event_id):
+        raise EventNotFound(
+            "The event is older than the log's retention, so its body is gone.",
+            metadata={"event": encode(Prefix.EVENT, event_id)},
+        )
+    made = await statements.insert_resend(
+        tx,
+        tenant_id=tenant_id,
+        webhook_id=webhook_id,
+        event_id=event_id,
+        nonce=latest.nonce + 1,
+        shard=endpoint.shard,
+        subject=latest.subject,
+        status=_BEGINS_AS[endpoint.status],
+        partition=RESENT_PARTITION,
+        now=now,
+    )
+    assert made is not None, "an INSERT without a conflict clause returns its row"
+    method, note = audit
+    await queries.audit.insert_audit_entry(
+        tx,
+        tenant_id=tenant_id,
+        id=new_id(now),
+        actor=cause.actor,
+        method=method,
+        resource=encode(Prefix.WEBHOOK_ENDPOINT, webhook_id),
+        correlation_id=cause.correlation_id,
+        note=f"{message_id(event_id, made.nonce)} {note}".rstrip(),
+        now=now,
+    )
+    return made

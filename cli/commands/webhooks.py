@@ -1,0 +1,231 @@
+"""The door: `tollway webhooks`. Invariant: everything but `resend` only looks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+from typing import Any, Final, TypeVar
+
+import click
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tollway.webhook.v1 import delivery_service_pb2 as pb
+from tollway.webhook.v1.delivery_service_pb2_grpc import WebhookDeliveryServiceStub
+
+from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+
+Answer = TypeVar("Answer", bound=Message)
+STATUSES: Final = ("pending", "parked", "delivered", "dead", "canceled")
+HEAD_SHOWN: Final = 60
+_COLORS: Final = {"delivered": "green", "dead": "red", "parked": "yellow"}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="At most so many."
+)
+page_option = click.option("--page", default="", help="The token that the page before printed.")
+
+
+@click.group()
+def command() -> None:
+    """See what became of webhooks, and why; send them again."""
+
+
+@command.command()
+@connection_options
+@click.option("--endpoint", default="", help="Only to this endpoint: whe_….")
+@click.option("--status", type=click.Choice(STATUSES), help="Only in this state.")
+@click.option("--subject", default="", help='Such as invoice.generated, or "invoice.*".')
+@click.option("--event", default="", help="Only of this event: evt_….")
+@limit_option
+@page_option
+@json_option
+def deliveries(connection: Connection, as_json: bool, **options: Any) -> None:
+    """List deliveries, the newest event first."""
+    name = (options["status"] or "unspecified").upper()
+    request = pb.ListDeliveriesRequest(
+        endpoint_id=options["endpoint"],
+        status=pb.DeliveryStatus.Value(f"DELIVERY_STATUS_{name}"),
+        subject=options["subject"],
+        event_id=options["event"],
+        page_size=options["limit"],
+        page_token=options["page"],
+    )
+    answer = _call(connection, lambda stub, how: stub.ListDeliveries(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    table = _table("webhook-id", "endpoint", "subject", "state", "tries", "made", "next or end")
+    for row in answer.deliveries:
+        end = row.next_attempt_time if row.HasField("next_attempt_time") else row.finish_time
+        table.add_row(
+            row.message_id,
+            row.endpoint_id,
+            escape(row.subject),
+            _state(row.status),
+            str(row.attempts),
+            _at(row.create_time),
+            _at(end),
+        )
+    _print(table, answer.next_page_token)
+
+
+@command.command()
+@connection_options
+@click.argument("endpoint")
+@click.argument("message_id")
+@json_option
+def attempts(connection: Connection, endpoint: str, message_id: str, as_json: bool) -> None:
+    """Show the attempts of a delivery: its endpoint (whe_…) and its webhook-id (evt_…, evt_…_1)."""
+    event_id, resend = _split(message_id)
+    request = pb.GetDeliveryRequest(endpoint_id=endpoint, event_id=event_id, resend=resend)
+    answer = _call(connection, lambda stub, how: stub.GetDelivery(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    table = _table("#", "began", "ms", "status", "address", "error", "answer")
+    for row in answer.attempts:
+        table.add_row(
+            str(row.number),
+            _at(row.start_time),
+            f"{row.duration_ms:,}",
+            str(row.response_status or ""),
+            row.address,
+            escape(row.error),
+            escape(row.response_head[:HEAD_SHOWN]),
+        )
+    _print(table)
+    click.echo(f"state: {_word(answer.delivery.status)}")
+
+
+@command.command()
+@connection_options
+@click.option("--endpoint", default="", help="Only of this endpoint: whe_….")
+@limit_option
+@page_option
+@json_option
+def dlq(connection: Connection, endpoint: str, limit: int, page: str, as_json: bool) -> None:
+    """List the deliveries that were given up, the newest event first."""
+    request = pb.ListDeadLettersRequest(endpoint_id=endpoint, page_size=limit, page_token=page)
+    answer = _call(connection, lambda stub, how: stub.ListDeadLetters(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    table = _table("event", "resend", "endpoint", "subject", "tries", "given up", "last error")
+    for row in answer.dead_letters:
+        table.add_row(
+            row.event_id,
+            str(row.resend),
+            row.endpoint_id,
+            escape(row.subject),
+            str(row.attempts),
+            _at(row.die_time),
+            escape(row.last_error),
+        )
+    _print(table, answer.next_page_token)
+
+
+@command.command()
+@connection_options
+@click.argument("endpoint")
+@click.argument("event")
+@click.option("--note", default="", help="Why, for the audit log.")
+@click.option("--request-id", default="", help="The same id answers like the first time.")
+def resend(connection: Connection, endpoint: str, event: str, note: str, request_id: str) -> None:
+    """Send an event (evt_…) to an endpoint (whe_…) again, under a webhook-id of its own."""
+    request = pb.ResendDeliveryRequest(
+        request_id=request_id, endpoint_id=endpoint, event_id=event, note=note
+    )
+    answer = _call(connection, lambda stub, how: stub.ResendDelivery(request, **how))
+    click.echo(f"{answer.delivery.message_id} is {_word(answer.delivery.status)}")
+
+
+@command.command()
+@connection_options
+@click.option("--endpoint", default="", help="Only this endpoint's: whe_….")
+@limit_option
+@page_option
+@json_option
+def balance(connection: Connection, endpoint: str, limit: int, page: str, as_json: bool) -> None:
+    """Show the books: what matched must equal the deliveries by state, at every moment."""
+    request = pb.GetBalanceRequest(endpoint_id=endpoint, page_size=limit, page_token=page)
+    answer = _call(connection, lambda stub, how: stub.GetBalance(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    table = _table("endpoint", "matched", *STATUSES, "")
+    for row in answer.endpoints:
+        counts = [f"{getattr(row, name):,}" for name in ("matched", *STATUSES)]
+        table.add_row(
+            row.endpoint_id, *counts, "[green]=[/green]" if row.balanced else "[red]differs[/red]"
+        )
+    _print(table, answer.next_page_token)
+    click.echo(f"the tenant: matched {answer.matched:,}, filtered {answer.filtered:,}")
+
+
+@command.command()
+@connection_options
+@click.argument("endpoint")
+@click.argument("event")
+@json_option
+def explain(connection: Connection, endpoint: str, event: str, as_json: bool) -> None:
+    """Tell why an event (evt_…) was, will be or will not be delivered to an endpoint (whe_…)."""
+    request = pb.ExplainDeliveryRequest(endpoint_id=endpoint, event_id=event)
+    answer = _call(connection, lambda stub, how: stub.ExplainDelivery(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    verdict = pb.DeliveryVerdict.Name(answer.verdict).removeprefix("DELIVERY_VERDICT_")
+    click.echo(f"{verdict.lower().replace('_', ' ')}: {answer.explanation}")
+    click.echo(
+        f"subject {answer.subject}; the endpoint wants {', '.join(answer.endpoint_subjects)}"
+    )
+
+
+def _call(connection: Connection, ask: Callable[[Any, dict[str, Any]], Awaitable[Answer]]) -> Any:
+    async def work() -> Answer:
+        async with channel_to(connection) as channel:
+            how = {"metadata": connection.metadata, "timeout": DEADLINE_S}
+            return await ask(WebhookDeliveryServiceStub(channel), how)
+
+    return run(work())
+
+
+def _split(message_id: str) -> tuple[str, int]:
+    """The event and the resend that a webhook-id names."""
+    event_id, _, nonce = message_id.rpartition("_")
+    return (event_id, int(nonce)) if "_" in event_id and nonce.isdecimal() else (message_id, 0)
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def _print(table: Table, next_page: str = "") -> None:
+    # A terminal's width for people; whole lines where the output goes to a file or another program.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=400)
+    console.print(table if table.row_count else "nothing", highlight=False)
+    if next_page:
+        click.echo(f"more: --page {next_page}")
+
+
+def _word(status: int) -> str:
+    return pb.DeliveryStatus.Name(status).removeprefix("DELIVERY_STATUS_").lower()  # type: ignore[arg-type] # an enum of the wire
+
+
+def _state(status: int) -> str:
+    word = _word(status)
+    color = _COLORS.get(word)
+    return f"[{color}]{word}[/{color}]" if color else word
+
+
+def _at(stamp: Timestamp) -> str:
+    if not stamp.seconds:
+        return ""
+    return stamp.ToDatetime(UTC).isoformat(" ", "seconds").removesuffix("+00:00")
