@@ -27,6 +27,7 @@ from workers.clock import ClockSettings, ClockWorker
 from workers.dispatcher.dispatcher import Dispatcher
 from workers.dispatcher.settings import DispatcherSettings
 from workers.ground import Ground
+from workers.healing import Healer, HealingSettings
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
 from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
@@ -49,6 +50,7 @@ BUS_RETRY_S: Final = 1.0
 IDLE_S: Final = 0.25
 CLOCK_IDLE_S: Final = 0.02  # an advancing clock is somebody waiting
 SWEEP_IDLE_S: Final = 60.0
+HEAL_IDLE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +182,14 @@ def _replay(shop: Shop) -> Awaitable[None]:
     return shop.loop("replay", ReplayWorker(shop.parts.worker, shop.parts.clock, wanted).step)
 
 
-def _sweeper(shop: Shop) -> Awaitable[None]:
-    sweeper = Sweeper(shop.ground, SweeperSettings(), SweeperMetrics(shop.parts.registry))
-    return shop.loop("sweeper", sweeper.step, SWEEP_IDLE_S)
+async def _sweeper(shop: Shop) -> None:
+    metrics = SweeperMetrics(shop.parts.registry)
+    sweeper = Sweeper(shop.ground, SweeperSettings(), metrics)
+    wanted = WANTED if shop.parts.bus.heals else {}
+    healer = Healer(shop.ground, wanted, HealingSettings(), metrics)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_awaited(shop.loop("sweeper", sweeper.step, SWEEP_IDLE_S)))
+        group.create_task(_awaited(shop.loop("healer", healer.step, HEAL_IDLE_S)))
 
 
 ROLES: Final[Mapping[str, Role]] = {

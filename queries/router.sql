@@ -80,9 +80,22 @@ ORDER BY g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id
 ON CONFLICT DO NOTHING;
 
 -- name: ListDueWaiting :many
--- What is due in these partitions, oldest due first.
+-- What is due in these partitions, oldest due first. Of a resource of an ordered consumer, and of one under `*`, the
+-- head alone, and for an ordered consumer nothing behind an event that stands under `*` or is dead.
 SELECT w.* FROM router_waiting w
 WHERE w.partition = ANY (@partitions::smallint[]) AND w.next_attempt_at <= @now
+  AND (w.consumer <> ALL (@ordered::text[]) OR NOT EXISTS (
+      SELECT 1 FROM router_waiting e
+      WHERE e.consumer = w.consumer AND e.resource = w.resource AND e.tenant_id = w.tenant_id
+        AND (e.resource_version, e.event_id, e.replay_id) < (w.resource_version, w.event_id, w.replay_id)))
+  AND (w.consumer <> ALL (@ordered::text[]) OR w.consumer = '*' OR NOT EXISTS (
+      SELECT 1 FROM router_waiting s
+      WHERE s.consumer = '*' AND s.resource = w.resource AND s.tenant_id = w.tenant_id
+        AND s.resource_version < w.resource_version))
+  AND (w.consumer <> ALL (@ordered::text[]) OR NOT EXISTS (
+      SELECT 1 FROM router_dead_letters d
+      WHERE d.consumer = w.consumer AND d.resource = w.resource AND d.tenant_id = w.tenant_id
+        AND d.resource_version < w.resource_version))
 ORDER BY w.next_attempt_at, w.event_id
 LIMIT @most::integer;
 

@@ -26,6 +26,7 @@ class Permission:
 _READ: Final = Permission(Scope.READ)
 _WRITE: Final = Permission(Scope.WRITE)
 _ADMIN: Final = Permission(Scope.ADMIN)
+_OPERATOR: Final = Permission(None, without_tenant=True)
 
 PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.tenant.v1.TenantService/CreateTenant": Permission(None, without_tenant=True),
@@ -72,4 +73,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.operations.v1.OperationsService/GetStatus": Permission(
         Scope.READ, without_tenant=True
     ),
+    "/tollway.operations.v1.OperationsService/ListDeadLetters": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/GetDeadLetter": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/RedriveDeadLetter": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/DiscardDeadLetter": _OPERATOR,
 }

@@ -11,9 +11,9 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from server.handlers import HandlersByName
 
@@ -35,16 +35,19 @@ async def add_standard_services(
         await state.set(name, health_pb2.HealthCheckResponse.SERVING)
     shown = [*services, HEALTH, REFLECTION_V1ALPHA, REFLECTION_V1]
     if with_channelz:
-        channelz.add_channelz_servicer(by_name)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), by_name)
         shown.append(CHANNELZ)
-    reflection.enable_server_reflection(shown, by_name)
-    _add_reflection_v1(server, shown)
+    servicer = reflection.aio.ReflectionServicer(shown)
+    add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    add_reflection(servicer, by_name)
+    _add_reflection_v1(server, servicer)
     return state
 
 
-def _add_reflection_v1(server: grpc.aio.Server, shown: list[str]) -> None:
+def _add_reflection_v1(
+    server: grpc.aio.Server, servicer: reflection.aio.ReflectionServicer
+) -> None:
     _describe_reflection_v1()
-    servicer = reflection.aio.ReflectionServicer(shown)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -124,6 +124,11 @@ class SweeperMetrics:
             "Answers kept for retries that were deleted.",
             registry=registry,
         )
+        self.events_healed = Counter(
+            "tollway_sweeper_events_healed",
+            "Events published again because a consumer lacked them.",
+            registry=registry,
+        )
         self.messages_trimmed = Counter(
             "tollway_sweeper_messages_trimmed",
             "Routed messages removed from the bus.",

@@ -49,6 +49,7 @@ class Prefix(StrEnum):
     WEBHOOK_SECRET = "whs"  # noqa: S105 - a prefix, not a password
     DELIVERY = "dlv"
     DELIVERY_ATTEMPT = "att"
+    DEAD_LETTER = "ded"
     REPLAY = "rpl"
     TEST_CLOCK = "clk"
     AUDIT_ENTRY = "aud"

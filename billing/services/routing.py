@@ -14,6 +14,7 @@ from typing import Final
 from uuid import UUID
 
 import queries.router
+from queries.models import RouterWaiting
 
 from billing.runtime.bus.base import StreamState
 from billing.runtime.db import Connection, Database
@@ -188,31 +189,42 @@ async def park(tx: Connection, waiting: Sequence[Waiting], *, now: datetime) -> 
 
 
 async def list_due(
-    connection: Connection, partitions: Collection[int], *, now: datetime, most: int
+    connection: Connection,
+    partitions: Collection[int],
+    *,
+    ordered: Collection[str],
+    now: datetime,
+    most: int,
 ) -> list[Due]:
-    """What is due in these partitions, the longest due first."""
+    """What is due in these partitions, the longest due first; of the resources of the `ordered` only the heads."""
     rows = await queries.router.list_due_waiting(
-        connection, partitions=sorted(partitions), now=now, most=most
+        connection,
+        partitions=sorted(partitions),
+        ordered=[ANY_CONSUMER, *ordered],
+        now=now,
+        most=most,
     )
-    return [
-        Due(
-            Waiting(
-                consumer=row.consumer,
-                resource=row.resource,
-                resource_version=row.resource_version,
-                event_id=row.event_id,
-                tenant_id=row.tenant_id,
-                partition=row.partition,
-                subject=row.subject,
-                next_attempt_at=row.next_attempt_at,
-                attempts=row.attempts,
-                last_error=row.last_error,
-                replay_id=row.replay_id,
-            ),
-            row.parked_at,
-        )
-        for row in rows
-    ]
+    return [due_of(row) for row in rows]
+
+
+def due_of(row: RouterWaiting) -> Due:
+    """A row of router_waiting."""
+    return Due(
+        Waiting(
+            consumer=row.consumer,
+            resource=row.resource,
+            resource_version=row.resource_version,
+            event_id=row.event_id,
+            tenant_id=row.tenant_id,
+            partition=row.partition,
+            subject=row.subject,
+            next_attempt_at=row.next_attempt_at,
+            attempts=row.attempts,
+            last_error=row.last_error,
+            replay_id=row.replay_id,
+        ),
+        row.parked_at,
+    )
 
 
 async def load_logged(connection: Connection, event_ids: Collection[UUID]) -> Mapping[UUID, bytes]:

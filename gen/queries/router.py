@@ -261,8 +261,20 @@ async def insert_waiting(
 LIST_DUE_WAITING: typing.Final = """-- name: ListDueWaiting :many
 SELECT w.consumer, w.resource, w.resource_version, w.event_id, w.replay_id, w.tenant_id, w.partition, w.subject, w.attempts, w.next_attempt_at, w.last_error, w.parked_at FROM router_waiting w
 WHERE w.partition = ANY ($1::smallint[]) AND w.next_attempt_at <= $2
+  AND (w.consumer <> ALL ($3::text[]) OR NOT EXISTS (
+      SELECT 1 FROM router_waiting e
+      WHERE e.consumer = w.consumer AND e.resource = w.resource AND e.tenant_id = w.tenant_id
+        AND (e.resource_version, e.event_id, e.replay_id) < (w.resource_version, w.event_id, w.replay_id)))
+  AND (w.consumer <> ALL ($3::text[]) OR w.consumer = '*' OR NOT EXISTS (
+      SELECT 1 FROM router_waiting s
+      WHERE s.consumer = '*' AND s.resource = w.resource AND s.tenant_id = w.tenant_id
+        AND s.resource_version < w.resource_version))
+  AND (w.consumer <> ALL ($3::text[]) OR NOT EXISTS (
+      SELECT 1 FROM router_dead_letters d
+      WHERE d.consumer = w.consumer AND d.resource = w.resource AND d.tenant_id = w.tenant_id
+        AND d.resource_version < w.resource_version))
 ORDER BY w.next_attempt_at, w.event_id
-LIMIT $3::integer
+LIMIT $4::integer
 """
 
 
@@ -271,10 +283,13 @@ async def list_due_waiting(
     *,
     partitions: collections.abc.Sequence[int],
     now: datetime.datetime,
+    ordered: collections.abc.Sequence[str],
     most: int,
 ) -> list[models.RouterWaiting]:
-    """What is due in these partitions, oldest due first."""
-    rows = await conn.fetch(LIST_DUE_WAITING, partitions, now, most)
+    """What is due in these partitions, oldest due first. Of a resource of an ordered consumer, and of one under `*`, the
+    head alone, and for an ordered consumer nothing behind an event that stands under `*` or is dead.
+    """
+    rows = await conn.fetch(LIST_DUE_WAITING, partitions, now, ordered, most)
     return [models.RouterWaiting(*row) for row in rows]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -39,6 +40,15 @@ async def test_reflection_describes_every_payload_of_an_event(rim: Rim) -> None:
         for message in module.DESCRIPTOR.message_types_by_name.values():
             described = await _reflect(rim, REFLECTION_V1, file_containing_symbol=message.full_name)
             assert described.file_descriptor_response.file_descriptor_proto, message.full_name
+
+
+async def test_channelz_tells_of_this_server(rim: Rim) -> None:
+    call: Any = rim.channel.unary_unary(
+        f"/{CHANNELZ}/GetServers",
+        request_serializer=channelz_pb2.GetServersRequest.SerializeToString,
+        response_deserializer=channelz_pb2.GetServersResponse.FromString,
+    )
+    assert (await call(channelz_pb2.GetServersRequest())).server
 
 
 async def test_health_answers_for_the_process_and_for_each_service(rim: Rim) -> None:

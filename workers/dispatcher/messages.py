@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
+from typing import Final
 from uuid import UUID
 
 from billing.domain.ids import Prefix, encode
 from billing.runtime.bus.base import BusMessage
 from billing.services.outbox import Pending
 
+FIRST: Final = "first"
 _VERSION = ("specversion", "1.0")
 _PROTOBUF = ("datacontenttype", "application/protobuf")
 
 
 def message_of(row: Pending, occurred_at: datetime, envelope: bytes) -> BusMessage:
-    """The message; its bus id is the event's id, and for a replay both ids, so that no duplicate window swallows it."""
+    """The message; its bus id is the event's id, and for what comes again (a replay, a healing) also which,
+    so that no duplicate window swallows it."""
     event = encode(Prefix.EVENT, row.event_id)
     tenant, source = _tenant(row.tenant_id)
     headers: tuple[tuple[str, str], ...] = (
@@ -36,6 +39,8 @@ def message_of(row: Pending, occurred_at: datetime, envelope: bytes) -> BusMessa
         replay = encode(Prefix.REPLAY, row.replay_id)
         headers += (("replayid", replay),)
         bus_id = f"{event}:{replay}"
+    elif row.purpose != FIRST:
+        bus_id = f"{event}:{row.purpose}"
     return BusMessage(
         row.shard, tenant, row.subject, f"{tenant}/{row.resource}", bus_id, headers, envelope
     )

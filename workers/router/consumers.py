@@ -105,6 +105,7 @@ class Routes:
             raise ValueError(f"At most {CONSUMERS_MAX} consumers, not {len(consumers)}.")
         self.consumers = tuple(consumers)
         self.names = [consumer.name for consumer in consumers]
+        self.ordered = [consumer.name for consumer in consumers if consumer.ordered]
         self._places = {name: place for place, name in enumerate(self.names)}
         self._all_takers = self._bits(lambda consumer: consumer.subjects is None)
         named = {s for consumer in consumers for s in consumer.subjects or ()}

@@ -16,11 +16,12 @@ from uuid import UUID
 from billing.runtime.db import Connection, Database
 from billing.runtime.faults import Fault, fault_of
 from billing.services import routing
+from billing.services.holding import Holding, read_holding
 from billing.services.incoming import Incoming
 from billing.services.routing import ANY_CONSUMER, Advance, Arrived, Marked, Waiting
 from workers.router.arrivals import Arrival
 from workers.router.consumers import Consumer, Routes
-from workers.router.isolation import describe, handle_apart
+from workers.router.isolation import describe, handle_apart, refuse_overtaking
 from workers.router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -89,13 +90,16 @@ class CycleRunner:
                 tx, cycle.advances, self._routes.names, _columns(cycle.arrivals)
             )
             arrivals = _guarded(cycle, marked)
+            holding = await _holding(tx, arrivals)
             for place, consumer in enumerate(consumers):
-                fresh = _fresh(arrivals, place, marked.repeated)
-                if fresh:
-                    waiting = set(await consumer.handle(tx, fresh, cycle.now))
-                    if waiting:
-                        await routing.unmark(tx, consumer.name, waiting)
-                        parked += self._to_wait(consumer, arrivals, waiting, cycle.now)
+                fresh, held, known = holding.part(
+                    consumer, _fresh(arrivals, place, marked.repeated)
+                )
+                waiting = set(await consumer.handle(tx, fresh, cycle.now)) if fresh else set()
+                refuse_overtaking(consumer, fresh, waiting)
+                if waiting or held or known:
+                    await routing.unmark(tx, consumer.name, waiting | held | known)
+                    parked += self._to_wait(consumer, arrivals, waiting | held, cycle.now)
             parked += self._unknown(arrivals, cycle.now)
             await routing.park(tx, parked, now=cycle.now)
         done.partitions = marked.partitions
@@ -118,10 +122,12 @@ class CycleRunner:
         async with self._database.transaction() as tx:
             marked = await self._advance_only(tx, cycle)
             arrivals = _guarded(cycle, marked)
+            holding = await _holding(tx, arrivals)
             for place, consumer in enumerate(self._routes.consumers):
-                events = _fresh(arrivals, place, frozenset())
+                events, held, _ = holding.part(consumer, _fresh(arrivals, place, frozenset()))
                 isolated = await handle_apart(tx, consumer, events, cycle.now)
-                parked += self._to_wait(consumer, arrivals, isolated.waiting, cycle.now)
+                held |= isolated.waiting | isolated.held
+                parked += self._to_wait(consumer, arrivals, held, cycle.now)
                 parked += self._failed(consumer, arrivals, isolated.failed, cycle.now)
             parked += self._unknown(arrivals, cycle.now)
             await routing.park(tx, parked, now=cycle.now)
@@ -133,10 +139,13 @@ class CycleRunner:
         async with self._database.transaction() as tx:
             marked = await self._advance_only(tx, cycle)
             arrivals = _guarded(cycle, marked)
+            holding = await _holding(tx, arrivals)
             for place, consumer in enumerate(self._routes.consumers):
-                events = _fresh(arrivals, place, frozenset())
+                events, held, _ = holding.part(consumer, _fresh(arrivals, place, frozenset()))
+                parked += self._to_wait(consumer, arrivals, held, cycle.now)
                 failed = {event.event_id: error for event in events}
                 parked += self._failed(consumer, arrivals, failed, cycle.now)
+            parked += self._unknown(arrivals, cycle.now)
             await routing.park(tx, parked, now=cycle.now)
         done.partitions = marked.partitions
         done.parked.update(row.consumer for row in parked)
@@ -202,6 +211,43 @@ def waiting_row(
         last_error=error or "",
         replay_id=replay_id,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What stands before the cycle's events: stored rows, and unknown events of the cycle itself."""
+
+    stored: Holding
+    behind_unknown: frozenset[UUID]
+
+    def part(
+        self, consumer: Consumer, events: list[Incoming]
+    ) -> tuple[list[Incoming], set[UUID], set[UUID]]:
+        """The events to handle now, the ids of those that are held, and of those that wait or are dead already."""
+        if not self.stored.resources and not self.behind_unknown:
+            return events, set(), set()
+        known = {e.event_id for e in events if self.stored.has(consumer.name, e)}
+        held: set[UUID] = set()
+        if consumer.ordered:
+            held = {
+                e.event_id
+                for e in events
+                if e.event_id in self.behind_unknown or self.stored.holds(consumer.name, e)
+            } - known
+        return [e for e in events if e.event_id not in known | held], held, known
+
+
+async def _holding(tx: Connection, arrivals: Sequence[Arrival]) -> _Held:
+    stored = await read_holding(tx, [arrival.incoming for arrival in arrivals])
+    unknown: set[tuple[UUID, str]] = set()
+    behind: set[UUID] = set()
+    for arrival in arrivals:
+        event = arrival.incoming
+        if (event.tenant_id, event.resource) in unknown:
+            behind.add(event.event_id)
+        if arrival.unknown:
+            unknown.add((event.tenant_id, event.resource))
+    return _Held(stored, frozenset(behind))
 
 
 def _columns(arrivals: Sequence[Arrival]) -> Arrived:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
@@ -20,6 +20,7 @@ from billing.domain.errors import InvalidId
 from billing.runtime.db import Connection, Database
 from billing.runtime.faults import Fault, fault_of
 from billing.services import routing
+from billing.services.holding import list_followers, read_holding
 from billing.services.incoming import Incoming
 from billing.services.leases import Lease
 from billing.services.routing import ANY_CONSUMER, Due, Waiting
@@ -67,7 +68,7 @@ class Parking:
         """Tries what is due in these partitions, a bounded number. Raises what the database does when it is away."""
         async with self._database.connection() as connection:
             partitions = [lease.shard for lease in leases]
-            if not await routing.list_due(connection, partitions, now=now, most=1):
+            if not await self._due(connection, partitions, now, 1):
                 return Retried()
         try:
             retried = await self._retry(leases, now, self._most)
@@ -87,12 +88,22 @@ class Parking:
     ) -> Retried:
         async with self._database.transaction() as tx:
             held = await routing.lock_positions(tx, leases)
-            due = await routing.list_due(tx, held, now=now, most=most)
+            due = await self._due(tx, held, now, most)
             if blame is None:
+                # Behind a head that is handled, what it held back goes at once.
+                ordered = [row for row in due if row.waiting.consumer in self._routes.ordered]
+                due += await list_followers(tx, ordered) if most > 1 else []
                 outcome = await self._try(tx, due, now)
             else:
                 outcome = _Outcome(failed=[(row, blame) for row in due])
             return await self._settle(tx, outcome, now)
+
+    async def _due(
+        self, connection: Connection, partitions: Collection[int], now: datetime, most: int
+    ) -> list[Due]:
+        return await routing.list_due(
+            connection, partitions, ordered=self._routes.ordered, now=now, most=most
+        )
 
     async def _try(self, tx: Connection, due: Sequence[Due], now: datetime) -> _Outcome:
         outcome = _Outcome()
@@ -150,6 +161,8 @@ class Parking:
         isolated = await handle_apart(tx, consumer, [events[event] for event in wanted], now)
         for row in rows:
             event_id = row.waiting.event_id
+            if event_id in isolated.held:
+                continue  # not tried, so nothing changes
             if event_id in isolated.failed:
                 outcome.failed.append((row, isolated.failed[event_id]))
             elif event_id in isolated.waiting:
@@ -166,9 +179,13 @@ class Parking:
             outcome.postponed.append(self._later(row, now))
             return
         replay_id = row.waiting.replay_id
+        holding = await read_holding(tx, [event])
         for consumer in late:
-            isolated = await handle_apart(tx, consumer, [event], now)
-            if isolated.waiting:
+            if holding.has(consumer.name, event):
+                continue
+            held = consumer.ordered and holding.holds(consumer.name, event, under_any=False)
+            isolated = await handle_apart(tx, consumer, [] if held else [event], now)
+            if held or isolated.waiting:
                 at = now + self._settings.wait_min
                 outcome.parked.append(waiting_row(consumer.name, event, at, replay_id=replay_id))
             for error in isolated.failed.values():

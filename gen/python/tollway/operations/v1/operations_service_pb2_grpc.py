@@ -40,6 +40,26 @@ class OperationsServiceStub:
                 request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/ListDeadLetters',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.GetDeadLetter = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/GetDeadLetter',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetDeadLetterRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.RedriveDeadLetter = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/RedriveDeadLetter',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.RedriveDeadLetterRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.RedriveDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetter = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/DiscardDeadLetter',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterResponse.FromString,
+                _registered_method=True)
 
 
 class OperationsServiceServicer:
@@ -57,6 +77,52 @@ class OperationsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeadLetters(self, request, context):
+        """Lists events that were given up: by the dispatcher, or by a consumer of the router. The latest first.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListDeadLetters
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeadLetter(self, request, context):
+        """Gets a dead letter.
+
+        Permission: operator.
+        Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"dead_letter_id\": \"$DEAD_LETTER\"}" $ADDR tollway.operations.v1.OperationsService/GetDeadLetter
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedriveDeadLetter(self, request, context):
+        """Tries a dead letter again, with all its attempts: published at its old position, or handed to its consumer. What
+        waited behind it follows when it succeeds.
+
+        Permission: operator.
+        Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"dead_letter_id\": \"$DEAD_LETTER\", \"reason\": \"the handler is mended\"}" $ADDR tollway.operations.v1.OperationsService/RedriveDeadLetter
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetter(self, request, context):
+        """Gives a dead letter up for good: it counts as handled, never has its effect, and what waited behind it goes on. The
+        event itself stays in the log.
+
+        Permission: operator.
+        Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"dead_letter_id\": \"$DEAD_LETTER\", \"reason\": \"settled by hand\"}" $ADDR tollway.operations.v1.OperationsService/DiscardDeadLetter
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +130,26 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetStatusRequest.FromString,
                     response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'GetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeadLetter,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetDeadLetterRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetDeadLetterResponse.SerializeToString,
+            ),
+            'RedriveDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedriveDeadLetter,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.RedriveDeadLetterRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.RedriveDeadLetterResponse.SerializeToString,
+            ),
+            'DiscardDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetter,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +180,114 @@ class OperationsService:
             '/tollway.operations.v1.OperationsService/GetStatus',
             tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetStatusRequest.SerializeToString,
             tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/ListDeadLetters',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListDeadLettersRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/GetDeadLetter',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetDeadLetterRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedriveDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/RedriveDeadLetter',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.RedriveDeadLetterRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.RedriveDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/DiscardDeadLetter',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,6 +23,36 @@ class OperationsServiceStub:
     Errors: SCOPE_MISSING.
     Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" $ADDR tollway.operations.v1.OperationsService/GetStatus
     """
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListDeadLettersRequest, _operations_service_pb2.ListDeadLettersResponse]
+    """Lists events that were given up: by the dispatcher, or by a consumer of the router. The latest first.
+
+    Permission: operator.
+    Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListDeadLetters
+    """
+    GetDeadLetter: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetDeadLetterRequest, _operations_service_pb2.GetDeadLetterResponse]
+    """Gets a dead letter.
+
+    Permission: operator.
+    Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\"}" $ADDR tollway.operations.v1.OperationsService/GetDeadLetter
+    """
+    RedriveDeadLetter: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.RedriveDeadLetterRequest, _operations_service_pb2.RedriveDeadLetterResponse]
+    """Tries a dead letter again, with all its attempts: published at its old position, or handed to its consumer. What
+    waited behind it follows when it succeeds.
+
+    Permission: operator.
+    Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\", \\"reason\\": \\"the handler is mended\\"}" $ADDR tollway.operations.v1.OperationsService/RedriveDeadLetter
+    """
+    DiscardDeadLetter: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.DiscardDeadLetterRequest, _operations_service_pb2.DiscardDeadLetterResponse]
+    """Gives a dead letter up for good: it counts as handled, never has its effect, and what waited behind it goes on. The
+    event itself stays in the log.
+
+    Permission: operator.
+    Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\", \\"reason\\": \\"settled by hand\\"}" $ADDR tollway.operations.v1.OperationsService/DiscardDeadLetter
+    """
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The state of the pipeline, for operators."""
@@ -38,6 +68,60 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: operator for the whole house; read for the key's own tenant.
         Errors: SCOPE_MISSING.
         Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" $ADDR tollway.operations.v1.OperationsService/GetStatus
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _operations_service_pb2.ListDeadLettersRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.ListDeadLettersRequest, _abc.Awaitable[_operations_service_pb2.ListDeadLettersResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.ListDeadLettersResponse]:
+        """Lists events that were given up: by the dispatcher, or by a consumer of the router. The latest first.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListDeadLetters
+        """
+
+    @_abc_1.abstractmethod
+    def GetDeadLetter(
+        self,
+        request: _operations_service_pb2.GetDeadLetterRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.GetDeadLetterRequest, _abc.Awaitable[_operations_service_pb2.GetDeadLetterResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.GetDeadLetterResponse]:
+        """Gets a dead letter.
+
+        Permission: operator.
+        Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\"}" $ADDR tollway.operations.v1.OperationsService/GetDeadLetter
+        """
+
+    @_abc_1.abstractmethod
+    def RedriveDeadLetter(
+        self,
+        request: _operations_service_pb2.RedriveDeadLetterRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.RedriveDeadLetterRequest, _abc.Awaitable[_operations_service_pb2.RedriveDeadLetterResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.RedriveDeadLetterResponse]:
+        """Tries a dead letter again, with all its attempts: published at its old position, or handed to its consumer. What
+        waited behind it follows when it succeeds.
+
+        Permission: operator.
+        Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\", \\"reason\\": \\"the handler is mended\\"}" $ADDR tollway.operations.v1.OperationsService/RedriveDeadLetter
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardDeadLetter(
+        self,
+        request: _operations_service_pb2.DiscardDeadLetterRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.DiscardDeadLetterRequest, _abc.Awaitable[_operations_service_pb2.DiscardDeadLetterResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.DiscardDeadLetterResponse]:
+        """Gives a dead letter up for good: it counts as handled, never has its effect, and what waited behind it goes on. The
+        event itself stays in the log.
+
+        Permission: operator.
+        Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\", \\"reason\\": \\"settled by hand\\"}" $ADDR tollway.operations.v1.OperationsService/DiscardDeadLetter
         """
 
 def add_OperationsServiceServicer_to_server(servicer: OperationsServiceServicer, server: _aio.Server) -> None: ...
