@@ -12,6 +12,57 @@ VALUES (@tenant_id, @webhook_id, @id, @ciphertext, @now);
 -- name: GetWebhook :one
 SELECT * FROM webhooks WHERE tenant_id = @tenant_id AND id = @id;
 
+-- name: LockWebhook :one
+-- An endpoint that is not deleted, held against the fan-out and other changes.
+SELECT * FROM webhooks WHERE tenant_id = @tenant_id AND id = @id AND status <> 'deleted' FOR NO KEY UPDATE;
+
+-- name: ListWebhooks :many
+-- Newest first, those made before @before; deleted ones are left out.
+SELECT * FROM webhooks
+WHERE tenant_id = @tenant_id AND status <> 'deleted'
+  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
+ORDER BY id DESC
+LIMIT @page_max;
+
+-- name: UpdateWebhook :one
+UPDATE webhooks
+SET url = @url, subjects = @subjects, description = @description, headers = @headers, metadata = @metadata,
+    payload = @payload, status = @status, disabled_reason = @disabled_reason, version = webhooks.version + 1
+WHERE tenant_id = @tenant_id AND id = @id AND version = @version
+RETURNING *;
+
+-- name: MoveDeliveries :execrows
+-- The deliveries of an endpoint in these states, in the order in which results lock them.
+WITH held AS MATERIALIZED (
+    SELECT d.event_id, d.nonce FROM webhook_deliveries d
+    WHERE d.tenant_id = @tenant_id AND d.webhook_id = @webhook_id AND d.status = ANY (@sources::text[])
+    ORDER BY d.event_id, d.nonce
+    FOR NO KEY UPDATE
+)
+UPDATE webhook_deliveries
+SET status = @status::text, due_at = @now::timestamptz,
+    finished_at = CASE WHEN @status::text = 'canceled' THEN @now::timestamptz END
+FROM held
+WHERE webhook_deliveries.tenant_id = @tenant_id AND webhook_deliveries.webhook_id = @webhook_id
+  AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce;
+
+-- name: ExpireWebhookSecrets :exec
+-- The secrets that have no end yet get one.
+UPDATE webhook_secrets SET expires_at = @expires_at::timestamptz
+WHERE tenant_id = @tenant_id AND webhook_id = @webhook_id AND expires_at IS NULL;
+
+-- name: DropWebhookSecrets :exec
+-- Those that have ended.
+DELETE FROM webhook_secrets
+WHERE tenant_id = @tenant_id AND webhook_id = @webhook_id AND expires_at <= @now::timestamptz;
+
+-- name: ListWebhookSecrets :many
+-- Newest first, without the secrets, those that have not ended.
+SELECT s.id, s.created_at, s.expires_at FROM webhook_secrets s
+WHERE s.tenant_id = @tenant_id AND s.webhook_id = @webhook_id
+  AND (s.expires_at IS NULL OR s.expires_at > @now::timestamptz)
+ORDER BY s.id DESC;
+
 -- name: CountDeliveriesOf :one
 -- What matched, and its deliveries by state, in one statement: one snapshot, so that the sides can be compared.
 SELECT coalesce((SELECT sum(m.count) FROM webhook_matched m
@@ -25,10 +76,12 @@ FROM webhook_deliveries d
 WHERE d.tenant_id = @tenant_id AND d.webhook_id = @webhook_id;
 
 -- name: ListWebhooksOf :many
--- The endpoints of many tenants, disabled ones too: their deliveries are parked.
+-- The endpoints of many tenants, disabled ones too: their deliveries are parked. Held until the deliveries are committed:
+-- whoever disables, changes or deletes one waits, and then finds them.
 SELECT w.tenant_id, w.id, w.subjects, w.status, w.shard FROM webhooks w
-WHERE w.tenant_id = ANY (@tenant_ids::uuid[])
-ORDER BY w.tenant_id, w.id;
+WHERE w.tenant_id = ANY (@tenant_ids::uuid[]) AND w.status <> 'deleted'
+ORDER BY w.tenant_id, w.id
+FOR SHARE;
 
 -- name: FanOut :exec
 -- The deliveries, and how many of them are new, counted per endpoint and partition in the same statement. `places` are

@@ -55,6 +55,7 @@ from tollway.webhook.v1.webhook_service_pb2_grpc import (
     add_WebhookServiceServicer_to_server as add_webhook,
 )
 
+from server.handlers import HandlersByName
 from server.house import House
 from server.services.catalog import CatalogServicer
 from server.services.customer import CustomerServicer
@@ -70,7 +71,7 @@ from server.services.usage import UsageServicer
 from server.services.webhook import WebhookServicer
 from server.services.webhook_delivery import WebhookDeliveryServicer
 
-Add = Callable[[Any, grpc.aio.Server], None]
+Add = Callable[[Any, Any], None]
 Serve = Callable[[House], object]
 
 SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
@@ -107,5 +108,6 @@ PAYLOADS: Final = (
 
 def add_services(server: grpc.aio.Server, house: House) -> None:
     """Registers every service of the contract."""
+    by_name = HandlersByName(server)
     for add, serve in SERVICES.values():
-        add(serve(house), server)
+        add(serve(house), by_name)

@@ -6,7 +6,7 @@ Invariant: what is served can be asked for: reflection lists and describes each 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -14,6 +14,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from server.handlers import HandlersByName
 
 HEALTH: Final = "grpc.health.v1.Health"
 CHANNELZ: Final = "grpc.channelz.v1.Channelz"
@@ -26,15 +28,16 @@ async def add_standard_services(
     server: grpc.aio.Server, services: Collection[str], *, with_channelz: bool
 ) -> health.aio.HealthServicer:
     """Registers health (for the process and for each of `services`), reflection and channelz; returns health."""
+    by_name: Any = HandlersByName(server)
     state = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    health_pb2_grpc.add_HealthServicer_to_server(state, by_name)
     for name in ("", *services):
         await state.set(name, health_pb2.HealthCheckResponse.SERVING)
     shown = [*services, HEALTH, REFLECTION_V1ALPHA, REFLECTION_V1]
     if with_channelz:
-        channelz.add_channelz_servicer(server)
+        channelz.add_channelz_servicer(by_name)
         shown.append(CHANNELZ)
-    reflection.enable_server_reflection(shown, server)
+    reflection.enable_server_reflection(shown, by_name)
     _add_reflection_v1(server, shown)
     return state
 

@@ -41,7 +41,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """One delivery to attempt. The secrets are encrypted, newest first; a None envelope is missing from the log."""
+    """One delivery to attempt. `headers` are the tenant's own, a JSON object; `payload` is 'fat' or 'thin'.
+
+    The secrets are encrypted, newest first; a None envelope is missing from the log.
+    """
 
     tenant_id: UUID
     webhook_id: UUID
@@ -51,6 +54,8 @@ class Claimed:
     claim_id: UUID
     shard: int
     url: str
+    headers: str
+    payload: str
     ciphertexts: Sequence[bytes]
     envelope: bytes | None
 
@@ -134,6 +139,8 @@ async def claim(
             claim_ids[row.shard],
             row.shard,
             row.url,
+            row.headers,
+            row.payload,
             row.ciphertexts,
             row.envelope,
         )

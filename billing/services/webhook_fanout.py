@@ -14,12 +14,17 @@ from uuid import UUID
 
 import queries.webhooks
 from queries.webhooks import ListWebhooksOfRow
+from tollway.webhook.v1 import webhook_events_pb2
 
+from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
 from billing.runtime.db import Connection
+from billing.services import events
 from billing.services.incoming import Incoming
 from billing.services.webhook_subjects import wants
 
+# Goes to the endpoint that is its resource, whatever subjects that wants, and to no other.
+PING: Final = events.subject_of(webhook_events_pb2.WebhookPing)
 # A disabled endpoint's deliveries wait for it to be enabled again; nothing is thrown away.
 _BEGINS_AS: Final = {
     EndpointStatus.ENABLED.value: DeliveryStatus.PENDING.value,
@@ -30,22 +35,25 @@ _BEGINS_AS: Final = {
 class _Matcher:
     """What one endpoint wants, each subject decided once in a batch."""
 
-    def __init__(self, place: int, patterns: Sequence[str]) -> None:
+    def __init__(self, place: int, endpoint: ListWebhooksOfRow) -> None:
         self.place = place  # from 1, among the endpoints of the batch
-        self._patterns = patterns
+        self._endpoint = endpoint
         self._decided: dict[str, bool] = {}
 
-    def wants(self, subject: str) -> bool:
-        decided = self._decided.get(subject)
+    def takes(self, event: Incoming) -> bool:
+        if event.subject == PING:
+            return event.resource == encode(Prefix.WEBHOOK_ENDPOINT, self._endpoint.id)
+        decided = self._decided.get(event.subject)
         if decided is None:
-            decided = self._decided[subject] = wants(self._patterns, subject)
+            decided = self._decided[event.subject] = wants(self._endpoint.subjects, event.subject)
         return decided
 
 
 async def fan_out(tx: Connection, incoming: Sequence[Incoming], now: datetime) -> Collection[UUID]:
     """The handler of the consumer `webhooks`; no event ever waits.
 
-    The endpoints are read without a lock: one that commits meanwhile gets the events of later batches, as promised.
+    The endpoints are held until the deliveries are committed, so that a change of one comes before or after them. One
+    that is created meanwhile gets the events of later batches, as promised.
     """
     tenant_ids = sorted({event.tenant_id for event in incoming})
     endpoints = await queries.webhooks.list_webhooks_of(tx, tenant_ids=tenant_ids)
@@ -53,12 +61,12 @@ async def fan_out(tx: Connection, incoming: Sequence[Incoming], now: datetime) -
         return ()
     matchers: dict[UUID, list[_Matcher]] = defaultdict(list)
     for place, endpoint in enumerate(endpoints, 1):
-        matchers[endpoint.tenant_id].append(_Matcher(place, endpoint.subjects))
+        matchers[endpoint.tenant_id].append(_Matcher(place, endpoint))
     matched: list[tuple[int, Incoming]] = []
     filtered: Counter[tuple[UUID, int]] = Counter()
     for event in incoming:
         for matcher in matchers.get(event.tenant_id, ()):
-            if matcher.wants(event.subject):
+            if matcher.takes(event):
                 matched.append((matcher.place, event))
             else:
                 filtered[event.tenant_id, event.partition] += 1

@@ -107,8 +107,12 @@ def plan(connection: Connection, as_json: bool, **options: Any) -> None:
 
 @command.command()
 @connection_options
-@click.option("--token", required=True, help="The token that `plan` printed.")
-@click.option("--note", required=True, help="Why, for the audit.")
+@click.option(
+    "--token",
+    prompt="The plan's token",
+    help="The token that `plan` printed; asked for if missing.",
+)
+@click.option("--note", prompt="Why", help="Why, for the audit; asked for if missing.")
 @click.option("--request-id", default="", help="The same id answers like the first time.")
 @click.option("--no-wait", is_flag=True, help="Return when it is started.")
 def start(connection: Connection, token: str, note: str, request_id: str, no_wait: bool) -> None:

@@ -307,3 +307,7 @@ class Webhook:
     shard: int
     version: int
     created_at: datetime.datetime
+    disabled_reason: str
+    headers: str
+    metadata: str
+    payload: str

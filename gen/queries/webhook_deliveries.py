@@ -101,6 +101,8 @@ class ClaimDeliveriesRow:
     shard: int
     attempts: int
     url: str
+    headers: str
+    payload: str
     ciphertexts: list[bytes]
     envelope: bytes | None
 
@@ -138,7 +140,7 @@ WITH owned AS (
     GROUP BY owned.claim_id, owned.shard, owned.term
 )
 SELECT claimed.tenant_id, claimed.webhook_id, claimed.event_id, claimed.nonce, claimed.shard, claimed.attempts,
-       w.url, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
+       w.url, w.headers, w.payload, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
 FROM claimed
 JOIN webhooks w ON w.tenant_id = claimed.tenant_id AND w.id = claimed.webhook_id
 CROSS JOIN LATERAL (
@@ -218,7 +220,9 @@ WITH given AS (
     JOIN given g ON d.tenant_id = g.tenant_id AND d.webhook_id = g.webhook_id AND d.event_id = g.event_id
                 AND d.nonce = g.nonce
     -- Pending, said so that the index of pending rows does not offer itself: it would be walked for every row.
-    WHERE d.attempts = g.attempt_number AND d.status NOT IN ('delivered', 'parked', 'dead', 'canceled')
+    -- A parked one was disabled while it was posted: if it arrived it is delivered, or else it stays parked.
+    WHERE d.attempts = g.attempt_number AND d.status NOT IN ('delivered', 'dead', 'canceled')
+      AND (d.status <> 'parked' OR g.status = 'delivered')
     ORDER BY d.tenant_id, d.webhook_id, d.event_id, d.nonce
     FOR NO KEY UPDATE OF d
 ), moved AS (

@@ -10,25 +10,33 @@ import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, affected_rows
 
 __all__ = [
     "CountDeliveriesOfRow",
+    "ListWebhookSecretsRow",
     "ListWebhooksOfRow",
     "add_filtered",
     "count_deliveries_of",
+    "drop_webhook_secrets",
+    "expire_webhook_secrets",
     "fan_out",
     "get_webhook",
     "insert_webhook",
     "insert_webhook_secret",
+    "list_webhook_secrets",
+    "list_webhooks",
     "list_webhooks_of",
+    "lock_webhook",
+    "move_deliveries",
+    "update_webhook",
 ]
 
 
 INSERT_WEBHOOK: typing.Final = """-- name: InsertWebhook :one
 INSERT INTO webhooks (tenant_id, id, url, subjects, description, status, shard, created_at)
 VALUES ($1, $2, $3, $4, $5, 'enabled', $6, $7)
-RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at
+RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload
 """
 
 
@@ -67,7 +75,7 @@ async def insert_webhook_secret(
 
 
 GET_WEBHOOK: typing.Final = """-- name: GetWebhook :one
-SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at FROM webhooks WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload FROM webhooks WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -79,6 +87,185 @@ async def get_webhook(
 ) -> models.Webhook | None:
     row = await conn.fetchrow(GET_WEBHOOK, tenant_id, id)
     return None if row is None else models.Webhook(*row)
+
+
+LOCK_WEBHOOK: typing.Final = """-- name: LockWebhook :one
+SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload FROM webhooks WHERE tenant_id = $1 AND id = $2 AND status <> 'deleted' FOR NO KEY UPDATE
+"""
+
+
+async def lock_webhook(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Webhook | None:
+    """An endpoint that is not deleted, held against the fan-out and other changes."""
+    row = await conn.fetchrow(LOCK_WEBHOOK, tenant_id, id)
+    return None if row is None else models.Webhook(*row)
+
+
+LIST_WEBHOOKS: typing.Final = """-- name: ListWebhooks :many
+SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload FROM webhooks
+WHERE tenant_id = $1 AND status <> 'deleted'
+  AND ($2::uuid IS NULL OR id < $2::uuid)
+ORDER BY id DESC
+LIMIT $3
+"""
+
+
+async def list_webhooks(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    before: uuid.UUID | None,
+    page_max: int,
+) -> list[models.Webhook]:
+    """Newest first, those made before @before; deleted ones are left out."""
+    rows = await conn.fetch(LIST_WEBHOOKS, tenant_id, before, page_max)
+    return [models.Webhook(*row) for row in rows]
+
+
+UPDATE_WEBHOOK: typing.Final = """-- name: UpdateWebhook :one
+UPDATE webhooks
+SET url = $1, subjects = $2, description = $3, headers = $4, metadata = $5,
+    payload = $6, status = $7, disabled_reason = $8, version = webhooks.version + 1
+WHERE tenant_id = $9 AND id = $10 AND version = $11
+RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload
+"""
+
+
+async def update_webhook(
+    conn: ConnectionLike,
+    *,
+    url: str,
+    subjects: collections.abc.Sequence[str],
+    description: str,
+    headers: str,
+    metadata: str,
+    payload: str,
+    status: str,
+    disabled_reason: str,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+    version: int,
+) -> models.Webhook | None:
+    row = await conn.fetchrow(
+        UPDATE_WEBHOOK,
+        url,
+        subjects,
+        description,
+        headers,
+        metadata,
+        payload,
+        status,
+        disabled_reason,
+        tenant_id,
+        id,
+        version,
+    )
+    return None if row is None else models.Webhook(*row)
+
+
+MOVE_DELIVERIES: typing.Final = """-- name: MoveDeliveries :execrows
+WITH held AS MATERIALIZED (
+    SELECT d.event_id, d.nonce FROM webhook_deliveries d
+    WHERE d.tenant_id = $3 AND d.webhook_id = $4 AND d.status = ANY ($5::text[])
+    ORDER BY d.event_id, d.nonce
+    FOR NO KEY UPDATE
+)
+UPDATE webhook_deliveries
+SET status = $1::text, due_at = $2::timestamptz,
+    finished_at = CASE WHEN $1::text = 'canceled' THEN $2::timestamptz END
+FROM held
+WHERE webhook_deliveries.tenant_id = $3 AND webhook_deliveries.webhook_id = $4
+  AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
+"""
+
+
+async def move_deliveries(
+    conn: ConnectionLike,
+    *,
+    status: str,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+    webhook_id: uuid.UUID,
+    sources: collections.abc.Sequence[str],
+) -> int:
+    """The deliveries of an endpoint in these states, in the order in which results lock them."""
+    return affected_rows(
+        await conn.execute(
+            MOVE_DELIVERIES,
+            status,
+            now,
+            tenant_id,
+            webhook_id,
+            sources,
+        )
+    )
+
+
+EXPIRE_WEBHOOK_SECRETS: typing.Final = """-- name: ExpireWebhookSecrets :exec
+UPDATE webhook_secrets SET expires_at = $1::timestamptz
+WHERE tenant_id = $2 AND webhook_id = $3 AND expires_at IS NULL
+"""
+
+
+async def expire_webhook_secrets(
+    conn: ConnectionLike,
+    *,
+    expires_at: datetime.datetime,
+    tenant_id: uuid.UUID,
+    webhook_id: uuid.UUID,
+) -> None:
+    """The secrets that have no end yet get one."""
+    await conn.execute(EXPIRE_WEBHOOK_SECRETS, expires_at, tenant_id, webhook_id)
+
+
+DROP_WEBHOOK_SECRETS: typing.Final = """-- name: DropWebhookSecrets :exec
+DELETE FROM webhook_secrets
+WHERE tenant_id = $1 AND webhook_id = $2 AND expires_at <= $3::timestamptz
+"""
+
+
+async def drop_webhook_secrets(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    webhook_id: uuid.UUID,
+    now: datetime.datetime,
+) -> None:
+    """Those that have ended."""
+    await conn.execute(DROP_WEBHOOK_SECRETS, tenant_id, webhook_id, now)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListWebhookSecretsRow:
+    """One row of list_webhook_secrets."""
+
+    id: uuid.UUID
+    created_at: datetime.datetime
+    expires_at: datetime.datetime | None
+
+
+LIST_WEBHOOK_SECRETS: typing.Final = """-- name: ListWebhookSecrets :many
+SELECT s.id, s.created_at, s.expires_at FROM webhook_secrets s
+WHERE s.tenant_id = $1 AND s.webhook_id = $2
+  AND (s.expires_at IS NULL OR s.expires_at > $3::timestamptz)
+ORDER BY s.id DESC
+"""
+
+
+async def list_webhook_secrets(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    webhook_id: uuid.UUID,
+    now: datetime.datetime,
+) -> list[ListWebhookSecretsRow]:
+    """Newest first, without the secrets, those that have not ended."""
+    rows = await conn.fetch(LIST_WEBHOOK_SECRETS, tenant_id, webhook_id, now)
+    return [ListWebhookSecretsRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -130,8 +317,9 @@ class ListWebhooksOfRow:
 
 LIST_WEBHOOKS_OF: typing.Final = """-- name: ListWebhooksOf :many
 SELECT w.tenant_id, w.id, w.subjects, w.status, w.shard FROM webhooks w
-WHERE w.tenant_id = ANY ($1::uuid[])
+WHERE w.tenant_id = ANY ($1::uuid[]) AND w.status <> 'deleted'
 ORDER BY w.tenant_id, w.id
+FOR SHARE
 """
 
 
@@ -140,7 +328,9 @@ async def list_webhooks_of(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListWebhooksOfRow]:
-    """The endpoints of many tenants, disabled ones too: their deliveries are parked."""
+    """The endpoints of many tenants, disabled ones too: their deliveries are parked. Held until the deliveries are committed:
+    whoever disables, changes or deletes one waits, and then finds them.
+    """
     rows = await conn.fetch(LIST_WEBHOOKS_OF, tenant_ids)
     return [ListWebhooksOfRow(*row) for row in rows]
 

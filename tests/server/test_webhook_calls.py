@@ -113,3 +113,68 @@ async def test_an_unknown_endpoint_is_not_found(client: Client) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.get("whe_01h455vb4pex5vsknk084sn02q")
     assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_an_endpoint_is_changed_by_its_mask_alone_and_listed_by_pages(client: Client) -> None:
+    made = [
+        (await client.create(url=f"https://example.com/{n}", description="d")).endpoint
+        for n in range(3)
+    ]
+    request = pb.UpdateEndpointRequest(
+        endpoint_id=made[0].id,
+        url="https://example.com/new",
+        description="not in the mask",
+        headers={"X-Team": "a"},
+        payload=pb.PAYLOAD_STYLE_THIN,
+        etag=made[0].etag,
+    )
+    request.update_mask.paths.extend(["url", "headers", "payload"])
+    changed = (await client.stub.UpdateEndpoint(request, metadata=client.metadata)).endpoint
+    assert (changed.url, changed.description) == ("https://example.com/new", "d")
+    assert (dict(changed.headers), changed.payload) == ({"x-team": "a"}, pb.PAYLOAD_STYLE_THIN)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.stub.UpdateEndpoint(request, metadata=client.metadata)
+    assert refused.value.code() == grpc.StatusCode.ABORTED
+    first = await client.stub.ListEndpoints(
+        pb.ListEndpointsRequest(page_size=2), metadata=client.metadata
+    )
+    rest = await client.stub.ListEndpoints(
+        pb.ListEndpointsRequest(page_size=2, page_token=first.next_page_token),
+        metadata=client.metadata,
+    )
+    assert [e.id for e in (*first.endpoints, *rest.endpoints)] == [e.id for e in reversed(made)]
+    assert not rest.next_page_token
+
+
+@pytest.mark.parametrize("paths", [[], ["status"], ["payload"]])
+async def test_a_mask_that_names_nothing_or_what_cannot_be_changed_is_refused(
+    client: Client, paths: list[str]
+) -> None:
+    made = await client.create(url="https://example.com/")
+    request = pb.UpdateEndpointRequest(endpoint_id=made.endpoint.id)
+    request.update_mask.paths.extend(paths)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.stub.UpdateEndpoint(request, metadata=client.metadata)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_an_endpoint_lives_through_all_its_calls(client: Client) -> None:
+    made = await client.create(url="https://example.com/")
+    named, metadata, stub = {"endpoint_id": made.endpoint.id}, client.metadata, client.stub
+    off = await stub.DisableEndpoint(pb.DisableEndpointRequest(**named), metadata=metadata)
+    assert off.endpoint.disabled_reason == "tenant"
+    on = await stub.EnableEndpoint(pb.EnableEndpointRequest(**named), metadata=metadata)
+    assert on.endpoint.status == pb.ENDPOINT_STATUS_ENABLED
+    ping = await stub.PingEndpoint(pb.PingEndpointRequest(**named), metadata=metadata)
+    assert ping.event_id.startswith("evt_")
+    rotated = await stub.RotateEndpointSecret(
+        pb.RotateEndpointSecretRequest(**named), metadata=metadata
+    )
+    assert rotated.secret != made.secret
+    listed = await stub.ListEndpointSecrets(
+        pb.ListEndpointSecretsRequest(endpoint_id=made.endpoint.id), metadata=metadata
+    )
+    assert [s.HasField("expire_time") for s in listed.secrets] == [False, True]
+    assert listed.secrets[1].expire_time == rotated.earlier_end_time
+    await stub.DeleteEndpoint(pb.DeleteEndpointRequest(**named), metadata=metadata)
+    assert (await client.get(made.endpoint.id)).endpoint.status == pb.ENDPOINT_STATUS_DELETED

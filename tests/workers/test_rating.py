@@ -186,8 +186,9 @@ async def test_a_mended_subscription_is_rated_with_all_that_waited(world: World)
 
 
 async def test_an_amount_beyond_every_currency_fails_alone(world: World) -> None:
-    sub = await world.served()
-    await use(world, "a", "9" * 30)
+    dear = await world.price("minutes", "per_unit", '{"unit_amount": "100000"}')
+    sub = await world.served(price_id=dear)
+    await use(world, "a", "9" * 15)
     assert await worker_of(world).step() == 1
     ((_, payload),) = await told(world, rating_events_pb2.RatingFailed)
     assert payload.message == (await charges_of(world, sub)).failure

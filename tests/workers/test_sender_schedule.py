@@ -185,3 +185,30 @@ def test_whatever_happens_caps_and_slots_hold_and_everything_is_served(
             break
     assert not any(model.backlog.values())
     assert model.schedule.free_slots == min(slots, SETTINGS.slots)
+
+
+def test_an_endpoint_that_asked_for_time_is_not_chosen_before_it_is_over() -> None:
+    model = Model()
+    model.add(name(1), 5)
+    model.claim()
+    [exchange] = model.open
+    model.schedule.hold(exchange, model.at, 10.0)
+    model.answer(exchange, success=False)
+    model.schedule.hold(exchange, model.at, 2.0)
+    model.at = 9.9
+    model.add(name(1), 1)
+    assert not model.claim()
+    model.schedule.forget(model.at + 1_000_000)
+    model.at = 10.0
+    assert model.claim() == {name(1): 1}
+
+
+def test_nobody_is_left_alone_for_longer_than_the_limit() -> None:
+    model = Model()
+    model.add(name(1), 5)
+    model.claim()
+    [exchange] = model.open
+    model.schedule.hold(exchange, model.at, 1e9)
+    model.answer(exchange, success=False)
+    model.at = SETTINGS.hold_max_s
+    assert model.claim() == {name(1): 1}

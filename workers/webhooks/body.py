@@ -34,17 +34,17 @@ def message_id(event_id: UUID, nonce: int) -> str:
     return f"{text}_{nonce}" if nonce else text
 
 
-def body_of(envelope: bytes | None) -> bytes:
+def body_of(envelope: bytes | None, *, thin: bool = False) -> bytes:
     """The JSON body: type, timestamp and data as Standard Webhooks says, and the ids of the envelope.
 
     Names are those of the protos; 64-bit integers are strings, as in all protobuf JSON; fields that hold their default
-    are written too. Raises BodyUnknown.
+    are written too. A thin one has no data but the resource's id. Raises BodyUnknown.
     """
     if envelope is None:
         raise BodyUnknown("the event is not in the log")
     try:
         event = event_pb2.Event.FromString(envelope)
-        data = _payload_of(event)
+        data = {"resource_id": event.resource_id} if thin else _payload_of(event)
     except DecodeError as error:
         raise BodyUnknown("the envelope cannot be read") from error
     body = {

@@ -6,6 +6,7 @@ nothing else.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -37,7 +38,7 @@ class Poster:
 
     def __init__(self, client: WebhookClient, vault: Vault, clock: Clock) -> None:
         self._client, self._vault, self._clock = client, vault, clock
-        self._bodies: OrderedDict[UUID, bytes] = OrderedDict()
+        self._bodies: OrderedDict[tuple[UUID, bool], bytes] = OrderedDict()
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -73,16 +74,19 @@ class Poster:
         if not secrets:
             raise InvalidSecret("the endpoint has no valid secret")
         signed = headers(message_id(claimed.event_id, claimed.nonce), now, body, secrets)
-        return await self._client.post(
-            claimed.url, {**signed, "Content-Type": "application/json"}, body
-        )
+        # The house's own come last: whatever was stored, they win.
+        own = {**signed, "Content-Type": "application/json"}
+        tenants = {} if claimed.headers == "{}" else json.loads(claimed.headers)
+        return await self._client.post(claimed.url, {**tenants, **own}, body)
 
     def _body(self, claimed: Claimed) -> bytes:
-        body = self._bodies.get(claimed.event_id)
+        thin = claimed.payload == "thin"
+        key = claimed.event_id, thin
+        body = self._bodies.get(key)
         if body is None:
-            body = body_of(claimed.envelope)
+            body = body_of(claimed.envelope, thin=thin)
             if len(body) <= BODY_KEPT_BYTES_MAX:
-                self._bodies[claimed.event_id] = body
+                self._bodies[key] = body
                 if len(self._bodies) > BODIES_KEPT:
                     self._bodies.popitem(last=False)
         return body

@@ -23,7 +23,7 @@ from billing.domain.backoff import ExponentialBackoff
 from billing.domain.errors import Unavailable
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
-from billing.services import webhook_deliveries
+from billing.services import webhook_deliveries, webhook_health
 from billing.services.webhook_deliveries import Attempt
 from workers.webhooks.schedule import Exchange
 from workers.webhooks.settings import SenderSettings
@@ -122,6 +122,9 @@ class Recorder:
                     await webhook_deliveries.record(
                         connection, attempts, closed, now=self._clock.now()
                     )
+                for gone in webhook_health.gone_endpoints(attempts, self._clock.now()):
+                    async with self._database.transaction() as tx:
+                        await webhook_health.disable_gone(tx, gone, self._clock.now())
                 break
             except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError):
                 raise

@@ -7,6 +7,7 @@ neither a backlog nor a flood of arrivals keeps anybody out.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Lane:
     open: int = 0
     due: bool = False
     bad: bool = False
+    held_until: float = 0.0
     touched_at: float = 0.0
 
 
@@ -54,6 +56,8 @@ class Schedule:
         self._young: dict[Exchange, None] = {}
         self._aging: dict[Exchange, None] = {}
         self._slow: dict[Exchange, None] = {}
+        # Lanes that asked for time, by when it ends; an entry whose lane was held anew is ignored.
+        self._held: list[tuple[float, UUID]] = []
         self._reserved = 0
 
     @property
@@ -125,11 +129,25 @@ class Schedule:
         return exchange
 
     def age(self, at: float) -> None:
-        """Takes slots from exchanges older than 50 ms, and makes endpoints bad that have one older than 0.5 s."""
+        """Takes slots from exchanges older than 50 ms, makes endpoints bad by those older than 0.5 s, ends holds."""
         _move_older(self._young, self._aging, at - self._settings.slot_s)
         for exchange in _move_older(self._aging, self._slow, at - self._settings.slow_s):
             exchange.slow = True
             self._punish(exchange.lane)
+        while self._held and self._held[0][0] <= at:
+            until, webhook_id = heapq.heappop(self._held)
+            lane = self._lanes[webhook_id]
+            if lane.held_until == until:
+                lane.held_until = 0.0
+                self._queue(lane)
+
+    def hold(self, exchange: Exchange, at: float, for_s: float) -> None:
+        """The endpoint asked for time: nothing more is claimed for it until that is over."""
+        lane, until = exchange.lane, at + min(for_s, self._settings.hold_max_s)
+        if until > lane.held_until:
+            lane.held_until = until
+            heapq.heappush(self._held, (until, lane.webhook_id))
+            self._queue(lane)
 
     def end(self, exchange: Exchange) -> None:
         """The answer is there, or none will be; the slot is free, the endpoint's room not yet."""
@@ -158,7 +176,7 @@ class Schedule:
         for other in (self._fresh, self._busy, self._bad):
             if other is not queue:
                 other.pop(lane.webhook_id, None)
-        if not lane.due or lane.open >= lane.cap:
+        if not lane.due or lane.held_until or lane.open >= lane.cap:
             queue.pop(lane.webhook_id, None)
         else:
             queue.setdefault(lane.webhook_id, lane)
@@ -168,7 +186,7 @@ class Schedule:
         for lane in [
             lane for lane in self._lanes.values() if lane.touched_at < at - FORGET_AFTER_S
         ]:
-            if not lane.open and not lane.due:
+            if not lane.open and not lane.due and not lane.held_until:
                 del self._lanes[lane.webhook_id]
 
 

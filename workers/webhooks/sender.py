@@ -23,6 +23,7 @@ from billing.services.leases import Lease
 from billing.services.webhook_deliveries import (
     ENDPOINTS_PER_DISCOVERY_MAX,
     FIRST,
+    Attempt,
     Claimed,
     Outcome,
 )
@@ -34,6 +35,7 @@ from workers.webhooks.settings import SenderSettings
 
 # The topic of the hint that deliveries were committed.
 HINT_TOPIC: Final = "deliveries"
+TOO_MANY_REQUESTS: Final = 429
 
 
 class Sender:
@@ -185,9 +187,19 @@ class Sender:
         at = time.monotonic()
         for result in results:
             success = result.attempt.outcome is Outcome.DELIVERED
+            if hold_s := self._hold_s(result.attempt):
+                self._schedule.hold(result.exchange, at, hold_s)
             self._schedule.commit(result.exchange, at, success=success)
         # There is room again for those at their cap.
         self._wake.set()
+
+    def _hold_s(self, attempt: Attempt) -> float:
+        """How long the endpoint asked to be left alone: by Retry-After with any refusal, or by 429."""
+        if attempt.outcome is not Outcome.REFUSED:
+            return 0.0
+        if attempt.retry_after_s is None:
+            return self._settings.hold_s if attempt.response_status == TOO_MANY_REQUESTS else 0.0
+        return float(attempt.retry_after_s)
 
 
 def _claims_in(claimed: Sequence[Claimed]) -> list[tuple[UUID, int, int]]:

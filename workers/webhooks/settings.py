@@ -38,6 +38,9 @@ class SenderSettings:
     total_timeout_s: float = 20.0
     # The total timeout is shortened by up to this part, so that what began together does not end together.
     timeout_jitter: float = 0.2
+    # How long an endpoint that answered 429 is left alone when it does not say, and at most when it does.
+    hold_s: float = 5.0
+    hold_max_s: float = 3_600.0
     answer_read_bytes_max: int = 64 * KIB
     answer_kept_bytes_max: int = 16 * KIB
 

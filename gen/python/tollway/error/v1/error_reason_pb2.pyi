@@ -156,6 +156,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
     ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 140
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 120
+    """ABORTED: the endpoint was changed since its etag was read. Metadata: endpoint."""
+    ERROR_REASON_HEADER_NOT_ALLOWED: _ErrorReason.ValueType  # 121
+    """INVALID_ARGUMENT: an endpoint may not have this request header. Metadata: header."""
+    ERROR_REASON_TOO_MANY_SECRETS: _ErrorReason.ValueType  # 122
+    """RESOURCE_EXHAUSTED: the endpoint has as many valid secrets as it may; wait until one ends. Metadata: endpoint."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -296,4 +302,10 @@ ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
 ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 120
+"""ABORTED: the endpoint was changed since its etag was read. Metadata: endpoint."""
+ERROR_REASON_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 121
+"""INVALID_ARGUMENT: an endpoint may not have this request header. Metadata: header."""
+ERROR_REASON_TOO_MANY_SECRETS: ErrorReason.ValueType  # 122
+"""RESOURCE_EXHAUSTED: the endpoint has as many valid secrets as it may; wait until one ends. Metadata: endpoint."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

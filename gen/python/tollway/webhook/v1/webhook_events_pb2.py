@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/webhook/v1/webhook_events.proto\x12\x12tollway.webhook.v1\x1a tollway/options/v1/subject.proto\"\x85\x01\n\x16WebhookEndpointCreated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.createdB]\n\x15io.tollway.webhook.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/webhook/v1;webhookv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/webhook/v1/webhook_events.proto\x12\x12tollway.webhook.v1\x1a tollway/options/v1/subject.proto\"\x85\x01\n\x16WebhookEndpointCreated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.created\"\x85\x01\n\x16WebhookEndpointUpdated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.updated\"W\n\x16WebhookEndpointEnabled\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1c\x8a\xb2\x19\x18webhook.endpoint.enabled\"q\n\x17WebhookEndpointDisabled\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason:\x1d\x8a\xb2\x19\x19webhook.endpoint.disabled\"W\n\x16WebhookEndpointDeleted\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1c\x8a\xb2\x19\x18webhook.endpoint.deleted\"S\n\x14WebhookSecretRotated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1a\x8a\xb2\x19\x16webhook.secret.rotated\"@\n\x0bWebhookPing\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x10\x8a\xb2\x19\x0cwebhook.pingB]\n\x15io.tollway.webhook.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/webhook/v1;webhookv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.tollway.webhook.v1P\001ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/webhook/v1;webhookv1'
   _globals['_WEBHOOKENDPOINTCREATED']._loaded_options = None
   _globals['_WEBHOOKENDPOINTCREATED']._serialized_options = b'\212\262\031\030webhook.endpoint.created'
+  _globals['_WEBHOOKENDPOINTUPDATED']._loaded_options = None
+  _globals['_WEBHOOKENDPOINTUPDATED']._serialized_options = b'\212\262\031\030webhook.endpoint.updated'
+  _globals['_WEBHOOKENDPOINTENABLED']._loaded_options = None
+  _globals['_WEBHOOKENDPOINTENABLED']._serialized_options = b'\212\262\031\030webhook.endpoint.enabled'
+  _globals['_WEBHOOKENDPOINTDISABLED']._loaded_options = None
+  _globals['_WEBHOOKENDPOINTDISABLED']._serialized_options = b'\212\262\031\031webhook.endpoint.disabled'
+  _globals['_WEBHOOKENDPOINTDELETED']._loaded_options = None
+  _globals['_WEBHOOKENDPOINTDELETED']._serialized_options = b'\212\262\031\030webhook.endpoint.deleted'
+  _globals['_WEBHOOKSECRETROTATED']._loaded_options = None
+  _globals['_WEBHOOKSECRETROTATED']._serialized_options = b'\212\262\031\026webhook.secret.rotated'
+  _globals['_WEBHOOKPING']._loaded_options = None
+  _globals['_WEBHOOKPING']._serialized_options = b'\212\262\031\014webhook.ping'
   _globals['_WEBHOOKENDPOINTCREATED']._serialized_start=98
   _globals['_WEBHOOKENDPOINTCREATED']._serialized_end=231
+  _globals['_WEBHOOKENDPOINTUPDATED']._serialized_start=234
+  _globals['_WEBHOOKENDPOINTUPDATED']._serialized_end=367
+  _globals['_WEBHOOKENDPOINTENABLED']._serialized_start=369
+  _globals['_WEBHOOKENDPOINTENABLED']._serialized_end=456
+  _globals['_WEBHOOKENDPOINTDISABLED']._serialized_start=458
+  _globals['_WEBHOOKENDPOINTDISABLED']._serialized_end=571
+  _globals['_WEBHOOKENDPOINTDELETED']._serialized_start=573
+  _globals['_WEBHOOKENDPOINTDELETED']._serialized_end=660
+  _globals['_WEBHOOKSECRETROTATED']._serialized_start=662
+  _globals['_WEBHOOKSECRETROTATED']._serialized_end=745
+  _globals['_WEBHOOKPING']._serialized_start=747
+  _globals['_WEBHOOKPING']._serialized_end=811
 # @@protoc_insertion_point(module_scope)

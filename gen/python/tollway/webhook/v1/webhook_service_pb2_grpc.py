@@ -45,6 +45,46 @@ class WebhookServiceStub:
                 request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.GetEndpointRequest.SerializeToString,
                 response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.GetEndpointResponse.FromString,
                 _registered_method=True)
+        self.ListEndpoints = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/ListEndpoints',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointsRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointsResponse.FromString,
+                _registered_method=True)
+        self.UpdateEndpoint = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/UpdateEndpoint',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.UpdateEndpointRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.UpdateEndpointResponse.FromString,
+                _registered_method=True)
+        self.EnableEndpoint = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/EnableEndpoint',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.EnableEndpointRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.EnableEndpointResponse.FromString,
+                _registered_method=True)
+        self.DisableEndpoint = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/DisableEndpoint',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DisableEndpointRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DisableEndpointResponse.FromString,
+                _registered_method=True)
+        self.DeleteEndpoint = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/DeleteEndpoint',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DeleteEndpointRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DeleteEndpointResponse.FromString,
+                _registered_method=True)
+        self.PingEndpoint = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/PingEndpoint',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.PingEndpointRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.PingEndpointResponse.FromString,
+                _registered_method=True)
+        self.RotateEndpointSecret = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/RotateEndpointSecret',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.RotateEndpointSecretRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.RotateEndpointSecretResponse.FromString,
+                _registered_method=True)
+        self.ListEndpointSecrets = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookService/ListEndpointSecrets',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointSecretsRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointSecretsResponse.FromString,
+                _registered_method=True)
 
 
 class WebhookServiceServicer:
@@ -74,6 +114,99 @@ class WebhookServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEndpoints(self, request, context):
+        """Lists the endpoints, newest first, without deleted ones.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.webhook.v1.WebhookService/ListEndpoints
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateEndpoint(self, request, context):
+        """Changes the fields that update_mask names. Deliveries that were matched before stay; each attempt goes to the URL of
+        its time.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, ETAG_MISMATCH.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": \"subjects\", \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableEndpoint(self, request, context):
+        """Enables a disabled endpoint; its parked deliveries are due at once.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, INVALID_TRANSITION.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\"}" $ADDR tollway.webhook.v1.WebhookService/EnableEndpoint
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableEndpoint(self, request, context):
+        """Disables an endpoint: its deliveries, those of later events too, are parked until it is enabled. What is being posted
+        at this moment may still arrive.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, INVALID_TRANSITION.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\"}" $ADDR tollway.webhook.v1.WebhookService/DisableEndpoint
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteEndpoint(self, request, context):
+        """Deletes an endpoint for ever: what has not been delivered is canceled. GetEndpoint still answers it, as deleted. What
+        is being posted at this moment may still arrive.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\"}" $ADDR tollway.webhook.v1.WebhookService/DeleteEndpoint
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PingEndpoint(self, request, context):
+        """Sends the event webhook.ping to this endpoint alone, on the path of every event, whatever subjects it wants. A
+        disabled endpoint gets it when it is enabled.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\"}" $ADDR tollway.webhook.v1.WebhookService/PingEndpoint
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateEndpointSecret(self, request, context):
+        """Gives an endpoint a new signing secret, which is in the answer and nowhere else. For 24 hours requests are signed
+        with both it and the earlier ones.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, TOO_MANY_SECRETS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\"}" $ADDR tollway.webhook.v1.WebhookService/RotateEndpointSecret
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEndpointSecrets(self, request, context):
+        """Lists the valid secrets of an endpoint, newest first, without what is secret: at most 5, in one page.
+
+        Permission: read.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\"}" $ADDR tollway.webhook.v1.WebhookService/ListEndpointSecrets
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WebhookServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +219,46 @@ def add_WebhookServiceServicer_to_server(servicer, server):
                     servicer.GetEndpoint,
                     request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.GetEndpointRequest.FromString,
                     response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.GetEndpointResponse.SerializeToString,
+            ),
+            'ListEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpoints,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointsRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointsResponse.SerializeToString,
+            ),
+            'UpdateEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateEndpoint,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.UpdateEndpointRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.UpdateEndpointResponse.SerializeToString,
+            ),
+            'EnableEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableEndpoint,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.EnableEndpointRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.EnableEndpointResponse.SerializeToString,
+            ),
+            'DisableEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableEndpoint,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DisableEndpointRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DisableEndpointResponse.SerializeToString,
+            ),
+            'DeleteEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEndpoint,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DeleteEndpointRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DeleteEndpointResponse.SerializeToString,
+            ),
+            'PingEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.PingEndpoint,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.PingEndpointRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.PingEndpointResponse.SerializeToString,
+            ),
+            'RotateEndpointSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateEndpointSecret,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.RotateEndpointSecretRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.RotateEndpointSecretResponse.SerializeToString,
+            ),
+            'ListEndpointSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEndpointSecrets,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointSecretsRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointSecretsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -143,6 +316,222 @@ class WebhookService:
             '/tollway.webhook.v1.WebhookService/GetEndpoint',
             tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.GetEndpointRequest.SerializeToString,
             tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.GetEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/ListEndpoints',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointsRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/UpdateEndpoint',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.UpdateEndpointRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.UpdateEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/EnableEndpoint',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.EnableEndpointRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.EnableEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/DisableEndpoint',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DisableEndpointRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DisableEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/DeleteEndpoint',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DeleteEndpointRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.DeleteEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PingEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/PingEndpoint',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.PingEndpointRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.PingEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateEndpointSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/RotateEndpointSecret',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.RotateEndpointSecretRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.RotateEndpointSecretResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEndpointSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookService/ListEndpointSecrets',
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointSecretsRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_webhook__service__pb2.ListEndpointSecretsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,67 @@ class WebhookServiceStub:
     Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/GetEndpoint
     """
+    ListEndpoints: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ListEndpointsRequest, _webhook_service_pb2.ListEndpointsResponse]
+    """Lists the endpoints, newest first, without deleted ones.
+
+    Permission: read.
+    Errors: PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.webhook.v1.WebhookService/ListEndpoints
+    """
+    UpdateEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.UpdateEndpointRequest, _webhook_service_pb2.UpdateEndpointResponse]
+    """Changes the fields that update_mask names. Deliveries that were matched before stay; each attempt goes to the URL of
+    its time.
+
+    Permission: admin.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, ETAG_MISMATCH.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": \\"subjects\\", \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+    """
+    EnableEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.EnableEndpointRequest, _webhook_service_pb2.EnableEndpointResponse]
+    """Enables a disabled endpoint; its parked deliveries are due at once.
+
+    Permission: admin.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, INVALID_TRANSITION.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/EnableEndpoint
+    """
+    DisableEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.DisableEndpointRequest, _webhook_service_pb2.DisableEndpointResponse]
+    """Disables an endpoint: its deliveries, those of later events too, are parked until it is enabled. What is being posted
+    at this moment may still arrive.
+
+    Permission: admin.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, INVALID_TRANSITION.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/DisableEndpoint
+    """
+    DeleteEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.DeleteEndpointRequest, _webhook_service_pb2.DeleteEndpointResponse]
+    """Deletes an endpoint for ever: what has not been delivered is canceled. GetEndpoint still answers it, as deleted. What
+    is being posted at this moment may still arrive.
+
+    Permission: admin.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/DeleteEndpoint
+    """
+    PingEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.PingEndpointRequest, _webhook_service_pb2.PingEndpointResponse]
+    """Sends the event webhook.ping to this endpoint alone, on the path of every event, whatever subjects it wants. A
+    disabled endpoint gets it when it is enabled.
+
+    Permission: admin.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/PingEndpoint
+    """
+    RotateEndpointSecret: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.RotateEndpointSecretRequest, _webhook_service_pb2.RotateEndpointSecretResponse]
+    """Gives an endpoint a new signing secret, which is in the answer and nowhere else. For 24 hours requests are signed
+    with both it and the earlier ones.
+
+    Permission: admin.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, TOO_MANY_SECRETS.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/RotateEndpointSecret
+    """
+    ListEndpointSecrets: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.ListEndpointSecretsRequest, _webhook_service_pb2.ListEndpointSecretsResponse]
+    """Lists the valid secrets of an endpoint, newest first, without what is secret: at most 5, in one page.
+
+    Permission: read.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/ListEndpointSecrets
+    """
 
 class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
     """Webhooks: the tenant's own endpoints that receive events, signed as Standard Webhooks 1.0.0 says."""
@@ -60,6 +121,115 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/GetEndpoint
+        """
+
+    @_abc_1.abstractmethod
+    def ListEndpoints(
+        self,
+        request: _webhook_service_pb2.ListEndpointsRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.ListEndpointsRequest, _abc.Awaitable[_webhook_service_pb2.ListEndpointsResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.ListEndpointsResponse]:
+        """Lists the endpoints, newest first, without deleted ones.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.webhook.v1.WebhookService/ListEndpoints
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateEndpoint(
+        self,
+        request: _webhook_service_pb2.UpdateEndpointRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.UpdateEndpointRequest, _abc.Awaitable[_webhook_service_pb2.UpdateEndpointResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.UpdateEndpointResponse]:
+        """Changes the fields that update_mask names. Deliveries that were matched before stay; each attempt goes to the URL of
+        its time.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, ETAG_MISMATCH.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": \\"subjects\\", \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+        """
+
+    @_abc_1.abstractmethod
+    def EnableEndpoint(
+        self,
+        request: _webhook_service_pb2.EnableEndpointRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.EnableEndpointRequest, _abc.Awaitable[_webhook_service_pb2.EnableEndpointResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.EnableEndpointResponse]:
+        """Enables a disabled endpoint; its parked deliveries are due at once.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, INVALID_TRANSITION.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/EnableEndpoint
+        """
+
+    @_abc_1.abstractmethod
+    def DisableEndpoint(
+        self,
+        request: _webhook_service_pb2.DisableEndpointRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.DisableEndpointRequest, _abc.Awaitable[_webhook_service_pb2.DisableEndpointResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.DisableEndpointResponse]:
+        """Disables an endpoint: its deliveries, those of later events too, are parked until it is enabled. What is being posted
+        at this moment may still arrive.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, INVALID_TRANSITION.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/DisableEndpoint
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteEndpoint(
+        self,
+        request: _webhook_service_pb2.DeleteEndpointRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.DeleteEndpointRequest, _abc.Awaitable[_webhook_service_pb2.DeleteEndpointResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.DeleteEndpointResponse]:
+        """Deletes an endpoint for ever: what has not been delivered is canceled. GetEndpoint still answers it, as deleted. What
+        is being posted at this moment may still arrive.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/DeleteEndpoint
+        """
+
+    @_abc_1.abstractmethod
+    def PingEndpoint(
+        self,
+        request: _webhook_service_pb2.PingEndpointRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.PingEndpointRequest, _abc.Awaitable[_webhook_service_pb2.PingEndpointResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.PingEndpointResponse]:
+        """Sends the event webhook.ping to this endpoint alone, on the path of every event, whatever subjects it wants. A
+        disabled endpoint gets it when it is enabled.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/PingEndpoint
+        """
+
+    @_abc_1.abstractmethod
+    def RotateEndpointSecret(
+        self,
+        request: _webhook_service_pb2.RotateEndpointSecretRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.RotateEndpointSecretRequest, _abc.Awaitable[_webhook_service_pb2.RotateEndpointSecretResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.RotateEndpointSecretResponse]:
+        """Gives an endpoint a new signing secret, which is in the answer and nowhere else. For 24 hours requests are signed
+        with both it and the earlier ones.
+
+        Permission: admin.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, TOO_MANY_SECRETS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/RotateEndpointSecret
+        """
+
+    @_abc_1.abstractmethod
+    def ListEndpointSecrets(
+        self,
+        request: _webhook_service_pb2.ListEndpointSecretsRequest,
+        context: _aio.ServicerContext[_webhook_service_pb2.ListEndpointSecretsRequest, _abc.Awaitable[_webhook_service_pb2.ListEndpointSecretsResponse]],
+    ) -> _abc.Awaitable[_webhook_service_pb2.ListEndpointSecretsResponse]:
+        """Lists the valid secrets of an endpoint, newest first, without what is secret: at most 5, in one page.
+
+        Permission: read.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\"}" $ADDR tollway.webhook.v1.WebhookService/ListEndpointSecrets
         """
 
 def add_WebhookServiceServicer_to_server(servicer: WebhookServiceServicer, server: _aio.Server) -> None: ...
