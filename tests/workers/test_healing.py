@@ -54,7 +54,11 @@ async def test_after_all_streams_are_deleted_under_load_every_event_is_handled_o
     resources = [backbone.resource() for _ in range(6)]
     one, two = Effects("one"), Effects("two")
     healer, metrics = healer_of(backbone)
-    ids: list[UUID] = []
+    # Nobody has read these; of what follows, it depends on how far the router has read.
+    ids = await backbone.emit(resources)
+    await backbone.dispatch()
+    await wipe_streams(backbone.nats_url)
+    await backbone.bus.ensure_streams(SHARDS)
     async with backbone.router([one.consumer(ordered=True), two.consumer()], EAGER) as routing:
         for turn in range(6):
             ids += await backbone.emit(resources * 5)
@@ -68,7 +72,7 @@ async def test_after_all_streams_are_deleted_under_load_every_event_is_handled_o
                 await routing.router.step()
         await heal_all(backbone, healer, routing, max(ids))
 
-    assert metrics.events_healed._value.get() > 0
+    assert metrics.events_healed._value.get() >= len(resources)
     for effects in (one, two):
         assert sorted(effects.given) == sorted(ids)
     assert await backbone.count("inbox") == 2 * len(ids)
