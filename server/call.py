@@ -5,33 +5,44 @@ Invariant: a call's principal and cause are set once, before the method runs, an
 
 from __future__ import annotations
 
+import contextlib
+import re
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from billing.domain.errors import InvalidId
+from billing.domain.ids import Prefix, decode
+from billing.runtime.ids import new_id
 from billing.services.actor import Cause
 from billing.services.keys import Principal
 
 LOCK_WAIT_SHARE: Final = 0.8
 LOCK_WAIT_MIN_S: Final = 0.01  # 0 would switch the limit off
 
+# W3C Trace Context, version 00. Anything else is left out: it would go into every event of the call.
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
 _CALL: Final[ContextVar[Call]] = ContextVar("tollway_call")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One RPC: the full method name, the caller, the cause of what it brings about, and machine time at its start.
+    """One RPC: the full method name, the caller, and machine time at its start.
 
-    `time_left_s` is what the caller's deadline left at the start; None without a deadline.
+    `time_left_s` is what the caller's deadline left at the start; None without a deadline. `correlation` and
+    `traceparent` are as the metadata has them, or empty.
     """
 
     method: str
     principal: Principal
-    cause: Cause
     now: datetime
     time_left_s: float | None = None
+    correlation: str = ""
+    traceparent: str = ""
+    _cause: Cause | None = field(default=None, init=False, repr=False)
 
     @property
     def tenant_id(self) -> UUID:
@@ -44,11 +55,30 @@ class Call:
         return tenant_id
 
     @property
+    def cause(self) -> Cause:
+        """What the call's events name as their cause, made at its first use: a read brings nothing about."""
+        if self._cause is None:
+            known = _TRACEPARENT.fullmatch(self.traceparent)
+            self._cause = Cause(
+                self.principal.actor,
+                self._correlation_id(),
+                traceparent=self.traceparent if known else "",
+            )
+        return self._cause
+
+    @property
     def lock_wait_s(self) -> float | None:
         """How long a lock may be waited for so that the caller still hears about it; None for the usual time."""
         if self.time_left_s is None:
             return None
         return max(self.time_left_s * LOCK_WAIT_SHARE, LOCK_WAIT_MIN_S)
+
+    def _correlation_id(self) -> UUID:
+        """The caller's, or a new one when there is none or it is none of ours."""
+        if self.correlation:
+            with contextlib.suppress(InvalidId):
+                return decode(Prefix.CORRELATION, self.correlation)
+        return new_id(self.now)
 
 
 def current_call() -> Call:

@@ -7,31 +7,23 @@ raises leaves as one rich status. Calls of the standard services (health, reflec
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeAlias, cast
-from uuid import UUID
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
-from billing.domain.errors import Invalid, InvalidId, Unavailable
-from billing.domain.ids import Prefix, decode
+from billing.domain.errors import Invalid, Unavailable
 from billing.runtime.clock import Clock
-from billing.runtime.ids import new_id
-from billing.services.actor import Cause
-from billing.services.keys import Principal
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, enter_call
 from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, translate
 from server.metrics import RpcMetrics
 from server.permissions import PERMISSIONS
-from server.validation import validate
+from server.validation import refuse_nul, validate
 
 CORRELATION_METADATA: Final = "tollway-correlation-id"
 TRACEPARENT_METADATA: Final = "traceparent"
@@ -43,8 +35,6 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _WANTED_METADATA: Final = frozenset(
     {AUTHORIZATION_METADATA, TENANT_METADATA, CORRELATION_METADATA, TRACEPARENT_METADATA}
 )
-# W3C Trace Context, version 00. Anything else is left out: it would go into every event of the call.
-_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Rim(grpc.aio.ServerInterceptor):
@@ -107,8 +97,15 @@ class Rim(grpc.aio.ServerInterceptor):
         }
         now = self._clock.now()
         principal = await self._authenticator.principal(method, metadata, now)
-        cause = _cause(principal, metadata, now)
-        enter_call(Call(method, principal, cause, now, context.time_remaining()))
+        call = Call(
+            method,
+            principal,
+            now,
+            context.time_remaining(),
+            metadata.get(CORRELATION_METADATA, ""),
+            metadata.get(TRACEPARENT_METADATA, ""),
+        )
+        enter_call(call)
 
 
 async def _abort(context: Context, status: Status) -> NoReturn:
@@ -133,21 +130,7 @@ def _read(parse: Callable[[bytes], Message], body: bytes) -> Message:
         request = parse(body)
     except DecodeError as error:
         raise Invalid("The request is not an encoded message of this method.") from error
+    if b"\0" in body:  # seldom, and in most of these it is a number's
+        refuse_nul(request)
     validate(request)
     return request
-
-
-def _cause(principal: Principal, metadata: Mapping[str, str], now: datetime) -> Cause:
-    traceparent = metadata.get(TRACEPARENT_METADATA, "")
-    if traceparent and not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = ""
-    return Cause(principal.actor, _correlation_id(metadata, now), traceparent=traceparent)
-
-
-def _correlation_id(metadata: Mapping[str, str], now: datetime) -> UUID:
-    """The caller's, or a new one when there is none or it is none of ours."""
-    given = metadata.get(CORRELATION_METADATA)
-    if given:
-        with contextlib.suppress(InvalidId):
-            return decode(Prefix.CORRELATION, given)
-    return new_id(now)

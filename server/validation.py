@@ -22,7 +22,6 @@ _validator: Final = (
 
 def validate(request: Message) -> None:
     """Raises Invalid with a violation per broken rule, by field path."""
-    _refuse_nul(request, "")
     found = _validator.collect_violations(request)
     if not found:
         return
@@ -35,8 +34,11 @@ def validate(request: Message) -> None:
     raise Invalid(f"{first.path}: {first.description}{more}", violations=violations)
 
 
-def _refuse_nul(message: Message, prefix: str) -> None:
-    """PostgreSQL's text has no NUL. Elements of lists of messages judge themselves, each alone, as usage records do."""
+def refuse_nul(message: Message, prefix: str = "") -> None:
+    """PostgreSQL's text has no NUL. Elements of lists of messages judge themselves, each alone, as usage records do.
+
+    Raises Invalid.
+    """
     for field, value in message.ListFields():
         path = prefix + field.name
         if field.type == FieldDescriptor.TYPE_STRING:
@@ -44,7 +46,7 @@ def _refuse_nul(message: Message, prefix: str) -> None:
             if any("\0" in text for text in texts):
                 raise Invalid.field(path, "must not contain NUL")
         elif field.type == FieldDescriptor.TYPE_MESSAGE and not field.is_repeated:
-            _refuse_nul(value, path + ".")
+            refuse_nul(value, path + ".")
 
 
 def _path(violation: protovalidate.Violation) -> str:

@@ -22,6 +22,7 @@ HOUSE_TABLES: Final = {
     "topology": "how many shards there are",
     "leases": "which process owns which shard",
     "lease_members": "which processes live",
+    "healing": "up to which event the log is known to be handled",
     "router_positions": "how far the router has come",
     "webhook_claims": "which worker has claimed which deliveries; it spans tenants",
 }
