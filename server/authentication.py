@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -25,6 +26,15 @@ CACHED_KEYS_MAX: Final = 10_000
 KNOWN_TENANTS_MAX: Final = 10_000
 
 
+@dataclass(slots=True)
+class _Known:
+    """A key that was looked up: whom it stands for, how long that is believed, and what it was found to allow."""
+
+    principal: Principal
+    until: datetime
+    allowed: set[str] = field(default_factory=set)
+
+
 class Authenticator:
     """Knows callers by their keys. Looks keys up as the worker role: before that there is no tenant to bind to."""
 
@@ -32,7 +42,7 @@ class Authenticator:
         self._worker = worker
         self._cache_ttl = timedelta(seconds=cache_ttl_s)
         self._tenants: set[UUID] = set()
-        self._cache: OrderedDict[bytes, tuple[datetime, Principal]] = OrderedDict()
+        self._cache: OrderedDict[bytes, _Known] = OrderedDict()
 
     async def principal(self, method: str, metadata: Mapping[str, str], now: datetime) -> Principal:
         """Who calls. Raises KeyMissing, KeyInvalid, ScopeMissing or OperatorRequired.
@@ -40,32 +50,44 @@ class Authenticator:
         An operator's key acts for the tenant that the metadata names. Raises TenantNotFound for a tenant that is not
         there, and Invalid for none where the method needs one.
         """
-        principal = await self._identify(metadata.get(AUTHORIZATION_METADATA, ""), now)
-        permission = PERMISSIONS[method]
-        _authorize(principal, permission)
-        if principal.is_operator and (named := metadata.get(TENANT_METADATA)):
+        secret = _secret_in(metadata.get(AUTHORIZATION_METADATA, ""))
+        hashed = keys.hash_secret(secret)
+        known = self._cache.get(hashed)
+        if known is None or now >= known.until:
+            known = await self._look_up(secret, hashed, now)
+        if method not in known.allowed:
+            _authorize(known.principal, PERMISSIONS[method])
+            known.allowed.add(method)
+        if known.principal.tenant_id is None:
+            return await self._operator(method, known.principal, metadata)
+        return known.principal
+
+    async def _operator(
+        self, method: str, principal: Principal, metadata: Mapping[str, str]
+    ) -> Principal:
+        named = metadata.get(TENANT_METADATA)
+        if named:
             tenant_id = decode(Prefix.TENANT, named, path=TENANT_METADATA)
             await self._ensure_tenant(tenant_id)
-            return Principal(principal.key_id, tenant_id, principal.scopes, principal.expires_at)
-        if principal.tenant_id is None and not permission.without_tenant:
+            return replace(principal, tenant_id=tenant_id)
+        if not PERMISSIONS[method].without_tenant:
             raise Invalid.field(
                 TENANT_METADATA,
                 "an operator's key belongs to no tenant; send the tenant's id in this metadata",
             )
         return principal
 
-    async def _identify(self, authorization: str, now: datetime) -> Principal:
-        if not authorization:
-            raise KeyMissing()
-        secret = _secret_in(authorization)
-        hashed = keys.hash_secret(secret)
-        cached = self._cache.get(hashed)
-        if cached is not None and cached[0] > now and _still_valid(cached[1], now):
-            return cached[1]
+    async def _look_up(self, secret: str, hashed: bytes, now: datetime) -> _Known:
         async with self._worker.connection() as connection:
             principal = await keys.authenticate(connection, secret, now=now)
-        self._remember(hashed, principal, now + self._cache_ttl)
-        return principal
+        until = now + self._cache_ttl
+        if principal.expires_at is not None:
+            until = min(until, principal.expires_at)
+        known = self._cache[hashed] = _Known(principal, until)
+        self._cache.move_to_end(hashed)
+        if len(self._cache) > CACHED_KEYS_MAX:
+            self._cache.popitem(last=False)
+        return known
 
     async def _ensure_tenant(self, tenant_id: UUID) -> None:
         """Only what was found is remembered: tenants come, and never go."""
@@ -76,12 +98,6 @@ class Authenticator:
         if len(self._tenants) >= KNOWN_TENANTS_MAX:
             self._tenants.clear()
         self._tenants.add(tenant_id)
-
-    def _remember(self, hashed: bytes, principal: Principal, until: datetime) -> None:
-        self._cache[hashed] = (until, principal)
-        self._cache.move_to_end(hashed)
-        if len(self._cache) > CACHED_KEYS_MAX:
-            self._cache.popitem(last=False)
 
 
 def tenant_named(principal: Principal, tenant_text: str) -> UUID:
@@ -101,6 +117,8 @@ def tenant_named(principal: Principal, tenant_text: str) -> UUID:
 
 def _secret_in(authorization: str) -> str:
     """What stands behind `Bearer`. What cannot be a key of ours is refused here, without asking the database."""
+    if not authorization:
+        raise KeyMissing()
     kind, _, secret = authorization.partition(" ")
     secret = secret.strip()
     if kind.lower() != "bearer" or not secret:
@@ -116,10 +134,6 @@ def _authorize(principal: Principal, permission: Permission) -> None:
             raise OperatorRequired()
     else:
         principal.require(permission.scope)
-
-
-def _still_valid(principal: Principal, now: datetime) -> bool:
-    return principal.expires_at is None or principal.expires_at > now
 
 
 assert Scope.OPERATOR not in {permission.scope for permission in PERMISSIONS.values()}, (

@@ -342,6 +342,7 @@ async def test_a_broker_killed_again_and_again_loses_and_inverts_nothing(
         await broker.start()
     stop.set()
     await publishing
+    await until(lambda: bus.connected)  # publishing may have come back before reading
 
     seen: dict[str, None] = {}
     position = 0
