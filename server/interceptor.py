@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NoReturn, TypeAlias, cast
 from uuid import UUID
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
 
 from billing.domain.errors import Invalid, InvalidId
 from billing.domain.ids import Prefix, decode
@@ -37,6 +38,7 @@ TRACEPARENT_METADATA: Final = "traceparent"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method = Callable[[Any, Context], Awaitable[Message]]
+Stream = Callable[[Any, Context], AsyncIterator[Message]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WANTED_METADATA: Final = frozenset(
@@ -71,31 +73,51 @@ class Rim(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         """The method between bytes and bytes, so that an unreadable request is refused here, after its caller."""
-        inner = cast(Method, handler.unary_unary)
-        assert inner is not None, f"{method}: a stream needs a wrapper of its own"
         parse = cast(Callable[[bytes], Message], handler.request_deserializer)
+        if handler.unary_stream is not None:
+            return self._wrap_stream(method, cast(Stream, handler.unary_stream), parse)
+        inner = cast(Method, handler.unary_unary)
+        assert inner is not None, f"{method}: a stream of requests needs a wrapper of its own"
 
         async def guarded(body: bytes, context: Context) -> bytes:
-            began = time.perf_counter()
-            code = "OK"
-            try:
-                await self._enter(method, context)
+            async with self._guard(method, context):
                 answer = await inner(_read(parse, body), context)
                 # Deterministic: the answer to a repeated request equals the first one byte for byte.
                 return answer.SerializeToString(deterministic=True)
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except Exception as error:
-                status = translate(error, method)
-                code = CODE_NAMES[status.code]
-                details = (STATUS_DETAILS, status.SerializeToString())
-                context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
-                await context.abort(CODES[status.code], status.message)
-            finally:
-                self._metrics.observe(method, code, time.perf_counter() - began)
 
         return grpc.unary_unary_rpc_method_handler(guarded)
+
+    def _wrap_stream(
+        self, method: str, inner: Stream, parse: Callable[[bytes], Message]
+    ) -> Handler:
+        """The same for a method that answers with a stream, whatever ends it."""
+
+        async def guarded(body: bytes, context: Context) -> AsyncIterator[bytes]:
+            async with self._guard(method, context):
+                answers = inner(_read(parse, body), context)
+                async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
+                    async for answer in answers:
+                        yield answer.SerializeToString()
+
+        return grpc.unary_stream_rpc_method_handler(guarded)
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Enters the call; what is raised inside leaves as one rich status, and how it ended is counted."""
+        began = time.perf_counter()
+        code = "OK"
+        try:
+            await self._enter(method, context)
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            status = translate(error, method)
+            code = CODE_NAMES[status.code]
+            await _abort(context, status)
+        finally:
+            self._metrics.observe(method, code, time.perf_counter() - began)
 
     async def _enter(self, method: str, context: Context) -> None:
         metadata = {
@@ -107,6 +129,12 @@ class Rim(grpc.aio.ServerInterceptor):
         principal = await self._authenticator.principal(method, metadata, now)
         cause = _cause(principal, metadata, now)
         enter_call(Call(method, principal, cause, now, context.time_remaining()))
+
+
+async def _abort(context: Context, status: Status) -> NoReturn:
+    details = (STATUS_DETAILS, status.SerializeToString())
+    context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
+    await context.abort(CODES[status.code], status.message)
 
 
 def _read(parse: Callable[[bytes], Message], body: bytes) -> Message:

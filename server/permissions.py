@@ -49,6 +49,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.webhook.v1.WebhookService/GetEndpoint": _READ,
     "/tollway.event.v1.EventService/GetEvent": _READ,
     "/tollway.event.v1.EventService/GetTrail": _READ,
+    "/tollway.event.v1.EventService/WatchEvents": _READ,
     "/tollway.scheduler.v1.SchedulerService/CreateTestClock": _ADMIN,
     "/tollway.scheduler.v1.SchedulerService/AdvanceTestClock": _ADMIN,
     "/tollway.scheduler.v1.SchedulerService/GetTestClock": _READ,

@@ -150,6 +150,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
     ERROR_REASON_CREDIT_EXCEEDS_LINE: _ErrorReason.ValueType  # 98
     """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
+    ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
+    """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -284,4 +286,6 @@ ERROR_REASON_INVOICE_PARTLY_PAID: ErrorReason.ValueType  # 97
 """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
 ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
+ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
+"""INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
