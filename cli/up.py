@@ -21,6 +21,7 @@ from billing.runtime.embedded import EmbeddedSettings, RunningServers, start_ser
 from billing.runtime.settings import PREFIX, Settings
 from billing.runtime.vault import new_key_text
 from billing.services import keys
+from billing.services.leases import forget_holders
 from billing.services.migrations import migrate
 from cli.compose import Parts, keep_clock, open_parts, serving, stopped_within
 
@@ -74,6 +75,8 @@ async def running(
             serving(parts) as ends,
             asyncio.TaskGroup() as group,
         ):
+            # The folder is ours alone: a killed predecessor's leases need not run out first.
+            await forget_holders(parts.worker)
             operator_key = await _operator_key(parts, servers.folder)
             ready = asyncio.Event()
             tasks = [

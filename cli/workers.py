@@ -15,8 +15,6 @@ from importlib.metadata import version
 from typing import Final
 from uuid import UUID
 
-from workers.replay import ReplayWorker
-
 from billing.runtime.bus.base import BusUnavailable
 from billing.runtime.ids import new_id
 from billing.services.consumers import WANTED
@@ -33,6 +31,7 @@ from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
 from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
 from workers.rating import RatingWorker
+from workers.replay import ReplayWorker
 from workers.router.consumers import Routes, house_consumers
 from workers.router.router import Router
 from workers.router.settings import RouterSettings
@@ -176,7 +175,9 @@ def _clock(shop: Shop) -> Awaitable[None]:
 
 
 def _replay(shop: Shop) -> Awaitable[None]:
-    return shop.loop("replay", ReplayWorker(shop.parts.worker, shop.parts.clock, WANTED).step)
+    # Where nothing is routed there is no consumer to wait for.
+    wanted = WANTED if shop.parts.bus.heals else {}
+    return shop.loop("replay", ReplayWorker(shop.parts.worker, shop.parts.clock, wanted).step)
 
 
 def _sweeper(shop: Shop) -> Awaitable[None]:

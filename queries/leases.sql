@@ -83,3 +83,14 @@ WHERE kind = @kind AND holder = @holder::uuid AND shard = ANY (@shards::integer[
 -- name: DeleteMembers :exec
 -- The one that leaves, and those that died long ago.
 DELETE FROM lease_members WHERE kind = @kind AND (holder = @holder OR expires_at < clock_timestamp() - interval '1 hour');
+
+-- name: ForgetHolders :exec
+-- Every lease is free at once, and its term goes on: for whoever knows that all earlier holders are gone.
+WITH held AS (
+    SELECT l.kind, l.shard FROM leases l WHERE l.holder IS NOT NULL ORDER BY l.kind, l.shard FOR NO KEY UPDATE
+), gone AS (
+    DELETE FROM lease_members WHERE holder IS NOT NULL
+)
+UPDATE leases SET holder = NULL, expires_at = '-infinity'
+FROM held
+WHERE leases.kind = held.kind AND leases.shard = held.shard;

@@ -15,13 +15,14 @@ from uuid import UUID
 from billing.domain.errors import Invalid
 from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Database
-from billing.services import keys
+from billing.services import keys, tenants
 from billing.services.keys import KeyInvalid, KeyMissing, OperatorRequired, Principal, Scope
 from server.permissions import PERMISSIONS, Permission
 
 AUTHORIZATION_METADATA: Final = "authorization"
 TENANT_METADATA: Final = "tollway-tenant"
 CACHED_KEYS_MAX: Final = 10_000
+KNOWN_TENANTS_MAX: Final = 10_000
 
 
 class Authenticator:
@@ -30,15 +31,21 @@ class Authenticator:
     def __init__(self, worker: Database, *, cache_ttl_s: float = 2.0) -> None:
         self._worker = worker
         self._cache_ttl = timedelta(seconds=cache_ttl_s)
+        self._tenants: set[UUID] = set()
         self._cache: OrderedDict[bytes, tuple[datetime, Principal]] = OrderedDict()
 
     async def principal(self, method: str, metadata: Mapping[str, str], now: datetime) -> Principal:
-        """Who calls. Raises KeyMissing, KeyInvalid, ScopeMissing or OperatorRequired."""
+        """Who calls. Raises KeyMissing, KeyInvalid, ScopeMissing or OperatorRequired.
+
+        An operator's key acts for the tenant that the metadata names. Raises TenantNotFound for a tenant that is not
+        there, and Invalid for none where the method needs one.
+        """
         principal = await self._identify(metadata.get(AUTHORIZATION_METADATA, ""), now)
         permission = PERMISSIONS[method]
         _authorize(principal, permission)
         if principal.is_operator and (named := metadata.get(TENANT_METADATA)):
             tenant_id = decode(Prefix.TENANT, named, path=TENANT_METADATA)
+            await self._ensure_tenant(tenant_id)
             return Principal(principal.key_id, tenant_id, principal.scopes, principal.expires_at)
         if principal.tenant_id is None and not permission.without_tenant:
             raise Invalid.field(
@@ -59,6 +66,16 @@ class Authenticator:
             principal = await keys.authenticate(connection, secret, now=now)
         self._remember(hashed, principal, now + self._cache_ttl)
         return principal
+
+    async def _ensure_tenant(self, tenant_id: UUID) -> None:
+        """Only what was found is remembered: tenants come, and never go."""
+        if tenant_id in self._tenants:
+            return
+        async with self._worker.connection() as connection:
+            await tenants.get_tenant(connection, tenant_id)
+        if len(self._tenants) >= KNOWN_TENANTS_MAX:
+            self._tenants.clear()
+        self._tenants.add(tenant_id)
 
     def _remember(self, hashed: bytes, principal: Principal, until: datetime) -> None:
         self._cache[hashed] = (until, principal)

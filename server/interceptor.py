@@ -20,7 +20,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
-from billing.domain.errors import Invalid, InvalidId
+from billing.domain.errors import Invalid, InvalidId, Unavailable
 from billing.domain.ids import Prefix, decode
 from billing.runtime.clock import Clock
 from billing.runtime.ids import new_id
@@ -109,9 +109,15 @@ class Rim(grpc.aio.ServerInterceptor):
         try:
             await self._enter(method, context)
             yield
-        except (asyncio.CancelledError, GeneratorExit):
+        except GeneratorExit:
             code = "CANCELLED"
             raise
+        except asyncio.CancelledError as error:
+            code = "CANCELLED"
+            if _was_cancelled():
+                raise
+            # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
+            await _abort(context, translate(_cut_off(error), method))
         except Exception as error:
             status = translate(error, method)
             code = CODE_NAMES[status.code]
@@ -135,6 +141,17 @@ async def _abort(context: Context, status: Status) -> NoReturn:
     details = (STATUS_DETAILS, status.SerializeToString())
     context.set_trailing_metadata((*(context.trailing_metadata() or ()), details))
     await context.abort(CODES[status.code], status.message)
+
+
+def _cut_off(error: BaseException) -> Unavailable:
+    unavailable = Unavailable("The call was cut off on our side; try again.", retry_after_s=1)
+    unavailable.__cause__ = error
+    return unavailable
+
+
+def _was_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _read(parse: Callable[[bytes], Message], body: bytes) -> Message:

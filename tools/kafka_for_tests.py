@@ -29,7 +29,7 @@ HEAP = "512m"
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / f"kafka-{VERSION}"
 
-POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>tollway.tests</groupId><artifactId>kafka</artifactId><version>1</version>
   <packaging>pom</packaging>

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from billing.domain.backoff import ExponentialBackoff
+from billing.runtime.faults import Fault, fault_of
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,9 @@ async def run_loop(
             wake.clear()
         try:
             done = await step()
-        except Exception:
+        except Exception as error:
             failures += 1
-            log.exception("a step failed %d times in a row; it is tried again", failures)
+            _report(error, failures)
             if on_failure is not None:
                 on_failure()
             delay = _FAILED.delay(failures, jitter_permille=random.randint(0, 1000))
@@ -56,6 +57,15 @@ async def run_loop(
             continue
         await _pause(min(pause_s, idle_s), stop, wake)
         pause_s = min(pause_s * 2, max(idle_s, IDLE_FIRST_S))
+
+
+def _report(error: Exception, failures: int) -> None:
+    """An outage in a line, anything else with its traceback."""
+    text = "a step failed %d times in a row and is tried again: %s"
+    if fault_of(error) is Fault.DATA:
+        log.exception(text, failures, error)
+    else:
+        log.warning(text, failures, error)
 
 
 async def _pause(seconds: float, stop: asyncio.Event, wake: asyncio.Event | None) -> None:

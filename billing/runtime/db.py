@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -165,13 +165,14 @@ async def connect(
 
 async def _roll_back(connection: Connection) -> None:
     """Ends a failed transaction. What goes wrong here must not stand before the error that led here."""
-    if connection.is_closed() or not connection.is_in_transaction():
-        return
     try:
-        await connection.execute("ROLLBACK")
+        # A lost session has left the pool by itself, and may be asked nothing any more: InterfaceError.
+        if not connection.is_closed() and connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         log.warning("a session was dropped, since its rollback failed: %s", error)
-        connection.terminate()
+        with suppress(asyncpg.InterfaceError):
+            connection.terminate()
 
 
 async def _leave_as_is(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -36,7 +36,12 @@ _READ_ONLY: Final = "25006"  # a standby that is to become the primary
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Whose fault `error` is, by the driver's class and the server's SQLSTATE."""
+    """Whose fault `error` is, by the driver's class and the server's SQLSTATE; of several, the gravest."""
+    if isinstance(error, BaseExceptionGroup):
+        faults = {fault_of(one) for one in error.exceptions}
+        return next(
+            fault for fault in (Fault.DATA, Fault.TIME_LIMIT, Fault.OUTAGE) if fault in faults
+        )
     state = getattr(error, "sqlstate", None) or ""
     if state in _TIME_LIMITS:
         return Fault.TIME_LIMIT

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+STEP_BACK_MAX_MS: Final = 1_000
 _COUNTER_BITS: Final = 42
 _RANDOM_BITS: Final = 32
 _VERSION: Final = 7 << 76
@@ -28,13 +29,14 @@ class IdMaker:
         self._counter = 0
 
     def new_id(self, now: datetime) -> UUID:
-        """A UUIDv7 of `now`, greater than every earlier one of this maker.
+        """A UUIDv7 of `now`, greater than the one before.
 
-        A clock that steps back does not bring ids back: the last millisecond is kept until time has passed it.
+        A clock that steps back a little does not bring ids back: the last millisecond is kept until time has passed
+        it. After a longer step the ids follow the clock, for a time that was wrong must not drag all later ids along.
         """
         millisecond = int(now.timestamp() * 1000)
         with self._lock:
-            if millisecond > self._millisecond:
+            if not 0 <= self._millisecond - millisecond <= STEP_BACK_MAX_MS:
                 # The counter starts in its lower half, so a millisecond has room for two trillion ids.
                 self._millisecond = millisecond
                 self._counter = secrets.randbits(_COUNTER_BITS - 1)

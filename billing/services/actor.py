@@ -1,7 +1,7 @@
 """Every path: on whose behalf and for which cause something is done.
 
-Invariant: a cause is made once at the rim (a request, a due instant, an event that is handled) and handed down; whatever
-is emitted on the way carries it, so that the trail of a change leads back to its first cause.
+Invariant: a cause is made once at the rim (a request, a due instant, an event that is handled) and handed down;
+whatever is emitted on the way carries it, so that the trail of a change leads back to its first cause.
 """
 
 from __future__ import annotations

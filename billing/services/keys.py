@@ -19,7 +19,7 @@ import queries.api_keys
 from queries.models import ApiKey
 from tollway.tenant.v1 import tenant_events_pb2, tenant_service_pb2
 
-from billing.domain.errors import NotFound, PermissionDenied, Unauthenticated
+from billing.domain.errors import Invalid, NotFound, PermissionDenied, Unauthenticated
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
@@ -121,7 +121,9 @@ async def authenticate(tx: Connection, secret: str, *, now: datetime) -> Princip
 async def create_tenant_key(
     tx: Connection, tenant_id: UUID, draft: NewKey, cause: Cause, *, now: datetime
 ) -> tuple[ApiKey, str]:
-    """A new key of a tenant and its secret; emits api_key.created."""
+    """A new key of a tenant and its secret; emits api_key.created. Raises Invalid when it would be expired already."""
+    if draft.expires_at is not None and draft.expires_at <= now:
+        raise Invalid.field("expire_time", "must be in the future; leave it out for never")
     key, secret = await _insert(tx, tenant_id, draft, now=now)
     payload = tenant_events_pb2.ApiKeyCreated(
         api_key_id=encode(Prefix.API_KEY, key.id),

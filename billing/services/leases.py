@@ -50,6 +50,15 @@ async def shard_count(database: Database) -> int:
     return shards
 
 
+async def forget_holders(database: Database) -> None:
+    """Frees every lease at once, for an owner of the whole database who has just started: nobody else can be alive.
+
+    Were somebody alive nevertheless, his acts would be refused by the terms of those who take the leases now.
+    """
+    async with database.transaction() as tx:
+        await queries.leases.forget_holders(tx)
+
+
 async def prepare(database: Database, kind: LeaseKind, shards: int) -> None:
     """Makes the rows of a kind, held by nobody; those that exist stay as they are."""
     async with database.transaction() as tx:

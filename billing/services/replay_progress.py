@@ -33,6 +33,7 @@ ACTOR: Final = "worker:replay"
 # A worker that was away for longer does not make up for it with a burst.
 _RATE_WINDOW: Final = timedelta(seconds=1)
 _ALL: Final = "*"
+_MINUTE: Final = 60_000 << 80  # in the milliseconds that a UUIDv7 begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +192,9 @@ async def _finish(tx: Connection, run: _Run, dead: int) -> None:
     )
     assert row is not None, "the row is locked and was running"
     resource = encode(Prefix.REPLAY, row.id)
-    # Ids grow with time, so the start is not older than the replay's own id, made in the same transaction.
+    # The id bounds the search to the partitions of that time: the start's event was made in the same second.
     started = await queries.replays.find_started_event(
-        tx, tenant_id=tenant_id, resource=resource, first=row.id
+        tx, tenant_id=tenant_id, resource=resource, first=UUID(int=row.id.int - _MINUTE)
     )
     assert started is not None, "a replay and the event of its start are committed together"
     payload = replay_events_pb2.BillingReplayFinished(

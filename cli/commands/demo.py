@@ -15,7 +15,7 @@ import uvloop
 from rich.console import Console
 
 from billing.runtime.settings import Settings, read_settings
-from cli.compose import set_up_logging
+from cli.compose import set_up_process
 from cli.demo import flights
 from cli.demo.airline import DemoFailed, read_airlines
 from cli.demo.recompute import expected
@@ -38,7 +38,7 @@ def command(bus_url: str, flights_file: Path | None) -> None:
     Everything runs here, in a new folder, and is stopped at the end; the folder stays, to go on by hand.
     """
     settings = read_settings(os.environ)
-    set_up_logging(
+    set_up_process(
         replace(settings, log_level="WARNING") if settings.log_level == "INFO" else settings
     )
     console = Console(width=max(WIDTH_MIN, Console().width))

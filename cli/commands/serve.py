@@ -9,7 +9,7 @@ import click
 import uvloop
 
 from billing.runtime.settings import Settings, read_settings
-from cli.compose import keep_clock, open_parts, serving, set_up_logging, stop_on_signals
+from cli.compose import keep_clock, open_parts, serving, set_up_process, stop_on_signals
 
 
 @click.command()
@@ -20,7 +20,7 @@ def command() -> None:
     TOLLWAY_SHARE_PORT=true.
     """
     settings = read_settings(os.environ)
-    set_up_logging(settings)
+    set_up_process(settings)
     uvloop.run(_serve(settings))
 
 

@@ -10,7 +10,7 @@ import click
 import uvloop
 
 from billing.runtime.settings import Settings, read_settings
-from cli.compose import set_up_logging, stop_on_signals
+from cli.compose import set_up_process, stop_on_signals
 from cli.up import Address, UpOptions, running, write_private
 
 
@@ -53,7 +53,7 @@ def command(
     The data stays in the folder; the next `tollway up` on it goes on where this one stopped.
     """
     settings = read_settings(os.environ)
-    set_up_logging(settings)
+    set_up_process(settings)
     options = UpOptions(data_dir, fresh, grpc_port, http_port, bus_url)
     uvloop.run(_up(options, settings, ready_file))
 

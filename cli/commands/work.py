@@ -11,7 +11,7 @@ import click
 import uvloop
 
 from billing.runtime.settings import Settings, read_settings
-from cli.compose import http_only, keep_clock, open_parts, set_up_logging, stop_on_signals
+from cli.compose import http_only, keep_clock, open_parts, set_up_process, stop_on_signals
 from cli.up import READY_LINE
 from cli.workers import ROLES, run_workers
 
@@ -25,7 +25,7 @@ def command(roles: tuple[str, ...], until_stdin_closes: bool) -> None:
     Several processes may run the same role: shards are shared out between them by leases.
     """
     settings = read_settings(os.environ)
-    set_up_logging(settings)
+    set_up_process(settings)
     _allow_many_sockets()
     chosen = list(ROLES) if "all" in roles else list(dict.fromkeys(roles))
     uvloop.run(_work(settings, chosen, until_stdin_closes))

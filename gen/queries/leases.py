@@ -18,6 +18,7 @@ __all__ = [
     "delete_members",
     "ensure_leases",
     "ensure_positions",
+    "forget_holders",
     "get_topology",
     "keep_member",
     "release_leases",
@@ -242,3 +243,20 @@ DELETE FROM lease_members WHERE kind = $1 AND (holder = $2 OR expires_at < clock
 async def delete_members(conn: ConnectionLike, *, kind: str, holder: uuid.UUID) -> None:
     """The one that leaves, and those that died long ago."""
     await conn.execute(DELETE_MEMBERS, kind, holder)
+
+
+FORGET_HOLDERS: typing.Final = """-- name: ForgetHolders :exec
+WITH held AS (
+    SELECT l.kind, l.shard FROM leases l WHERE l.holder IS NOT NULL ORDER BY l.kind, l.shard FOR NO KEY UPDATE
+), gone AS (
+    DELETE FROM lease_members WHERE holder IS NOT NULL
+)
+UPDATE leases SET holder = NULL, expires_at = '-infinity'
+FROM held
+WHERE leases.kind = held.kind AND leases.shard = held.shard
+"""
+
+
+async def forget_holders(conn: ConnectionLike) -> None:
+    """Every lease is free at once, and its term goes on: for whoever knows that all earlier holders are gone."""
+    await conn.execute(FORGET_HOLDERS)

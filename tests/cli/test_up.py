@@ -16,6 +16,9 @@ import grpc.aio
 from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
+from cli.demo.airline import wait_for
+from workers.leases import LeaseSettings
+
 READY_TIMEOUT_S = 60.0
 
 
@@ -62,6 +65,22 @@ async def starting(folder: Path) -> AsyncIterator[Up]:
             await process.communicate()
 
 
+async def until_leases_are_held(
+    address: dict[str, str], timeout_s: float = READY_TIMEOUT_S
+) -> None:
+    """Waits until somebody holds the leases of each kind."""
+    metadata = (("authorization", f"Bearer {address['operator_key']}"),)
+    async with grpc.aio.insecure_channel(address["grpc"]) as channel:
+        stub = OperationsServiceStub(channel)
+
+        async def missing() -> str:
+            status = await stub.GetStatus(pb.GetStatusRequest(), metadata=metadata)
+            held = {lease.kind for lease in status.leases if lease.holder}
+            return ", ".join(sorted({"dispatcher", "router", "sender"} - held))
+
+        await wait_for(missing, timeout_s)
+
+
 def processes_naming(folder: Path) -> list[str]:
     """The command lines of living processes that name the folder."""
     found = []
@@ -87,12 +106,7 @@ async def test_up_serves_tells_where_and_keeps_its_data_between_runs(tmp_path: P
                     200,
                     "database: ok\nbus: ok\nschema: ok\n",
                 )
-        metadata = (("authorization", f"Bearer {first['operator_key']}"),)
-        async with grpc.aio.insecure_channel(first["grpc"]) as channel:
-            status = await OperationsServiceStub(channel).GetStatus(
-                pb.GetStatusRequest(), metadata=metadata
-            )
-        assert {lease.kind for lease in status.leases} >= {"dispatcher", "router"}
+        await until_leases_are_held(first)
         code, told = await up.end(signal.SIGTERM)
         assert code == 0, told
         assert "Traceback" not in told
@@ -132,6 +146,8 @@ async def test_servers_and_workers_left_by_a_kill_are_taken_over(tmp_path: Path)
     async with starting(tmp_path) as up:
         second = await up.ready()
         assert second["operator_key"] == first["operator_key"]
+        # Sooner than the killed process's leases would have run out by themselves.
+        await until_leases_are_held(second, timeout_s=LeaseSettings().lease_s - 3)
         code, told = await up.end(signal.SIGTERM)
         assert code == 0, told
     assert processes_naming(tmp_path) == []

@@ -7,14 +7,19 @@ import pytest
 from tollway.catalog.v1 import catalog_service_pb2 as catalog_pb
 from tollway.customer.v1 import customer_service_pb2 as customer_pb
 from tollway.tenant.v1 import tenant_service_pb2 as tenant_pb
-from tollway.usage.v1 import usage_service_pb2 as usage_pb
 
 from server.permissions import PERMISSIONS
 from server.validation import VIOLATIONS_MAX
-from tests.server.rim import CREATE_CUSTOMER, CREATE_KEY, CREATE_TENANT, GET_CUSTOMER, Rim
+from tests.server.rim import (
+    CREATE_CUSTOMER,
+    CREATE_KEY,
+    CREATE_TENANT,
+    GET_CUSTOMER,
+    Rim,
+    refusal_of,
+)
 
 CREATE_PRICE = "/tollway.catalog.v1.CatalogService/CreatePrice"
-RECORD_USAGE = "/tollway.usage.v1.UsageService/BatchRecordUsage"
 
 
 async def test_each_wrong_field_is_named(rim: Rim) -> None:
@@ -57,27 +62,25 @@ async def test_rules_of_the_domain_name_their_fields_too(rim: Rim) -> None:
     )
 
 
-async def test_of_very_many_wrong_fields_as_many_are_told_as_a_client_can_receive(
-    rim: Rim,
-) -> None:
-    request = usage_pb.BatchRecordUsageRequest()
-    for _ in range(500):
-        request.records.add(idempotency_key="ü" * 1000, quantity="1" * 200)
-    refused = await rim.refused(RECORD_USAGE, request)
-    assert refused.reason == "INVALID_ARGUMENT"
-    assert 1 < len(refused.fields) <= VIOLATIONS_MAX
+async def test_of_very_many_wrong_fields_the_first_are_told(rim: Rim) -> None:
+    price = catalog_pb.CreatePriceRequest(plan_key="basic", display_name="Tiers")
+    for _ in range(100):
+        price.graduated.tiers.add(up_to="1" * 41, unit_amount="1" * 41)
+    refused = await rim.refused(CREATE_PRICE, price)
+    assert len(refused.fields) == VIOLATIONS_MAX
+    assert list(refused.fields)[:2] == [
+        "graduated.tiers[0].up_to",
+        "graduated.tiers[0].unit_amount",
+    ]
+    assert refused.message.endswith("(and 199 more)")
 
 
 @pytest.mark.parametrize("method", sorted(PERMISSIONS))
 async def test_what_cannot_be_read_is_refused_with_a_reason(rim: Rim, method: str) -> None:
-    key = rim.operator
-    refused = await _refused_bytes(rim, method, b"\xff\xff\xff", key)
-    assert refused == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
-
-
-async def _refused_bytes(rim: Rim, method: str, body: bytes, key: str) -> tuple[object, str]:
-    from tests.server.rim import refusal_of
-
     metadata = (("tollway-tenant", rim.acme.name),)
-    refused = await refusal_of(rim.raw(method, body, key, metadata=metadata))
-    return refused.code, refused.reason
+    call = rim.raw(method, b"\xff\xff\xff", rim.operator, metadata=metadata)
+    refused = await refusal_of(call)
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_ARGUMENT",
+    )

@@ -31,6 +31,7 @@ async def test_an_event_is_logged_and_queued_in_the_transaction_of_its_fact(
     async with databases.worker.connection() as connection:
         row = await connection.fetchrow("SELECT * FROM billing_events")
         queued = await connection.fetch("SELECT event_id, purpose, shard FROM outbox")
+    assert row is not None
     envelope = event_pb2.Event.FromString(row["envelope"])
     payload = tenant_events_pb2.TenantCreated()
     assert envelope.data.Unpack(payload)

@@ -243,9 +243,9 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=UTC)
 KEY = Vault(bytes(32)).derive(replay_token.KEY_LABEL)
 
 
-@given(plans, st.data())
+@given(plans, st.integers(0, 10**6), st.integers(0, 3))
 def test_a_token_says_what_it_was_given_and_no_changed_one_is_read(
-    plan: ReplayPlan, data: st.DataObject
+    plan: ReplayPlan, where: int, which: int
 ) -> None:
     token, given_ = Confirmations(KEY).give(plan, ACTOR, now=NOW)
     assert Confirmations(KEY).read(token) == given_
@@ -253,8 +253,8 @@ def test_a_token_says_what_it_was_given_and_no_changed_one_is_read(
     assert given_.plan.digest == plan.digest
     assert NOW < given_.expires_at <= NOW + timedelta(minutes=15)
 
-    place = data.draw(st.integers(0, len(token) - 2))  # the last letter has bits that mean nothing
-    letter = data.draw(st.sampled_from("Aa0-_").filter(lambda letter: letter != token[place]))
+    place = where % (len(token) - 1)  # the last letter has bits that mean nothing
+    letter = [letter for letter in "Aa0-_" if letter != token[place]][which]
     for wrong in (token[:place] + letter + token[place + 1 :], token[:-4], "", "ä", token + "AAAA"):
         with pytest.raises(TokenInvalid):
             Confirmations(KEY).read(wrong)

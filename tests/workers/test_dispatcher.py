@@ -234,3 +234,25 @@ async def test_an_envelope_travels_as_bytes_that_nobody_parsed(backbone: Backbon
 
     [message] = [m for held in await backbone.on_bus() for m in held]
     assert message.body.endswith(newer_field)
+
+
+async def test_what_was_read_ahead_of_a_refusal_waits_behind_it_too(backbone: Backbone) -> None:
+    poisoned = backbone.resource()
+    await backbone.emit([poisoned])
+    huge = tenant_events_pb2.TenantCreated(tenant_id="x" * 50_000)
+    [poison] = await backbone.emit([poisoned], huge)
+    await backbone.emit([poisoned] * 12)
+    bus = await connect_bus(backbone.nats_url, replace(BUS, message_max_bytes=20_000))
+    # Batches of three: the second is read while the first, with the poison, is being published.
+    settings = DispatcherSettings(shared_rows_max=1, batch_rows_max=3)
+    dispatcher, _, _ = await backbone.dispatcher(settings, bus)
+
+    for _ in range(4):
+        await dispatcher.step()
+    await bus.close()
+
+    held = [message for messages in await backbone.on_bus() for message in messages]
+    assert by_resource(held) == {poisoned: [1]}
+    rows = await backbone.fetch("SELECT event_id, attempts FROM outbox ORDER BY position")
+    assert len(rows) == 13
+    assert tuple(rows[0]) == (poison, 1)

@@ -286,3 +286,34 @@ async def test_a_stream_deleted_while_it_is_read_is_found_again(backbone: Backbo
         await backbone.emit([backbone.resource() for _ in range(4)])
         await backbone.dispatch()
         await routing.until(lambda: len(effects.given) == 8)
+
+
+async def test_no_more_is_pulled_than_fits_and_all_of_it_is_routed(backbone: Backbone) -> None:
+    large = subscription_events_pb2.SubscriptionCreated(plan_id="x" * 50_000)
+    resource = backbone.resource()
+    ids = [e for _ in range(4) for e in await backbone.emit([resource] * 25, large)]
+    await backbone.dispatch()
+    settings = RouterSettings(pulled_bytes_max=100_000, cycle_events_max=3, pulled_events_max=6)
+    effects = Effects("every")
+    async with backbone.router([effects.consumer()], settings) as routing:
+        await routing.until(lambda: len(effects.given) == 100)
+    assert effects.given == ids
+
+
+async def test_a_commit_without_an_answer_is_found_in_the_position(backbone: Backbone) -> None:
+    resource = backbone.resource()
+    ids = await backbone.emit([resource] * 10)
+    await backbone.dispatch()
+    effects = Effects("every")
+    async with backbone.router([effects.consumer()]) as routing:
+        await routing.arrived.wait()
+        # As if this very router had committed the first three, and the answer was lost on the way.
+        await backbone.execute(
+            "UPDATE router_positions SET last_sequence = 3 WHERE partition ="
+            " (SELECT shard FROM leases WHERE kind = 'router' AND shard = $1)",
+            next(n for n, messages in enumerate(await backbone.on_bus()) if messages),
+        )
+        await routing.until(lambda: len(effects.given) == 7)
+        assert routing.metrics.lost_guards._value.get() == 1
+
+    assert effects.given == ids[3:]

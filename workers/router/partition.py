@@ -29,6 +29,7 @@ class Partition:
 
     lease: Lease
     pulled: list[Received] = field(default_factory=list)
+    pulled_bytes: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     room: asyncio.Event = field(default_factory=asyncio.Event)
     is_open: bool = False
@@ -41,14 +42,27 @@ class Partition:
         """Forgets what was pulled; the reader is made anew."""
         self.is_open = False
         self.pulled.clear()
+        self.pulled_bytes = 0
         self.room.set()
 
-    def drop(self, count: int, sequence: int, pulled_max: int) -> None:
+    def add(self, messages: list[Received], settings: RouterSettings) -> None:
+        """What was read; when that is much, no more is until some of it is routed."""
+        self.pulled += messages
+        self.pulled_bytes += sum([len(message.body) for message in messages])
+        if not self._has_room(settings):
+            self.room.clear()
+
+    def drop(self, count: int, sequence: int, settings: RouterSettings) -> None:
         """The first `count` messages are routed, and the stored position is `sequence`."""
+        self.pulled_bytes -= sum([len(message.body) for message in self.pulled[:count]])
         del self.pulled[:count]
         self.sequence = sequence
-        if len(self.pulled) < pulled_max:
+        if self._has_room(settings):
             self.room.set()
+
+    def _has_room(self, settings: RouterSettings) -> bool:
+        fits = self.pulled_bytes < settings.pulled_bytes_max
+        return fits and len(self.pulled) < settings.pulled_events_max
 
 
 class Puller:
@@ -94,9 +108,7 @@ class Puller:
                 await partition.room.wait()
                 batch = await reader.next_batch(settings.cycle_events_max, settings.pull_wait_s)
                 if batch and partition.is_open:
-                    partition.pulled += batch
-                    if len(partition.pulled) >= settings.pulled_events_max:
-                        partition.room.clear()
+                    partition.add(batch, settings)
                     self._on_arrival()
 
     async def _open(self, partition: Partition) -> bool:

@@ -202,7 +202,7 @@ class Router:
             if done.slow:
                 partition.slow_until = advance.last_sequence
             elif partition.lease.shard in done.partitions:
-                partition.drop(count, advance.last_sequence, self._settings.pulled_events_max)
+                partition.drop(count, advance.last_sequence, self._settings)
                 metrics.routed.inc(count)
             else:
                 # Somebody else moved the position, or our own commit went through without an answer: read anew.

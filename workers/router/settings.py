@@ -22,7 +22,9 @@ class RouterSettings:
     # A partition with as many waiting has a cycle alone; the others share one.
     cycle_events_max: int = 1_000
     shared_events_max: int = 2_000
-    pulled_events_max: int = 2_000  # per partition; above it nothing more is pulled
+    # Per partition; above either nothing more is pulled.
+    pulled_events_max: int = 2_000
+    pulled_bytes_max: int = 8 * 1024 * 1024
     pull_wait_s: float = 1.0
     repeats_max: int = 3  # of a cycle, at once, after a deadlock or a time limit
     attempts_max: int = 10

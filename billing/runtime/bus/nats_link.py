@@ -23,6 +23,7 @@ from billing.runtime.bus.nats_connection import (
 log = logging.getLogger(__name__)
 
 SERVERS_MAX = 16  # addresses kept of those that a cluster tells of
+CANCEL_AGAIN_S = 1.0
 
 
 class NatsLink:
@@ -68,13 +69,15 @@ class NatsLink:
         """Disconnect for good."""
         self._closed = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            # The client library may swallow a cancellation in the midst of its handshake; ask until it is heard.
+            while not self._keeper.done():
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper], timeout=CANCEL_AGAIN_S)
             self._keeper = None
 
     async def _keep_connected(self) -> None:
         failures = 0
-        while True:
+        while not self._closed:
             connection = NatsConnection(self._address, self._settings, self._name)
             try:
                 await connection.open()
