@@ -80,13 +80,25 @@ class FeedPage:
 
 async def append(tx: Connection, incoming: Sequence[Incoming], now: datetime) -> Collection[UUID]:
     """The handler of the consumer `feed`; no event ever waits."""
-    await queries.event_feed.append_to_feed(
+    await append_rows(
         tx,
-        partitions=[event.partition for event in incoming],
-        tenant_ids=[event.tenant_id for event in incoming],
-        event_ids=[event.event_id for event in incoming],
+        [event.partition for event in incoming],
+        [event.tenant_id for event in incoming],
+        [event.event_id for event in incoming],
     )
     return ()
+
+
+async def append_rows(
+    tx: Connection,
+    partitions: Sequence[int],
+    tenant_ids: Sequence[UUID],
+    event_ids: Sequence[UUID],
+) -> None:
+    """Events in columns, in order; the caller holds the partitions' position rows."""
+    await queries.event_feed.append_to_feed(
+        tx, partitions=partitions, tenant_ids=tenant_ids, event_ids=event_ids
+    )
 
 
 async def present(connection: Connection) -> dict[int, int]:
