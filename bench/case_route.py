@@ -1,4 +1,4 @@
-"""Route: from the bus into three consumers' inboxes, an hourly bucket and a delivery row, committed.
+"""Route: from the bus into three consumers' inboxes, the feed, an hourly bucket and a delivery row, committed.
 
 The limit is the same statements, in transactions of the same size, from arrays made beforehand: no bus, no parsing.
 """
@@ -20,7 +20,7 @@ from bench.case_dispatch import dispatch_all, fill
 from bench.environment import Environment, Result
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
-from billing.services import routing
+from billing.services import event_feed, routing
 from billing.services.incoming import Incoming
 from billing.services.leases import Lease, LeaseKind, shard_count
 from billing.services.routing import Advance, Arrived
@@ -60,11 +60,6 @@ ON CONFLICT DO NOTHING
 WEBHOOK = UUID(int=1)
 
 
-async def nothing(tx: Connection, events: Sequence[Incoming], now: datetime) -> Collection[UUID]:
-    """A consumer that only has its inbox."""
-    return ()
-
-
 async def fold(tx: Connection, events: Sequence[Incoming], now: datetime) -> Collection[UUID]:
     """A bucket per resource and hour."""
     await _fold(tx, [e.tenant_id for e in events], [e.resource for e in events], now)
@@ -85,7 +80,7 @@ async def _fold(tx: Connection, tenants: list[UUID], items: list[str], now: date
 CONSUMERS = (
     Consumer("usage", frozenset({"usage.reported"}), fold),
     Consumer("webhooks", None, fan_out),
-    Consumer("other", None, nothing),
+    Consumer("feed", None, event_feed.append),
 )
 
 
@@ -155,6 +150,9 @@ async def _statements(env: Environment) -> float:
                 await _fold(tx, arrived.tenant_ids, items, now)
                 await tx.execute(
                     DELIVERIES, arrived.tenant_ids, arrived.event_ids, subjects, WEBHOOK, now
+                )
+                await event_feed.append_rows(
+                    tx, arrived.partitions, arrived.tenant_ids, arrived.event_ids
                 )
             sequence[lease.shard] = at + size
 

@@ -15,10 +15,10 @@ WHERE partition = @partition AND term = @term AND stream_identity = @known_ident
 -- Rows with a partition are the partitions whose guard held. The others, in the usual case none, are the pairs that
 -- had been handled before. The comparison of the counts runs once and spares the join of all pairs.
 WITH given AS (
-    SELECT g.partition, g.term, g.identity, g.known_sequence, g.last_sequence, g.events
+    SELECT g.partition, g.term, g.identity, g.known_sequence, g.last_sequence
     FROM unnest(@partitions::smallint[], @terms::bigint[], @identities::text[], @known_sequences::bigint[],
-                @last_sequences::bigint[], @event_counts::bigint[])
-         AS g (partition, term, identity, known_sequence, last_sequence, events)
+                @last_sequences::bigint[])
+         AS g (partition, term, identity, known_sequence, last_sequence)
 ), standing AS (
     SELECT p.partition FROM router_positions p
     JOIN given g ON g.partition = p.partition
@@ -26,8 +26,7 @@ WITH given AS (
     ORDER BY p.partition
     FOR NO KEY UPDATE OF p
 ), guarded AS (
-    UPDATE router_positions SET last_sequence = g.last_sequence,
-                                feed_position = router_positions.feed_position + g.events
+    UPDATE router_positions SET last_sequence = g.last_sequence
     FROM given g JOIN standing s ON s.partition = g.partition
     WHERE router_positions.partition = g.partition AND router_positions.term = g.term
       AND router_positions.stream_identity = g.identity AND router_positions.last_sequence = g.known_sequence

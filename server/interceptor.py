@@ -7,8 +7,9 @@ raises leaves as one rich status. Calls of the standard services (health, reflec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
@@ -30,6 +31,7 @@ TRACEPARENT_METADATA: Final = "traceparent"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method = Callable[[Any, Context], Awaitable[Message]]
+Stream = Callable[[Any, Context], AsyncIterator[Message]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WANTED_METADATA: Final = frozenset(
@@ -62,32 +64,57 @@ class Rim(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         """The method between bytes and bytes, so that an unreadable request is refused here, after its caller."""
-        inner = cast(Method, handler.unary_unary)
-        assert inner is not None, f"{method}: a stream needs a wrapper of its own"
         parse = cast(Callable[[bytes], Message], handler.request_deserializer)
+        if handler.unary_stream is not None:
+            return self._wrap_stream(method, cast(Stream, handler.unary_stream), parse)
+        inner = cast(Method, handler.unary_unary)
+        assert inner is not None, f"{method}: a stream of requests needs a wrapper of its own"
 
         async def guarded(body: bytes, context: Context) -> bytes:
-            began = time.perf_counter()
-            code = "OK"
-            try:
-                await self._enter(method, context)
+            async with self._guard(method, context):
                 answer = await inner(_read(parse, body), context)
                 # Deterministic: the answer to a repeated request equals the first one byte for byte.
                 return answer.SerializeToString(deterministic=True)
-            except asyncio.CancelledError as error:
-                code = "CANCELLED"
-                if _was_cancelled():
-                    raise
-                # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
-                await _abort(context, translate(_cut_off(error), method))
-            except Exception as error:
-                status = translate(error, method)
-                code = CODE_NAMES[status.code]
-                await _abort(context, status)
-            finally:
-                self._metrics.observe(method, code, time.perf_counter() - began)
 
         return grpc.unary_unary_rpc_method_handler(guarded)
+
+    def _wrap_stream(
+        self, method: str, inner: Stream, parse: Callable[[bytes], Message]
+    ) -> Handler:
+        """The same for a method that answers with a stream, whatever ends it."""
+
+        async def guarded(body: bytes, context: Context) -> AsyncIterator[bytes]:
+            async with self._guard(method, context):
+                answers = inner(_read(parse, body), context)
+                async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
+                    async for answer in answers:
+                        yield answer.SerializeToString()
+
+        return grpc.unary_stream_rpc_method_handler(guarded)
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Enters the call; what is raised inside leaves as one rich status, and how it ended is counted."""
+        began = time.perf_counter()
+        code = "OK"
+        try:
+            await self._enter(method, context)
+            yield
+        except GeneratorExit:
+            code = "CANCELLED"
+            raise
+        except asyncio.CancelledError as error:
+            code = "CANCELLED"
+            if _was_cancelled():
+                raise
+            # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
+            await _abort(context, translate(_cut_off(error), method))
+        except Exception as error:
+            status = translate(error, method)
+            code = CODE_NAMES[status.code]
+            await _abort(context, status)
+        finally:
+            self._metrics.observe(method, code, time.perf_counter() - began)
 
     async def _enter(self, method: str, context: Context) -> None:
         metadata = {

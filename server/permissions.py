@@ -64,6 +64,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.webhook.v1.WebhookDeliveryService/ResendDelivery": _WRITE,
     "/tollway.webhook.v1.WebhookDeliveryService/GetBalance": _READ,
     "/tollway.webhook.v1.WebhookDeliveryService/ExplainDelivery": _READ,
+    "/tollway.event.v1.EventService/WatchEvents": _READ,
     "/tollway.scheduler.v1.SchedulerService/CreateTestClock": _ADMIN,
     "/tollway.scheduler.v1.SchedulerService/AdvanceTestClock": _ADMIN,
     "/tollway.scheduler.v1.SchedulerService/GetTestClock": _READ,

@@ -20,5 +20,6 @@ WANTED: Final[Wanted] = MappingProxyType(
         "scheduler": frozenset({"subscription.created", "subscription.status.changed"}),
         "invoice": frozenset({"billing.cycle.closed", "rating.completed"}),
         "webhooks": None,
+        "feed": None,
     }
 )

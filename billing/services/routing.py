@@ -135,7 +135,6 @@ async def advance_and_mark(
         identities=[advance.identity for advance in advances],
         known_sequences=[advance.known_sequence for advance in advances],
         last_sequences=[advance.last_sequence for advance in advances],
-        event_counts=[advance.events for advance in advances],
         consumers=consumers,
         event_ids=arrived.event_ids,
         tenant_ids=arrived.tenant_ids,

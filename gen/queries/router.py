@@ -97,10 +97,10 @@ class AdvanceAndMarkRow:
 
 ADVANCE_AND_MARK: typing.Final = """-- name: AdvanceAndMark :many
 WITH given AS (
-    SELECT g.partition, g.term, g.identity, g.known_sequence, g.last_sequence, g.events
+    SELECT g.partition, g.term, g.identity, g.known_sequence, g.last_sequence
     FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::bigint[],
-                $5::bigint[], $6::bigint[])
-         AS g (partition, term, identity, known_sequence, last_sequence, events)
+                $5::bigint[])
+         AS g (partition, term, identity, known_sequence, last_sequence)
 ), standing AS (
     SELECT p.partition FROM router_positions p
     JOIN given g ON g.partition = p.partition
@@ -108,16 +108,15 @@ WITH given AS (
     ORDER BY p.partition
     FOR NO KEY UPDATE OF p
 ), guarded AS (
-    UPDATE router_positions SET last_sequence = g.last_sequence,
-                                feed_position = router_positions.feed_position + g.events
+    UPDATE router_positions SET last_sequence = g.last_sequence
     FROM given g JOIN standing s ON s.partition = g.partition
     WHERE router_positions.partition = g.partition AND router_positions.term = g.term
       AND router_positions.stream_identity = g.identity AND router_positions.last_sequence = g.known_sequence
     RETURNING router_positions.partition
 ), pairs AS (
     SELECT c.consumer, c.place::integer AS place, e.event_id, e.tenant_id
-    FROM unnest($7::text[]) WITH ORDINALITY AS c (consumer, place)
-    JOIN unnest($8::uuid[], $9::uuid[], $10::smallint[], $11::integer[])
+    FROM unnest($6::text[]) WITH ORDINALITY AS c (consumer, place)
+    JOIN unnest($7::uuid[], $8::uuid[], $9::smallint[], $10::integer[])
          AS e (event_id, tenant_id, partition, wanted)
       ON (e.wanted >> (c.place::integer - 1)) & 1 = 1
     WHERE e.partition IN (SELECT guarded.partition FROM guarded)
@@ -143,7 +142,6 @@ async def advance_and_mark(
     identities: collections.abc.Sequence[str],
     known_sequences: collections.abc.Sequence[int],
     last_sequences: collections.abc.Sequence[int],
-    event_counts: collections.abc.Sequence[int],
     consumers: collections.abc.Sequence[str],
     event_ids: collections.abc.Sequence[uuid.UUID],
     tenant_ids: collections.abc.Sequence[uuid.UUID],
@@ -162,7 +160,6 @@ async def advance_and_mark(
         identities,
         known_sequences,
         last_sequences,
-        event_counts,
         consumers,
         event_ids,
         tenant_ids,

@@ -121,7 +121,7 @@ SELECT event_id, tenant_id, 'dead_letter', attempts, NULL, last_error
 FROM outbox_dead_letters WHERE purpose = 'first';
 
 -- How far the router has come in each partition. Locked first by every transaction of the router; the term is that of
--- its lease. `feed_position` counts the partition's events and never goes back, whatever becomes of the stream.
+-- its lease. `feed_position` counts the partition's rows in the feed and never goes back, whatever becomes of the stream.
 CREATE TABLE router_positions (
     partition       smallint PRIMARY KEY,
     stream_identity text NOT NULL DEFAULT '',

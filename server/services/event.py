@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
@@ -11,8 +12,10 @@ from tollway.event.v1 import event_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
-from billing.services import event_log
-from server.call import Call
+from billing.services import event_feed, event_log
+from billing.services.event_feed import FeedFilter, Positions
+from server.call import Call, current_call
+from server.feed import watch
 from server.house import House
 from server.interceptor import Context
 
@@ -56,6 +59,23 @@ class EventServicer(rpc.EventServiceServicer):
             return _to_trail(trail)
 
         return await self._house.read(work, snapshot=True)
+
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        """See the proto."""
+        wanted = FeedFilter.of(request.subjects, request.resource_id)
+        start = request.WhichOneof("start")
+        call = current_call()
+        if start == "cursor":
+            begin: Positions | None = event_feed.decode_cursor(call.tenant_id, request.cursor)
+        else:
+            begin = {} if start == "from_beginning" and request.from_beginning else None
+        async for envelope, positions in watch(self._house.api, call.tenant_id, begin, wanted):
+            yield pb.WatchEventsResponse(
+                event=event_pb2.Event.FromString(envelope) if envelope else None,
+                cursor=event_feed.encode_cursor(call.tenant_id, positions),
+            )
 
 
 async def _start(tx: Connection, tenant_id: UUID, request: pb.GetTrailRequest) -> UUID:

@@ -27,7 +27,7 @@ HOUSE_TABLES: Final = {
     "webhook_claims": "which worker has claimed which deliveries; it spans tenants",
 }
 # What the API's role may see of the house.
-SHOWN_TO_API: Final = {"topology"}
+SHOWN_TO_API: Final = {"router_positions", "topology"}
 WRITE_ONCE: Final = ("billing_events", "event_links", "audit_log")
 API: Final = "tollway_api"
 

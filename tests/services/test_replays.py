@@ -74,8 +74,10 @@ async def test_a_plan_counts_by_subject_and_consumer_and_stores_nothing(world: R
         "scheduler": 1,
         "invoice": 0,
         "webhooks": 4,
+        "feed": 4,
     }
-    assert planned.found.processed == {"subscription": 1, "scheduler": 1, "webhooks": 3}
+    processed = {"subscription": 1, "scheduler": 1, "webhooks": 3, "feed": 4}
+    assert planned.found.processed == processed
     assert [text for text in planned.warnings if "webhooks has not handled 1 of the 4" in text]
     assert await footprint(world) == before
 

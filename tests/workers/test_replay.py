@@ -211,7 +211,7 @@ async def test_a_replay_waits_for_each_consumer_and_sends_again_what_none_got(
 ) -> None:
     ids = await world.emit(*in_turn([REPORTED, DRAFTED], 6))
     await world.publish()
-    await world.handle(["webhooks"])
+    await world.handle(["webhooks", "feed"])
     view = await world.started()
     worker = worker_of(world, ReplaySettings(slice_max=4))
     await run_out(worker)

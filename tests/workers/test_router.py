@@ -40,10 +40,8 @@ async def test_each_consumer_gets_what_it_wants_once_and_in_order(backbone: Back
         own = [ids[place] for ids in [*tenants, subscriptions]]
         assert [event for event in every.given if event in set(own)] == own
     assert await backbone.count("inbox") == 40
-    positions = await backbone.fetch(
-        "SELECT sum(last_sequence), sum(feed_position) FROM router_positions"
-    )
-    assert tuple(positions[0]) == (35, 35)
+    [position] = await backbone.fetch("SELECT sum(last_sequence) AS last FROM router_positions")
+    assert position["last"] == 35
 
 
 async def test_an_event_that_comes_again_changes_nothing(backbone: Backbone) -> None:
@@ -243,10 +241,8 @@ async def test_a_stream_that_was_made_anew_is_read_from_its_start(backbone: Back
         assert routing.metrics.resets._value.get() == SHARDS
 
     assert sorted(effects.given) == sorted(first + second)
-    rows = await backbone.fetch(
-        "SELECT sum(feed_position) AS feed, sum(gaps) AS gaps FROM router_positions"
-    )
-    assert tuple(rows[0]) == (16, 0)
+    [row] = await backbone.fetch("SELECT sum(gaps) AS gaps FROM router_positions")
+    assert row["gaps"] == 0
 
 
 async def test_a_stream_that_begins_ahead_of_the_position_is_counted_as_a_gap(

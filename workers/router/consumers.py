@@ -64,6 +64,7 @@ def house_consumers(*, invoice_grace: timedelta) -> tuple[Consumer, ...]:
     """
     from billing.services import (
         cycles,
+        event_feed,
         invoice_drafts,
         subscription_lifecycle,
         usage_fold,
@@ -86,6 +87,7 @@ def house_consumers(*, invoice_grace: timedelta) -> tuple[Consumer, ...]:
         Consumer.of("scheduler", schedule, ordered=True),
         Consumer.of("invoice", invoices, ordered=True),
         Consumer("webhooks", None, webhook_fanout.fan_out),
+        Consumer("feed", None, event_feed.append),
     )
 
 

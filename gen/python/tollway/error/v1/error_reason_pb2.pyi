@@ -162,6 +162,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the endpoint has as many valid secrets as it may; wait until one ends. Metadata: endpoint."""
     ERROR_REASON_DEAD_LETTER_NOT_FOUND: _ErrorReason.ValueType  # 140
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
+    ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
+    """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -308,4 +310,6 @@ ERROR_REASON_TOO_MANY_SECRETS: ErrorReason.ValueType  # 122
 """RESOURCE_EXHAUSTED: the endpoint has as many valid secrets as it may; wait until one ends. Metadata: endpoint."""
 ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
+ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
+"""INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -45,6 +45,11 @@ class EventServiceStub:
                 request_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.GetTrailRequest.SerializeToString,
                 response_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.GetTrailResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/tollway.event.v1.EventService/WatchEvents',
+                request_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer:
@@ -74,6 +79,18 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """Streams the tenant's events as they are routed, each once, those of a resource in order. Every message has a cursor
+        to go on behind it after a break; when nothing happens for a while, a message with a cursor alone is sent.
+
+        Permission: read.
+        Errors: CURSOR_INVALID, SUBJECT_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"from_beginning\": true, \"subjects\": [\"invoice.*\"]}" $ADDR tollway.event.v1.EventService/WatchEvents
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -86,6 +103,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.GetTrail,
                     request_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.GetTrailRequest.FromString,
                     response_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.GetTrailResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -143,6 +165,33 @@ class EventService:
             '/tollway.event.v1.EventService/GetTrail',
             tollway_dot_event_dot_v1_dot_event__service__pb2.GetTrailRequest.SerializeToString,
             tollway_dot_event_dot_v1_dot_event__service__pb2.GetTrailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollway.event.v1.EventService/WatchEvents',
+            tollway_dot_event_dot_v1_dot_event__service__pb2.WatchEventsRequest.SerializeToString,
+            tollway_dot_event_dot_v1_dot_event__service__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

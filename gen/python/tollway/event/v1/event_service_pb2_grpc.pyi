@@ -31,6 +31,14 @@ class EventServiceStub:
     Errors: EVENT_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"resource_id\\": \\"$INVOICE\\"}" $ADDR tollway.event.v1.EventService/GetTrail
     """
+    WatchEvents: _aio.UnaryStreamMultiCallable[_event_service_pb2.WatchEventsRequest, _event_service_pb2.WatchEventsResponse]
+    """Streams the tenant's events as they are routed, each once, those of a resource in order. Every message has a cursor
+    to go on behind it after a break; when nothing happens for a while, a message with a cursor alone is sent.
+
+    Permission: read.
+    Errors: CURSOR_INVALID, SUBJECT_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"from_beginning\\": true, \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.event.v1.EventService/WatchEvents
+    """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads the log of events."""
@@ -60,6 +68,20 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: EVENT_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"resource_id\\": \\"$INVOICE\\"}" $ADDR tollway.event.v1.EventService/GetTrail
+        """
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _event_service_pb2.WatchEventsRequest,
+        context: _aio.ServicerContext[_event_service_pb2.WatchEventsRequest, _abc.AsyncIterator[_event_service_pb2.WatchEventsResponse]],
+    ) -> _abc.AsyncIterator[_event_service_pb2.WatchEventsResponse]:
+        """Streams the tenant's events as they are routed, each once, those of a resource in order. Every message has a cursor
+        to go on behind it after a break; when nothing happens for a while, a message with a cursor alone is sent.
+
+        Permission: read.
+        Errors: CURSOR_INVALID, SUBJECT_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"from_beginning\\": true, \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.event.v1.EventService/WatchEvents
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _aio.Server) -> None: ...
