@@ -81,7 +81,7 @@ INSERT_PLAN: typing.Final = """-- name: InsertPlan :one
 INSERT INTO plans (tenant_id, id, key, display_name, currency, billing_interval, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (tenant_id, key) DO NOTHING
-RETURNING tenant_id, id, key, display_name, currency, billing_interval, version, created_at
+RETURNING tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity
 """
 
 
@@ -111,7 +111,7 @@ async def insert_plan(
 
 
 GET_PLAN: typing.Final = """-- name: GetPlan :one
-SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at FROM plans WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity FROM plans WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -126,7 +126,7 @@ async def get_plan(
 
 
 GET_PLAN_BY_KEY: typing.Final = """-- name: GetPlanByKey :one
-SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at FROM plans WHERE tenant_id = $1 AND key = $2
+SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity FROM plans WHERE tenant_id = $1 AND key = $2
 """
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "Price",
     "Replay",
     "RouterWaiting",
+    "ScheduledChange",
     "Subscription",
     "SubscriptionItem",
     "Tenant",
@@ -163,6 +164,7 @@ class Plan:
     billing_interval: str
     version: int
     created_at: datetime.datetime
+    granularity: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -222,6 +224,22 @@ class RouterWaiting:
     next_attempt_at: datetime.datetime
     last_error: str
     parked_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ScheduledChange:
+    """One row of scheduled_changes."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    subscription_id: uuid.UUID
+    kind: str
+    due_at: datetime.datetime
+    request: str
+    status: str
+    error: str
+    created_at: datetime.datetime
+    finished_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

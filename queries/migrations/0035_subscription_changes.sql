@@ -19,6 +19,10 @@ ALTER TABLE usage_periods
     ADD COLUMN IF NOT EXISTS nominal_start timestamptz,
     ADD COLUMN IF NOT EXISTS nominal_end timestamptz;
 
+-- To what instants a plan cuts its periods.
+ALTER TABLE plans
+    ADD COLUMN IF NOT EXISTS granularity text NOT NULL DEFAULT 'second' CHECK (granularity IN ('second', 'day'));
+
 -- What an invoice charges for a licensed item and a stretch of time, written by whoever opens the period or changes the
 -- subscription. A credit gives back the rest of a charge in advance; `ended_at` says since when a charge is given back.
 CREATE TABLE fee_periods (

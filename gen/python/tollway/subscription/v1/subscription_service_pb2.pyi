@@ -77,6 +77,62 @@ ALIGNMENT_CALENDAR: Alignment.ValueType  # 2
 """At the calendar: midnight of the first day, in the customer's time zone. A first period that is shorter is prorated."""
 Global___Alignment: _TypeAlias = Alignment  # noqa: Y015
 
+class _ScheduledChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduledChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScheduledChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEDULED_CHANGE_KIND_UNSPECIFIED: _ScheduledChangeKind.ValueType  # 0
+    """Never stored."""
+    SCHEDULED_CHANGE_KIND_CHANGE: _ScheduledChangeKind.ValueType  # 1
+    """Changes items, plan or interval."""
+    SCHEDULED_CHANGE_KIND_CANCEL: _ScheduledChangeKind.ValueType  # 2
+    """Ends the subscription."""
+
+class ScheduledChangeKind(_ScheduledChangeKind, metaclass=_ScheduledChangeKindEnumTypeWrapper):
+    """What a scheduled change does."""
+
+SCHEDULED_CHANGE_KIND_UNSPECIFIED: ScheduledChangeKind.ValueType  # 0
+"""Never stored."""
+SCHEDULED_CHANGE_KIND_CHANGE: ScheduledChangeKind.ValueType  # 1
+"""Changes items, plan or interval."""
+SCHEDULED_CHANGE_KIND_CANCEL: ScheduledChangeKind.ValueType  # 2
+"""Ends the subscription."""
+Global___ScheduledChangeKind: _TypeAlias = ScheduledChangeKind  # noqa: Y015
+
+class _ScheduledChangeStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduledChangeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScheduledChangeStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEDULED_CHANGE_STATUS_UNSPECIFIED: _ScheduledChangeStatus.ValueType  # 0
+    """Never stored."""
+    SCHEDULED_CHANGE_STATUS_PENDING: _ScheduledChangeStatus.ValueType  # 1
+    """Its time has not come."""
+    SCHEDULED_CHANGE_STATUS_EXECUTED: _ScheduledChangeStatus.ValueType  # 2
+    """It was done."""
+    SCHEDULED_CHANGE_STATUS_CANCELED: _ScheduledChangeStatus.ValueType  # 3
+    """Somebody took it back, or the subscription ended before."""
+    SCHEDULED_CHANGE_STATUS_FAILED: _ScheduledChangeStatus.ValueType  # 4
+    """It could not be done at its time; the subscription stayed as it was."""
+
+class ScheduledChangeStatus(_ScheduledChangeStatus, metaclass=_ScheduledChangeStatusEnumTypeWrapper):
+    """What became of a scheduled change."""
+
+SCHEDULED_CHANGE_STATUS_UNSPECIFIED: ScheduledChangeStatus.ValueType  # 0
+"""Never stored."""
+SCHEDULED_CHANGE_STATUS_PENDING: ScheduledChangeStatus.ValueType  # 1
+"""Its time has not come."""
+SCHEDULED_CHANGE_STATUS_EXECUTED: ScheduledChangeStatus.ValueType  # 2
+"""It was done."""
+SCHEDULED_CHANGE_STATUS_CANCELED: ScheduledChangeStatus.ValueType  # 3
+"""Somebody took it back, or the subscription ended before."""
+SCHEDULED_CHANGE_STATUS_FAILED: ScheduledChangeStatus.ValueType  # 4
+"""It could not be done at its time; the subscription stayed as it was."""
+Global___ScheduledChangeStatus: _TypeAlias = ScheduledChangeStatus  # noqa: Y015
+
 @_typing.final
 class SubscriptionItem(_message.Message):
     """One price of a subscription."""
