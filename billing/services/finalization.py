@@ -32,7 +32,8 @@ from billing.services.draft_claims import (
     OnTestClocks,
 )
 from billing.services.invoice_events import status_changes, usage_billed
-from billing.services.invoice_lines import Computed, Line, LineKind, Uncomputed
+from billing.services.invoice_line import Line, LineKind
+from billing.services.invoice_lines import Computed, Uncomputed
 from billing.services.invoice_lines_store import insert_lines
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from billing.domain.period import Period
 from billing.services.actor import Cause
 from billing.services.due_subscriptions import SCHEDULER
 from billing.services.events import NewEvent
-from billing.services.invoice_lines import Line
+from billing.services.invoice_line import Line
 
 
 def status_changes(

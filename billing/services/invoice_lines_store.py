@@ -19,7 +19,7 @@ from billing.domain.decimals import decimal_text
 from billing.domain.money import Money
 from billing.domain.period import Period
 from billing.runtime.db import Connection
-from billing.services.invoice_lines import Line, LineKind
+from billing.services.invoice_line import Line, LineKind
 
 Value = TypeVar("Value")
 

@@ -19,7 +19,8 @@ from billing.domain.invoice import InvoiceStatus
 from billing.runtime.db import Connection
 from billing.services import customers, subscriptions
 from billing.services.draft_claims import Blocked
-from billing.services.invoice_lines import Computed, Line, compute
+from billing.services.invoice_line import Line
+from billing.services.invoice_lines import Computed, compute
 from billing.services.invoice_lines_store import read_lines
 
 

@@ -1,7 +1,8 @@
 """Usage path, step 1: single records that wait at the same time share one transaction per tenant.
 
-Invariant: a call is answered after the commit of its own record; a record that spoils a transaction is tried again alone,
-so it fails alone. One drainer per tenant, which lives while calls wait: what arrives during a commit is the next group.
+Invariant: a call is answered after the commit of its own record; a record that spoils a transaction is tried again
+alone, so it fails alone. One drainer per tenant, which lives while calls wait: what arrives during a commit is the next
+group.
 """
 
 from __future__ import annotations
@@ -93,22 +94,21 @@ class GroupCommit(Generic[Record]):
                 waiting.answer.cancel()
 
     async def _commit_or_tell(self, tenant_id: UUID, group: Sequence[_Waiting[Record]]) -> None:
+        """Answers each of the group, whatever happens; what spoils a group is tried again one by one."""
         try:
             answers = await self._commit(tenant_id, group)
+        except asyncio.CancelledError:
+            for waiting in group:
+                waiting.answer.cancel()
+            raise
         except Exception as error:
             if len(group) == 1 or fault_of(error) is not Fault.DATA:
                 _tell(group, error)
                 return
             for waiting in group:
                 await self._commit_or_tell(tenant_id, [waiting])
-        except asyncio.CancelledError:
-            for waiting in group:
-                waiting.answer.cancel()
-            raise
         else:
-            for waiting, answer in zip(group, answers, strict=True):
-                if not waiting.answer.done():
-                    waiting.answer.set_result(answer)
+            _answer(group, answers)
 
     async def _commit(
         self, tenant_id: UUID, group: Sequence[_Waiting[Record]]
@@ -141,6 +141,12 @@ def _singly(answer: BatchAnswer) -> Sequence[Recorded]:
         Recorded(verdict, None if verdict else answer.batch_id)
         for verdict in map(answer.verdicts.get, range(answer.size))
     ]
+
+
+def _answer(group: Sequence[_Waiting[Record]], answers: Sequence[Recorded]) -> None:
+    for waiting, answer in zip(group, answers, strict=True):
+        if not waiting.answer.done():  # its caller has left
+            waiting.answer.set_result(answer)
 
 
 def _tell(group: Sequence[_Waiting[Record]], error: Exception) -> None:

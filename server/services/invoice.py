@@ -13,7 +13,7 @@ from billing.domain.invoice import InvoiceStatus
 from billing.runtime.db import Connection
 from billing.services import invoices
 from billing.services.invoice_events import wire_status
-from billing.services.invoice_lines import Line
+from billing.services.invoice_line import Line
 from billing.services.rows import Invoice
 from server.call import Call
 from server.convert import to_money, to_range, to_timestamp
