@@ -15,6 +15,7 @@ __all__ = [
     "CreditLedger",
     "Customer",
     "Discount",
+    "FeePeriod",
     "Invoice",
     "InvoiceDiscount",
     "InvoiceItem",
@@ -122,6 +123,27 @@ class Discount:
     periods: int | None
     ended_at: datetime.datetime | None
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FeePeriod:
+    """One row of fee_periods."""
+
+    tenant_id: uuid.UUID
+    id: int
+    subscription_id: uuid.UUID
+    item_id: uuid.UUID
+    price_id: uuid.UUID
+    quantity: decimal.Decimal
+    reason: str
+    billing_timing: str
+    period_start: datetime.datetime
+    period_end: datetime.datetime
+    nominal_start: datetime.datetime
+    nominal_end: datetime.datetime
+    bill_kind: str
+    bill_boundary: datetime.datetime
+    ended_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -333,6 +355,8 @@ class Subscription:
     rating_retry_at: datetime.datetime | None
     version: int
     created_at: datetime.datetime
+    billed_until: datetime.datetime | None
+    change_due_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -347,6 +371,8 @@ class SubscriptionItem:
     meter_id: uuid.UUID | None
     quantity: decimal.Decimal
     created_at: datetime.datetime
+    started_at: datetime.datetime | None
+    ended_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -409,6 +435,8 @@ class UsagePeriod:
     bill_kind: str | None
     bill_boundary: datetime.datetime | None
     closing_until: datetime.datetime | None
+    nominal_start: datetime.datetime | None
+    nominal_end: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
