@@ -120,7 +120,7 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
 
 
 async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Subscriptions (those that nobody holds), then all usage periods that the drafts bill. Manual drafts need neither."""
+    """Subscriptions (those nobody holds), then all usage periods that the drafts bill; manual drafts need neither."""
     owners = sorted(
         {(one.tenant_id, one.subscription_id) for one in claimed if one.subscription_id}
     )

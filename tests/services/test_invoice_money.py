@@ -37,13 +37,15 @@ async def discount(
     periods: int | None = None,
 ) -> None:
     await house.execute(
-        "INSERT INTO discounts (tenant_id, id, customer_id, display_name, percent, amount, currency, periods, created_at)"
-        " VALUES ($1, $2, $3, 'Spring', $4::text::numeric, $5::bigint, CASE WHEN $5::bigint IS NULL THEN NULL ELSE 'USD' END, $6, now())",
+        "INSERT INTO discounts"
+        " (tenant_id, id, customer_id, display_name, percent, amount, currency, periods, created_at)"
+        " VALUES ($1, $2, $3, 'Spring', $4::text::numeric, $5::bigint, $6, $7, now())",
         house.tenant_id,
         new_id(house.now),
         customer,
         percent,
         amount,
+        None if amount is None else "USD",
         periods,
     )
 
