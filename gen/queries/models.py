@@ -456,3 +456,5 @@ class Webhook:
     headers: str
     metadata: str
     payload: str
+    rate_per_second: int
+    schema_version: int
