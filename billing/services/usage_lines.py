@@ -16,14 +16,14 @@ from queries.models import Invoice
 from billing.domain.money import Money
 from billing.domain.period import Period
 from billing.domain.pricing import Usage, rate
-from billing.services.draft_facts import DraftFacts, period_key, schedule_of
+from billing.services.draft_facts import DraftFacts, period_key
 from billing.services.invoice_line import Line, LineKind, line_of
+from billing.services.usage_periods import nominal_of
 
 
 def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
     """A line for each usage period that the draft bills, at zero usage too; a true-up is a line of its own."""
-    schedule = schedule_of(facts.terms[draft.id])
-    # Most lines of an invoice share one period, and what a boundary is takes longer than the price.
+    # Most lines of an invoice share one period.
     scales: dict[tuple[datetime, datetime], tuple[Period, Fraction]] = {}
     for row in facts.usage.get(draft.id, ()):
         booked = facts.prices[row.tenant_id, row.price_id]
@@ -31,7 +31,7 @@ def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
         span = (row.period_start, row.period_end)
         if span not in scales:
             whole = Period(*span)
-            scales[span] = whole, whole.share_of(schedule.containing(whole.start))
+            scales[span] = whole, whole.share_of(nominal_of(row))
         period, scale = scales[span]
         quantity = facts.quantities.get(key, Decimal(0))
         rated = rate(booked.price, Usage(Fraction(quantity)), scale=scale)
