@@ -176,6 +176,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
     ERROR_REASON_CERTIFICATE_MISSING: _ErrorReason.ValueType  # 385
     """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
+    ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
+    """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -336,4 +338,6 @@ ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 384
 """UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
 ERROR_REASON_CERTIFICATE_MISSING: ErrorReason.ValueType  # 385
 """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
+ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
+"""INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
