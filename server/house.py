@@ -6,6 +6,7 @@ its request id in that same transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,14 +27,22 @@ _NO_TENANT = UUID(int=0)
 Work = Callable[[Connection, Call], Awaitable[Answer]]
 
 
+def _no_hints(topic: str) -> asyncio.Event:
+    return asyncio.Event()
+
+
 @dataclass(frozen=True, slots=True)
 class House:
-    """The pools by role, machine time, and the vault for answers that carry a secret."""
+    """The pools by role, machine time, and the vault for answers that carry a secret.
+
+    `hints` gives an event that is set by each hint on a topic; without a bus nobody sets it, and polling does.
+    """
 
     api: Database
     worker: Database
     clock: Clock
     vault: Vault
+    hints: Callable[[str], asyncio.Event] = _no_hints
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""
