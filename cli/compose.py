@@ -52,7 +52,8 @@ class Parts:
     @property
     def house(self) -> House:
         """What the servicers get."""
-        return House(self.api, self.worker, self.clock, self.vault, self.bus.subscribe_hints)
+        allowed, hints = self.settings.allowed_networks, self.bus.subscribe_hints
+        return House(self.api, self.worker, self.clock, self.vault, allowed, hints)
 
 
 @asynccontextmanager

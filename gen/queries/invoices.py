@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import datetime
-import decimal
 import typing
 import uuid
 
@@ -14,14 +13,10 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
-    "ListDraftFeesRow",
-    "ListDraftTermsRow",
     "ListDraftUsagePeriodsRow",
     "SumFinalizedUsageRow",
     "get_invoice",
     "insert_drafts",
-    "list_draft_fees",
-    "list_draft_terms",
     "list_draft_usage_periods",
     "list_invoice_lines",
     "list_invoices",
@@ -45,7 +40,7 @@ JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.id = c.subscription_id
 WHERE c.closed_at IS NOT NULL
 ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
 ON CONFLICT DO NOTHING
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
 """
 
 
@@ -81,7 +76,7 @@ async def insert_drafts(
 
 
 GET_INVOICE: typing.Final = """-- name: GetInvoice :one
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at FROM invoices WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -96,7 +91,7 @@ async def get_invoice(
 
 
 LIST_INVOICES: typing.Final = """-- name: ListInvoices :many
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at FROM invoices
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices
 WHERE tenant_id = $1
   AND ($2::uuid IS NULL OR id < $2::uuid)
   AND ($3::uuid IS NULL OR customer_id = $3::uuid)
@@ -131,7 +126,7 @@ async def list_invoices(
 
 
 LIST_INVOICE_LINES: typing.Final = """-- name: ListInvoiceLines :many
-SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
+SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, discount, tax_percent, tax, invoice_item_id FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
 """
 
 
@@ -146,81 +141,6 @@ async def list_invoice_lines(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ListDraftTermsRow:
-    """One row of list_draft_terms."""
-
-    invoice_id: uuid.UUID
-    anchor_at: datetime.datetime | None
-    time_zone: str
-    billing_interval: str
-    period_start: datetime.datetime | None
-
-
-LIST_DRAFT_TERMS: typing.Final = """-- name: ListDraftTerms :many
-SELECT g.invoice_id::uuid AS invoice_id, s.anchor_at, s.time_zone, s.billing_interval, c.period_start
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[])
-    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
-JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
-JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id
-    AND c.kind = g.kind AND c.boundary = g.boundary
-"""
-
-
-async def list_draft_terms(
-    conn: ConnectionLike,
-    *,
-    tenant_ids: collections.abc.Sequence[uuid.UUID],
-    invoice_ids: collections.abc.Sequence[uuid.UUID],
-    subscription_ids: collections.abc.Sequence[uuid.UUID],
-    kinds: collections.abc.Sequence[str],
-    boundaries: collections.abc.Sequence[datetime.datetime],
-) -> list[ListDraftTermsRow]:
-    """What the drafts' fees and proration are computed from: the anchor, and the period that ends at the boundary."""
-    rows = await conn.fetch(
-        LIST_DRAFT_TERMS,
-        tenant_ids,
-        invoice_ids,
-        subscription_ids,
-        kinds,
-        boundaries,
-    )
-    return [ListDraftTermsRow(*row) for row in rows]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListDraftFeesRow:
-    """One row of list_draft_fees."""
-
-    invoice_id: uuid.UUID
-    tenant_id: uuid.UUID
-    item_id: uuid.UUID
-    price_id: uuid.UUID
-    quantity: decimal.Decimal
-
-
-LIST_DRAFT_FEES: typing.Final = """-- name: ListDraftFees :many
-SELECT g.invoice_id::uuid AS invoice_id, i.tenant_id, i.id AS item_id, i.price_id, i.quantity
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[])
-    AS g (tenant_id, invoice_id, subscription_id)
-JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
-WHERE i.meter_id IS NULL
-ORDER BY i.id
-"""
-
-
-async def list_draft_fees(
-    conn: ConnectionLike,
-    *,
-    tenant_ids: collections.abc.Sequence[uuid.UUID],
-    invoice_ids: collections.abc.Sequence[uuid.UUID],
-    subscription_ids: collections.abc.Sequence[uuid.UUID],
-) -> list[ListDraftFeesRow]:
-    """The licensed items of the drafts' subscriptions."""
-    rows = await conn.fetch(LIST_DRAFT_FEES, tenant_ids, invoice_ids, subscription_ids)
-    return [ListDraftFeesRow(*row) for row in rows]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class ListDraftUsagePeriodsRow:
     """One row of list_draft_usage_periods."""
 
@@ -229,7 +149,7 @@ class ListDraftUsagePeriodsRow:
 
 
 LIST_DRAFT_USAGE_PERIODS: typing.Final = """-- name: ListDraftUsagePeriods :many
-SELECT g.invoice_id::uuid AS invoice_id, p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until
+SELECT g.invoice_id::uuid AS invoice_id, p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[])
     AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
 JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
@@ -256,7 +176,7 @@ async def list_draft_usage_periods(
         kinds,
         boundaries,
     )
-    return [ListDraftUsagePeriodsRow(row[0], models.UsagePeriod(*row[1:13])) for row in rows]
+    return [ListDraftUsagePeriodsRow(row[0], models.UsagePeriod(*row[1:15])) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -170,6 +170,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
     ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 222
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
+    ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
+    """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -324,4 +326,6 @@ ERROR_REASON_PAYLOAD_INVALID: ErrorReason.ValueType  # 221
 """INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
 ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
+ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
+"""INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
