@@ -124,16 +124,16 @@ WHERE EXISTS (
 -- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps)
+    steps, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
-       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb
+       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb, g.dimensions::jsonb
 FROM unnest(
     @tenant_ids::uuid[], @invoice_ids::uuid[], @line_numbers::integer[], @kinds::text[], @descriptions::text[],
     @item_ids::uuid[], @price_ids::uuid[], @period_starts::timestamptz[], @period_ends::timestamptz[],
-    @quantities::text[], @amounts::bigint[], @steps::text[]
+    @quantities::text[], @amounts::bigint[], @steps::text[], @dimensions::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps
+    steps, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number;
 

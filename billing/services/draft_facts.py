@@ -8,27 +8,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from uuid import UUID
 
 import queries.invoices
 from queries.invoices import ListDraftFeesRow, ListDraftTermsRow
 from queries.models import Invoice, UsagePeriod
 
+from billing.domain.errors import BillingError
 from billing.domain.period import Interval, Schedule
 from billing.runtime.db import Connection
+from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
-from billing.services.quantities import PeriodKey, quantities_from_records
+from billing.services.quantity_reads import PeriodKey, key_of
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFacts:
-    """By invoice id, usage period or price. `finalized` is what final invoices carry for a period, in minor units."""
+    """By invoice id, usage period or price.
+
+    `rated` is what a usage period costs now, or why it cannot be told; `finalized` what final invoices carry for it, in
+    minor units, where there are any.
+    """
 
     terms: Mapping[UUID, ListDraftTermsRow]
     fees: Mapping[UUID, Sequence[ListDraftFeesRow]]
     usage: Mapping[UUID, Sequence[UsagePeriod]]
-    quantities: Mapping[PeriodKey, Decimal]
+    rated: Mapping[PeriodKey, RatedPeriod | BillingError]
     finalized: Mapping[PeriodKey, int]
     prices: Mapping[PriceKey, BookedPrice]
 
@@ -39,13 +44,8 @@ def schedule_of(terms: ListDraftTermsRow) -> Schedule:
     return Schedule(terms.anchor_at, terms.time_zone, Interval(terms.billing_interval))
 
 
-def period_key(row: UsagePeriod) -> PeriodKey:
-    """What the facts of a usage period are kept by."""
-    return PeriodKey(row.tenant_id, row.item_id, row.period_start)
-
-
 async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
-    """Reads what the drafts' lines are computed from. Raises UsageNotRatable."""
+    """Reads what the drafts' lines are computed from."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
     subscriptions = [_subscription_of(draft) for draft in drafts]
@@ -70,9 +70,7 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
         kinds=kinds,
         boundaries=boundaries,
     )
-    keys = [period_key(row.usage_period) for row in usage]
-    wanted = [(row.tenant_id, row.price_id) for row in fees]
-    wanted += [(row.usage_period.tenant_id, row.usage_period.price_id) for row in usage]
+    keys = [key_of(row.usage_period) for row in usage]
     fees_of: dict[UUID, list[ListDraftFeesRow]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee)
@@ -83,9 +81,9 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
         {row.invoice_id: row for row in terms},
         fees_of,
         usage_of,
-        await quantities_from_records(tx, keys) if keys else {},
+        await rate_periods(tx, [row.usage_period for row in usage]),
         await _finalized(tx, keys) if keys else {},
-        await load_prices(tx, wanted),
+        await load_prices(tx, [(row.tenant_id, row.price_id) for row in fees]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from uuid import UUID
@@ -15,15 +15,24 @@ from billing.services.price_book import BookedPrice
 
 
 class LineKind(StrEnum):
-    """What a line bills: a flat price for a period, or a metered one for a usage period."""
+    """What a line bills: a flat price for a period, a metered one for a usage period, or what lacks to a bound.
+
+    A true-up brings the lines of a usage period to the price's minimum or maximum, a commitment those of a billing
+    period to what the plan promises.
+    """
 
     FEE = "fee"
     USAGE = "usage"
+    TRUE_UP = "true_up"
+    COMMITMENT = "commitment"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line. `steps` are the derivation, as decimal text; `meter_id` is known while the line is computed."""
+    """A line. `steps` are the derivation, as decimal text; `meter_id` is known while the line is computed.
+
+    `dimensions` are the group's values by property, where the meter groups.
+    """
 
     kind: LineKind
     description: str
@@ -34,6 +43,7 @@ class Line:
     amount: Money
     steps: Sequence[Mapping[str, str]]
     meter_id: UUID | None = None
+    dimensions: Mapping[str, str] = field(default_factory=dict)
 
 
 def line_of(

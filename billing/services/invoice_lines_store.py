@@ -45,6 +45,7 @@ async def insert_lines(tx: Connection, invoices: Sequence[tuple[Invoice, Sequenc
         quantities=[decimal_text(line.quantity) for _, _, line in rows],
         amounts=[line.amount.minor_units for _, _, line in rows],
         steps=[json.dumps(list(line.steps)) for _, _, line in rows],
+        dimensions=[json.dumps(dict(line.dimensions)) for _, _, line in rows],
     )
 
 
@@ -66,6 +67,7 @@ def _line(row: InvoiceLine, currency: str) -> Line:
         Fraction(row.quantity),
         Money(row.amount, currency),
         json.loads(row.steps),
+        dimensions=json.loads(row.dimensions),
     )
 
 

@@ -28,10 +28,19 @@ class Alignment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A usage period's time; `billed_at` is the boundary of the invoice that bills it, None for a trial."""
+    """A usage period's time; `billed_at` is the boundary of the invoice that bills it, None for a trial.
+
+    `nominal` is the full period that it is cut from, None for itself: minimums, maximums and weighted sums go by it.
+    """
 
     period: Period
     billed_at: datetime | None
+    nominal: Period | None = None
+
+    @property
+    def cut_from(self) -> Period | None:
+        """The nominal period, if this is a part of one."""
+        return None if self.nominal == self.period else self.nominal
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Terms:
             yield Stretch(Period(self.start_at, self.trial_end_at), None)
         while True:
             period = self.paid_from(start)
-            yield Stretch(period, period.end)
+            yield Stretch(period, period.end, self.schedule.containing(start))
             start = period.end
 
     def first_two(self) -> list[Stretch]:

@@ -31,6 +31,8 @@ async def make_usage_periods(
         subscription_ids=[row.id for row, _ in pairs],
         period_starts=[stretch.period.start for _, stretch in pairs],
         period_ends=[stretch.period.end for _, stretch in pairs],
+        nominal_starts=[stretch.cut_from and stretch.cut_from.start for _, stretch in pairs],
+        nominal_ends=[stretch.cut_from and stretch.cut_from.end for _, stretch in pairs],
         bill_kinds=[BILL_KIND if stretch.billed_at else None for _, stretch in pairs],
         bill_boundaries=[stretch.billed_at for _, stretch in pairs],
     )

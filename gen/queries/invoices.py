@@ -131,7 +131,7 @@ async def list_invoices(
 
 
 LIST_INVOICE_LINES: typing.Final = """-- name: ListInvoiceLines :many
-SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
+SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, dimensions FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
 """
 
 
@@ -229,7 +229,7 @@ class ListDraftUsagePeriodsRow:
 
 
 LIST_DRAFT_USAGE_PERIODS: typing.Final = """-- name: ListDraftUsagePeriods :many
-SELECT g.invoice_id::uuid AS invoice_id, p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until
+SELECT g.invoice_id::uuid AS invoice_id, p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[])
     AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
 JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
@@ -256,7 +256,7 @@ async def list_draft_usage_periods(
         kinds,
         boundaries,
     )
-    return [ListDraftUsagePeriodsRow(row[0], models.UsagePeriod(*row[1:13])) for row in rows]
+    return [ListDraftUsagePeriodsRow(row[0], models.UsagePeriod(*row[1:15])) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

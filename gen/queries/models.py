@@ -113,6 +113,7 @@ class InvoiceLine:
     quantity: decimal.Decimal
     amount: int
     steps: str
+    dimensions: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +128,10 @@ class Meter:
     archived_at: datetime.datetime | None
     version: int
     created_at: datetime.datetime
+    value_property: str | None
+    unique_property: str | None
+    filters: str
+    group_by: list[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,6 +146,9 @@ class Plan:
     billing_interval: str
     version: int
     created_at: datetime.datetime
+    granularity: str
+    commitment: decimal.Decimal | None
+    archived_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,6 +166,8 @@ class Price:
     billing_timing: str
     version: int
     created_at: datetime.datetime
+    archived_at: datetime.datetime | None
+    superseded_by: uuid.UUID | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -292,6 +302,8 @@ class UsagePeriod:
     bill_kind: str | None
     bill_boundary: datetime.datetime | None
     closing_until: datetime.datetime | None
+    nominal_start: datetime.datetime | None
+    nominal_end: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
