@@ -20,6 +20,8 @@ from billing.domain.pricing import Price, Usage
 from billing.runtime.db import Connection
 from billing.services.quantity_reads import READS, Asked, Group, PeriodKey, Way, group_of, key_of
 
+__all__ = ["Group", "Measured", "PeriodKey", "Source", "key_of", "measure"]
+
 
 class Source(StrEnum):
     """Where quantities come from: the records, or the hour buckets as far as they can tell."""

@@ -25,14 +25,15 @@ async def make_usage_periods(
 ) -> None:
     """One row for each metered item of each subscription and stretch; rows that are there stay as they are."""
     pairs = [(row, stretch) for row, stretches in wanted for stretch in stretches]
+    wholes = [stretch.cut_from for _, stretch in pairs]
     await queries.cycles.insert_usage_periods(
         tx,
         tenant_ids=[row.tenant_id for row, _ in pairs],
         subscription_ids=[row.id for row, _ in pairs],
         period_starts=[stretch.period.start for _, stretch in pairs],
         period_ends=[stretch.period.end for _, stretch in pairs],
-        nominal_starts=[stretch.cut_from and stretch.cut_from.start for _, stretch in pairs],
-        nominal_ends=[stretch.cut_from and stretch.cut_from.end for _, stretch in pairs],
+        nominal_starts=[whole.start if whole else None for whole in wholes],
+        nominal_ends=[whole.end if whole else None for whole in wholes],
         bill_kinds=[BILL_KIND if stretch.billed_at else None for _, stretch in pairs],
         bill_boundaries=[stretch.billed_at for _, stretch in pairs],
     )

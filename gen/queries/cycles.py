@@ -133,14 +133,17 @@ async def open_periods(
 
 INSERT_USAGE_PERIODS: typing.Final = """-- name: InsertUsagePeriods :exec
 INSERT INTO usage_periods (
-    tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
-    bill_boundary)
+    tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, nominal_start,
+    nominal_end, bill_kind, bill_boundary)
 SELECT i.tenant_id, i.id, g.period_start, g.period_end, i.subscription_id, i.customer_id, i.meter_id, i.price_id,
-       g.bill_kind, g.bill_boundary
+       g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[],
-    $5::text[], $6::timestamptz[]
-) AS g (tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary)
+    $5::timestamptz[], $6::timestamptz[],
+    $7::text[], $8::timestamptz[]
+) AS g (
+    tenant_id, subscription_id, period_start, period_end, nominal_start, nominal_end, bill_kind, bill_boundary
+)
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
 WHERE i.meter_id IS NOT NULL
 ORDER BY i.tenant_id, i.id, g.period_start
@@ -155,6 +158,8 @@ async def insert_usage_periods(
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
     period_ends: collections.abc.Sequence[datetime.datetime],
+    nominal_starts: collections.abc.Sequence[datetime.datetime | None] | None,
+    nominal_ends: collections.abc.Sequence[datetime.datetime | None] | None,
     bill_kinds: collections.abc.Sequence[str | None] | None,
     bill_boundaries: collections.abc.Sequence[datetime.datetime | None] | None,
 ) -> None:
@@ -165,6 +170,8 @@ async def insert_usage_periods(
         subscription_ids,
         period_starts,
         period_ends,
+        nominal_starts,
+        nominal_ends,
         bill_kinds,
         bill_boundaries,
     )

@@ -306,16 +306,16 @@ async def list_usage_pending(
 INSERT_LINES: typing.Final = """-- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps)
+    steps, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
-       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb
+       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb, g.dimensions::jsonb
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[],
     $6::uuid[], $7::uuid[], $8::timestamptz[], $9::timestamptz[],
-    $10::text[], $11::bigint[], $12::text[]
+    $10::text[], $11::bigint[], $12::text[], $13::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps
+    steps, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number
 """
@@ -336,6 +336,7 @@ async def insert_lines(
     quantities: collections.abc.Sequence[str],
     amounts: collections.abc.Sequence[int],
     steps: collections.abc.Sequence[str],
+    dimensions: collections.abc.Sequence[str],
 ) -> None:
     await conn.execute(
         INSERT_LINES,
@@ -351,6 +352,7 @@ async def insert_lines(
         quantities,
         amounts,
         steps,
+        dimensions,
     )
 
 

@@ -116,4 +116,5 @@ def to_line(number: int, line: Line) -> pb.InvoiceLine:
             )
             for step in line.steps
         ],
+        dimensions=line.dimensions,
     )
