@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import queries.fee_periods
 import queries.invoices
-from queries.invoices import ListDraftFeesRow, ListDraftTermsRow
-from queries.models import Invoice, UsagePeriod
+from queries.models import FeePeriod, Invoice, UsagePeriod
 
 from billing.domain.errors import BillingError
-from billing.domain.period import Interval, Schedule
 from billing.runtime.db import Connection
 from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
@@ -30,18 +29,11 @@ class DraftFacts:
     minor units, where there are any.
     """
 
-    terms: Mapping[UUID, ListDraftTermsRow]
-    fees: Mapping[UUID, Sequence[ListDraftFeesRow]]
+    fees: Mapping[UUID, Sequence[FeePeriod]]
     usage: Mapping[UUID, Sequence[UsagePeriod]]
     rated: Mapping[PeriodKey, RatedPeriod | BillingError]
     finalized: Mapping[PeriodKey, int]
     prices: Mapping[PriceKey, BookedPrice]
-
-
-def schedule_of(terms: ListDraftTermsRow) -> Schedule:
-    """The billing periods of the draft's subscription."""
-    assert terms.anchor_at is not None, "a cycle is opened at the activation, which sets the anchor"
-    return Schedule(terms.anchor_at, terms.time_zone, Interval(terms.billing_interval))
 
 
 async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
@@ -51,16 +43,13 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
     subscriptions = [_subscription_of(draft) for draft in drafts]
     kinds = [draft.kind for draft in drafts]
     boundaries = [draft.boundary for draft in drafts]
-    terms = await queries.invoices.list_draft_terms(
+    fees = await queries.fee_periods.list_draft_fees(
         tx,
         tenant_ids=tenants,
         invoice_ids=ids,
         subscription_ids=subscriptions,
         kinds=kinds,
         boundaries=boundaries,
-    )
-    fees = await queries.invoices.list_draft_fees(
-        tx, tenant_ids=tenants, invoice_ids=ids, subscription_ids=subscriptions
     )
     usage = await queries.invoices.list_draft_usage_periods(
         tx,
@@ -71,19 +60,20 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
         boundaries=boundaries,
     )
     keys = [key_of(row.usage_period) for row in usage]
-    fees_of: dict[UUID, list[ListDraftFeesRow]] = defaultdict(list)
+    fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
-        fees_of[fee.invoice_id].append(fee)
+        fees_of[fee.invoice_id].append(fee.fee_period)
     usage_of: dict[UUID, list[UsagePeriod]] = defaultdict(list)
     for row in usage:
         usage_of[row.invoice_id].append(row.usage_period)
     return DraftFacts(
-        {row.invoice_id: row for row in terms},
         fees_of,
         usage_of,
         await rate_periods(tx, [row.usage_period for row in usage]),
         await _finalized(tx, keys) if keys else {},
-        await load_prices(tx, [(row.tenant_id, row.price_id) for row in fees]),
+        await load_prices(
+            tx, [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
+        ),
     )
 
 

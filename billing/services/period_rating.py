@@ -21,7 +21,8 @@ from billing.domain.pricing import Rated, rate_groups
 from billing.runtime.db import Connection
 from billing.services.price_book import BookedPrice, load_prices
 from billing.services.quantities import Measured, Source, measure
-from billing.services.quantity_reads import Group, PeriodKey, key_of, nominal_of
+from billing.services.quantity_reads import Group, PeriodKey, key_of
+from billing.services.usage_periods import nominal_of
 
 GROUPS_MAX: Final = 5000
 

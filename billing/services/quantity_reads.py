@@ -21,9 +21,9 @@ from queries.quantities import ListSumsFromBucketsRow, ListSumsFromRecordsRow
 
 from billing.domain.decimals import decimal_text
 from billing.domain.meter import Aggregation
-from billing.domain.period import Period
 from billing.domain.pricing import Allowance, Percentage, Price, Usage
 from billing.runtime.db import Connection
+from billing.services.usage_periods import nominal_of
 
 Group = tuple[str, ...]
 _SECOND: Final = timedelta(seconds=1) // timedelta(microseconds=1)
@@ -71,13 +71,6 @@ Read = Callable[[Connection, Sequence[Asked]], Awaitable[list[Found]]]
 def key_of(row: UsagePeriod) -> PeriodKey:
     """What the facts of a usage period are kept by."""
     return PeriodKey(row.tenant_id, row.item_id, row.period_start)
-
-
-def nominal_of(row: UsagePeriod) -> Period:
-    """The full nominal period that a usage period is cut from; itself, if it is whole."""
-    if row.nominal_start is None or row.nominal_end is None:
-        return Period(row.period_start, row.period_end)
-    return Period(row.nominal_start, row.nominal_end)
 
 
 def group_of(group_key: str) -> Group:

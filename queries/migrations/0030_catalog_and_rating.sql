@@ -22,13 +22,6 @@ ALTER TABLE prices
     ADD FOREIGN KEY (tenant_id, superseded_by) REFERENCES prices (tenant_id, id),
     ADD CHECK (superseded_by IS NULL OR archived_at IS NOT NULL);
 
--- The full nominal period that a usage period is cut from; null for one that is whole.
-ALTER TABLE usage_periods
-    ADD COLUMN nominal_start timestamptz,
-    ADD COLUMN nominal_end timestamptz,
-    ADD CHECK ((nominal_start IS NULL) = (nominal_end IS NULL)),
-    ADD CHECK (nominal_start <= period_start AND period_end <= nominal_end);
-
 -- The running charges of a usage period are the lines that an invoice would have: one for each group value ('' where the
 -- meter has no group-by), and the true-up.
 ALTER TABLE charges

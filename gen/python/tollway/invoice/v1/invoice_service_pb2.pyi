@@ -90,6 +90,10 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """A flat price for a period."""
     LINE_KIND_USAGE: _LineKind.ValueType  # 2
     """A metered price for a usage period."""
+    LINE_KIND_TRUE_UP: _LineKind.ValueType  # 3
+    """What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
+    LINE_KIND_COMMITMENT: _LineKind.ValueType  # 4
+    """What brings the usage and fees of a billing period up to the plan's commitment."""
 
 class LineKind(_LineKind, metaclass=_LineKindEnumTypeWrapper):
     """What a line bills."""
@@ -100,6 +104,10 @@ LINE_KIND_FEE: LineKind.ValueType  # 1
 """A flat price for a period."""
 LINE_KIND_USAGE: LineKind.ValueType  # 2
 """A metered price for a usage period."""
+LINE_KIND_TRUE_UP: LineKind.ValueType  # 3
+"""What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
+LINE_KIND_COMMITMENT: LineKind.ValueType  # 4
+"""What brings the usage and fees of a billing period up to the plan's commitment."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
 @_typing.final
@@ -142,6 +150,26 @@ class InvoiceLine(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LINE_NUMBER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -151,6 +179,7 @@ class InvoiceLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
     line_number: _builtins.int
     """1, 2, 3 within the invoice."""
     kind: Global___LineKind.ValueType
@@ -175,6 +204,10 @@ class InvoiceLine(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineStep]:
         """How the amount came about."""
 
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The values of the group that the line bills, by property; empty where the meter does not group."""
+
     def __init__(
         self,
         *,
@@ -187,10 +220,11 @@ class InvoiceLine(_message.Message):
         quantity: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         steps: _abc.Iterable[Global___LineStep] | None = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "kind", b"kind", "line_number", b"line_number", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "steps", b"steps", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "dimensions", b"dimensions", "kind", b"kind", "line_number", b"line_number", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "steps", b"steps", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
