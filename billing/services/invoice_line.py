@@ -16,7 +16,7 @@ from billing.services.price_book import BookedPrice
 
 
 class LineKind(StrEnum):
-    """What a line bills: a flat price, a metered one for a usage period, what lacks to a bound, or what a person put there.
+    """What a line bills: a flat price, a metered one for a usage period, what lacks to a bound, or what a person added.
 
     A true-up brings the lines of a usage period to the price's minimum or maximum, a commitment those of a billing
     period to what the plan promises.
