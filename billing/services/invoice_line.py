@@ -34,8 +34,8 @@ class Line:
     """A line. `steps` are the derivation, as decimal text; `meter_id` is known while the line is computed.
 
     A line that corrects or gives back an earlier one carries that one's discount in `own_discount_percent`, and its tax
-    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. `dimensions` are the
-    group's values by property, where the meter groups.
+    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. `dimensions` are
+    the group's values by property, where the meter groups.
     """
 
     kind: LineKind
