@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from uuid import UUID
@@ -16,10 +16,16 @@ from billing.services.price_book import BookedPrice
 
 
 class LineKind(StrEnum):
-    """What a line bills: a flat price for a period, a metered one for a usage period, or what a person put there."""
+    """What a line bills: a flat price, a metered one for a usage period, what lacks to a bound, or what a person added.
+
+    A true-up brings the lines of a usage period to the price's minimum or maximum, a commitment those of a billing
+    period to what the plan promises.
+    """
 
     FEE = "fee"
     USAGE = "usage"
+    TRUE_UP = "true_up"
+    COMMITMENT = "commitment"
     ITEM = "item"
 
 
@@ -28,7 +34,8 @@ class Line:
     """A line. `steps` are the derivation, as decimal text; `meter_id` is known while the line is computed.
 
     A line that corrects or gives back an earlier one carries that one's discount in `own_discount_percent`, and its tax
-    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in.
+    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. `dimensions` are
+    the group's values by property, where the meter groups.
     """
 
     kind: LineKind
@@ -40,6 +47,7 @@ class Line:
     amount: Money
     steps: Sequence[Mapping[str, str]]
     meter_id: UUID | None = None
+    dimensions: Mapping[str, str] = field(default_factory=dict)
     invoice_item_id: UUID | None = None
     own_discount_percent: Fraction | None = None
     tax_percent: Fraction | None = None

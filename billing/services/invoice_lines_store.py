@@ -49,6 +49,7 @@ async def insert_lines(tx: Connection, invoices: Sequence[tuple[Invoice, Sequenc
         taxes=[_units(line.tax) for _, _, line in rows],
         invoice_item_ids=[line.invoice_item_id for _, _, line in rows],
         steps=[json.dumps(list(line.steps)) for _, _, line in rows],
+        dimensions=[json.dumps(dict(line.dimensions)) for _, _, line in rows],
     )
 
 
@@ -73,6 +74,7 @@ def _line(row: InvoiceLine, currency: str) -> Line:
         Fraction(row.quantity),
         Money(row.amount, currency),
         json.loads(row.steps),
+        dimensions=json.loads(row.dimensions),
         invoice_item_id=row.invoice_item_id,
         tax_percent=Fraction(row.tax_percent),
         discount=Money(row.discount, currency),
