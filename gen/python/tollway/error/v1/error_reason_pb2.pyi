@@ -176,6 +176,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
     ERROR_REASON_CERTIFICATE_MISSING: _ErrorReason.ValueType  # 385
     """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
+    ERROR_REASON_RESOURCE_RESERVED: _ErrorReason.ValueType  # 220
+    """INVALID_ARGUMENT: the resource of a custom event looks like an id of the house. Metadata: resource."""
+    ERROR_REASON_PAYLOAD_INVALID: _ErrorReason.ValueType  # 221
+    """INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 222
+    """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 
@@ -338,6 +344,12 @@ ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 384
 """UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
 ERROR_REASON_CERTIFICATE_MISSING: ErrorReason.ValueType  # 385
 """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
+ERROR_REASON_RESOURCE_RESERVED: ErrorReason.ValueType  # 220
+"""INVALID_ARGUMENT: the resource of a custom event looks like an id of the house. Metadata: resource."""
+ERROR_REASON_PAYLOAD_INVALID: ErrorReason.ValueType  # 221
+"""INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
+"""OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
