@@ -46,10 +46,10 @@ JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subs
 ORDER BY p.item_id, p.period_start;
 
 -- name: SumFinalizedUsage :many
--- What finalized invoices that are not void, or are waived, bill for these usage periods already.
+-- What finalized invoices that are not void, or are waived, bill for these usage periods already, true-ups with it.
 SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, sum(l.amount)::bigint AS amount
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS g (tenant_id, item_id, period_start)
 JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
 JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
-WHERE l.kind = 'usage' AND (i.status IN ('open', 'paid') OR i.waived)
+WHERE l.kind IN ('usage', 'true_up') AND (i.status IN ('open', 'paid') OR i.waived)
 GROUP BY l.tenant_id, l.item_id, l.period_start;

@@ -8,36 +8,36 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from uuid import UUID
 
 import queries.fee_periods
 import queries.invoices
 from queries.models import FeePeriod, Invoice, UsagePeriod
 
+from billing.domain.errors import BillingError
 from billing.runtime.db import Connection
+from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
-from billing.services.quantities import PeriodKey, quantities_from_records
+from billing.services.quantity_reads import PeriodKey, key_of
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFacts:
-    """By invoice id, usage period or price. `finalized` is what final invoices carry for a period, in minor units."""
+    """By invoice id, usage period or price.
+
+    `rated` is what a usage period costs now, or why it cannot be told; `finalized` what final invoices carry for it, in
+    minor units, where there are any.
+    """
 
     fees: Mapping[UUID, Sequence[FeePeriod]]
     usage: Mapping[UUID, Sequence[UsagePeriod]]
-    quantities: Mapping[PeriodKey, Decimal]
+    rated: Mapping[PeriodKey, RatedPeriod | BillingError]
     finalized: Mapping[PeriodKey, int]
     prices: Mapping[PriceKey, BookedPrice]
 
 
-def period_key(row: UsagePeriod) -> PeriodKey:
-    """What the facts of a usage period are kept by."""
-    return PeriodKey(row.tenant_id, row.item_id, row.period_start)
-
-
 async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
-    """Reads what the drafts' lines are computed from. Raises UsageNotRatable."""
+    """Reads what the drafts' lines are computed from."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
     subscriptions = [_subscription_of(draft) for draft in drafts]
@@ -59,9 +59,7 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
         kinds=kinds,
         boundaries=boundaries,
     )
-    keys = [period_key(row.usage_period) for row in usage]
-    wanted = [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
-    wanted += [(row.usage_period.tenant_id, row.usage_period.price_id) for row in usage]
+    keys = [key_of(row.usage_period) for row in usage]
     fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee.fee_period)
@@ -71,9 +69,11 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
     return DraftFacts(
         fees_of,
         usage_of,
-        await quantities_from_records(tx, keys) if keys else {},
+        await rate_periods(tx, [row.usage_period for row in usage]),
         await _finalized(tx, keys) if keys else {},
-        await load_prices(tx, wanted),
+        await load_prices(
+            tx, [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
+        ),
     )
 
 

@@ -23,7 +23,7 @@ from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
 from billing.domain.usage import MACHINE as USAGE_PERIODS
 from billing.domain.usage import UsagePeriodAction
 from billing.runtime.db import Connection, Database
-from billing.services import draft_claims, events, invoice_lines
+from billing.services import credit_ledger, draft_claims, events, invoice_lines
 from billing.services.business_time import business_times
 from billing.services.draft_claims import (
     Blocked,
@@ -31,10 +31,12 @@ from billing.services.draft_claims import (
     FinalizationSettings,
     OnTestClocks,
 )
+from billing.services.draft_money import Computed, in_order
 from billing.services.invoice_events import status_changes, usage_billed
 from billing.services.invoice_line import Line, LineKind
-from billing.services.invoice_lines import Computed, Uncomputed
+from billing.services.invoice_lines import Uncomputed
 from billing.services.invoice_lines_store import insert_lines
+from billing.services.invoice_money import write_money
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +101,10 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     )
     blocked = dict.fromkeys(pending, Blocked.USAGE_PENDING)
     billable = [draft for draft in drafts if draft.id not in blocked]
+    # Before credit and discounts are read: else two subscriptions of one customer spend them twice.
+    await credit_ledger.lock_balances(
+        tx, [(draft.tenant_id, draft.customer_id, draft.currency) for draft in billable]
+    )
     outcomes = await invoice_lines.compute(tx, billable)
     ready = []
     for draft in billable:
@@ -114,21 +120,17 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
 
 
 async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Subscriptions (those that nobody holds), then all usage periods that the drafts bill."""
-    owners = sorted({(one.tenant_id, one.subscription_id) for one in claimed})
+    """Subscriptions (those nobody holds), then all usage periods that the drafts bill; manual drafts need neither."""
+    owners = sorted(
+        {(one.tenant_id, one.subscription_id) for one in claimed if one.subscription_id}
+    )
     held = await queries.finalization.take_subscriptions(
         tx, tenant_ids=[tenant for tenant, _ in owners], ids=[identity for _, identity in owners]
     )
     free = {(row.tenant_id, row.id) for row in held}
     taken = [one for one in claimed if (one.tenant_id, one.subscription_id) in free]
-    await queries.finalization.lock_usage_periods(
-        tx,
-        tenant_ids=[one.tenant_id for one in taken],
-        subscription_ids=[one.subscription_id for one in taken],
-        kinds=[one.kind for one in taken],
-        boundaries=[one.boundary for one in taken],
-    )
-    return taken
+    await queries.finalization.lock_usage_periods(tx, **draft_claims.billed_by(taken))
+    return taken + [one for one in claimed if one.subscription_id is None]
 
 
 def _final(draft: Invoice, computed: Computed, now: datetime) -> Finalized:
@@ -145,6 +147,7 @@ async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> l
     await _bill_periods(tx, ready)
     versions = await _draw_versions(tx, ready)
     today = await business_times(tx, {one.draft.tenant_id for one in ready}, now)
+    await write_money(tx, [(one.draft, one.computed) for one in ready], today, now=now)
     invoices = await _number(tx, ready, today)
     told = []
     for one in ready:
@@ -161,9 +164,9 @@ async def _bill_periods(tx: Connection, ready: Sequence[Finalized]) -> None:
     """The usage periods of the lines are billed, and nothing of them is due any more."""
     keys = sorted(
         {
-            (one.draft.tenant_id, line.item_id, line.period.start)
+            (one.draft.tenant_id, item_id, period.start)
             for one in ready
-            for line in one.usage
+            for item_id, period in (line.usage_key for line in one.usage)
         }
     )
     if not keys:
@@ -207,16 +210,21 @@ async def _number(
     await queries.finalization.lock_invoice_sequences(
         tx, tenant_ids=sorted({one.draft.tenant_id for one in ready})
     )
-    ordered = sorted(ready, key=lambda one: (one.draft.finalize_at, one.draft.id))
+    by_id = {one.draft.id: one for one in ready}
+    ordered = [by_id[draft.id] for draft in in_order([one.draft for one in ready])]
+    totals = [one.computed.totals for one in ordered]
     numbered = await queries.finalization.number_invoices(
         tx,
         tenant_ids=[one.draft.tenant_id for one in ordered],
         ids=[one.draft.id for one in ordered],
         statuses=[one.statuses[-1] for one in ordered],
         versions=[len(one.statuses) - 1 for one in ordered],
-        subtotals=[one.computed.totals.subtotal.minor_units for one in ordered],
-        totals=[one.computed.totals.total.minor_units for one in ordered],
-        amounts_due=[one.computed.totals.amount_due.minor_units for one in ordered],
+        subtotals=[one.subtotal.minor_units for one in totals],
+        discounts=[one.discount.minor_units for one in totals],
+        taxes=[one.tax.minor_units for one in totals],
+        totals=[one.total.minor_units for one in totals],
+        to_credit_balances=[one.to_credit_balance.minor_units for one in totals],
+        credits_applied=[one.credit_applied.minor_units for one in totals],
         ats=[today[one.draft.tenant_id] for one in ordered],
     )
     assert len(numbered) == len(ready), "the drafts are locked, and a tenant has its sequence"

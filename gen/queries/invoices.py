@@ -40,7 +40,7 @@ JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.id = c.subscription_id
 WHERE c.closed_at IS NOT NULL
 ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
 ON CONFLICT DO NOTHING
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
 """
 
 
@@ -76,7 +76,7 @@ async def insert_drafts(
 
 
 GET_INVOICE: typing.Final = """-- name: GetInvoice :one
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at FROM invoices WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -91,7 +91,7 @@ async def get_invoice(
 
 
 LIST_INVOICES: typing.Final = """-- name: ListInvoices :many
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at FROM invoices
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices
 WHERE tenant_id = $1
   AND ($2::uuid IS NULL OR id < $2::uuid)
   AND ($3::uuid IS NULL OR customer_id = $3::uuid)
@@ -126,7 +126,7 @@ async def list_invoices(
 
 
 LIST_INVOICE_LINES: typing.Final = """-- name: ListInvoiceLines :many
-SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
+SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, dimensions, discount, tax_percent, tax, invoice_item_id FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
 """
 
 
@@ -194,7 +194,7 @@ SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS p
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS g (tenant_id, item_id, period_start)
 JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
 JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
-WHERE l.kind = 'usage' AND (i.status IN ('open', 'paid') OR i.waived)
+WHERE l.kind IN ('usage', 'true_up') AND (i.status IN ('open', 'paid') OR i.waived)
 GROUP BY l.tenant_id, l.item_id, l.period_start
 """
 
@@ -206,6 +206,6 @@ async def sum_finalized_usage(
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[SumFinalizedUsageRow]:
-    """What finalized invoices that are not void, or are waived, bill for these usage periods already."""
+    """What finalized invoices that are not void, or are waived, bill for these usage periods already, true-ups with it."""
     rows = await conn.fetch(SUM_FINALIZED_USAGE, tenant_ids, item_ids, period_starts)
     return [SumFinalizedUsageRow(*row) for row in rows]
