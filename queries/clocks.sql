@@ -60,10 +60,12 @@ WHERE tenant_id = @tenant_id AND status = 'advancing' AND version = @version AND
   AND waiting_for = @waiting_for;
 
 -- name: CountDue :one
--- What is due in the tenant at its instant: subscriptions, drafts, marks of usage to be rated.
+-- What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated.
 SELECT
     (SELECT count(*) FROM subscriptions s
      WHERE s.tenant_id = @tenant_id AND s.next_due_at <= @business_time)::bigint AS subscriptions,
+    (SELECT count(*) FROM subscriptions s
+     WHERE s.tenant_id = @tenant_id AND s.change_due_at <= @business_time)::bigint AS changes,
     (SELECT count(*) FROM invoices i
      WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at <= @business_time)::bigint AS drafts,
     (SELECT count(*) FROM usage_period_marks m
@@ -117,6 +119,8 @@ SELECT EXISTS (SELECT FROM usage_records WHERE tenant_id = @tenant_id AND NOT fo
 SELECT least(
     (SELECT min(s.next_due_at) FROM subscriptions s
      WHERE s.tenant_id = @tenant_id AND s.next_due_at > @business_time),
+    (SELECT min(s.change_due_at) FROM subscriptions s
+     WHERE s.tenant_id = @tenant_id AND s.change_due_at > @business_time),
     (SELECT min(i.finalize_at) FROM invoices i
      WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at > @business_time)
 )::timestamptz AS "instant?";

@@ -182,3 +182,9 @@ WHERE (sqlc.narg(tenant_id)::uuid IS NULL OR c.tenant_id = sqlc.narg(tenant_id):
   AND s.change_due_at <= coalesce(s.next_due_at, s.change_due_at)
 ORDER BY s.change_due_at, s.tenant_id, s.id
 LIMIT @batch_max;
+
+-- name: EndTrial :one
+-- Sooner than was agreed.
+UPDATE subscriptions SET trial_end_at = @trial_end_at::timestamptz, next_due_at = @trial_end_at::timestamptz
+WHERE tenant_id = @tenant_id AND id = @id AND status = 'trialing'
+RETURNING *;

@@ -123,3 +123,13 @@ LIMIT @page_max;
 SELECT * FROM subscription_items
 WHERE tenant_id = @tenant_id AND subscription_id = ANY (@subscription_ids::uuid[]) AND ended_at IS NULL
 ORDER BY id;
+
+-- name: SetExternalId :one
+-- No row when the external id is taken.
+UPDATE subscriptions s SET external_id = sqlc.narg(external_id)
+WHERE s.tenant_id = @tenant_id AND s.id = @id
+  AND NOT EXISTS (
+      SELECT FROM subscriptions o
+      WHERE o.tenant_id = @tenant_id AND o.external_id = sqlc.narg(external_id) AND o.id <> @id
+  )
+RETURNING s.*;

@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.type.v1 import money_pb2, time_range_pb2
 
 from billing.domain.errors import Invalid
+from billing.domain.ids import Prefix, decode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_S: Final = 24 * 60 * 60
@@ -55,3 +58,13 @@ def to_decimal(value: Decimal) -> str:
     """A decimal for the wire: plain digits, without trailing zeros after the point."""
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def optional_timestamp(request: Message, field: str) -> datetime | None:
+    """An instant of a request, to the microsecond; None when it is unset. Raises Invalid."""
+    return from_timestamp(getattr(request, field), path=field) if request.HasField(field) else None
+
+
+def optional_id(prefix: Prefix, text: str, path: str) -> UUID | None:
+    """An id of a request; None when it is empty. Raises InvalidId."""
+    return decode(prefix, text, path=path) if text else None

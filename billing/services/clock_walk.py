@@ -126,6 +126,8 @@ async def _due(tx: Connection, clock: AdvancingClock) -> str:
     assert counts is not None, "counts are always a row"
     if counts.subscriptions:
         return f"{counts.subscriptions} subscriptions to start, activate or renew"
+    if counts.changes:
+        return f"{counts.changes} scheduled changes to be executed"
     if counts.marks:
         return await _unrated(tx, clock.tenant_id, counts.marks)
     if counts.drafts:

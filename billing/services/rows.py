@@ -1,6 +1,17 @@
 """Every path: the stored rows that services hand to the rim, by name. Invariant: nobody but a service calls a query."""
 
-from queries.models import ApiKey, Customer, Invoice, Meter, Plan, Price, Tenant, TestClock, Webhook
+from queries.models import (
+    ApiKey,
+    Customer,
+    Invoice,
+    Meter,
+    Plan,
+    Price,
+    ScheduledChange,
+    Tenant,
+    TestClock,
+    Webhook,
+)
 
 __all__ = [
     "ApiKey",
@@ -9,6 +20,7 @@ __all__ = [
     "Meter",
     "Plan",
     "Price",
+    "ScheduledChange",
     "Tenant",
     "TestClock",
     "Webhook",

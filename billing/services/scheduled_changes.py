@@ -251,6 +251,7 @@ def _to_json(change: Change) -> dict[str, Any]:
             for item in change.items
         ],
         "plan_id": str(change.plan_id) if change.plan_id else None,
+        "plan_key": change.plan_key,
         "anchor_at": change.anchor_at.isoformat() if change.anchor_at else None,
         "proration": change.proration,
     }
@@ -268,6 +269,7 @@ def _from_json(stored: dict[str, Any]) -> Change:
             for item in stored["items"]
         ],
         UUID(stored["plan_id"]) if stored["plan_id"] else None,
+        stored["plan_key"],
         datetime.fromisoformat(stored["anchor_at"]) if stored["anchor_at"] else None,
         Proration(stored["proration"]),
     )

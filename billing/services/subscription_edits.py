@@ -55,6 +55,7 @@ class Change:
 
     items: Sequence[ItemChange] = ()
     plan_id: UUID | None = None
+    plan_key: str = ""
     anchor_at: datetime | None = None
     proration: Proration = Proration.AT_ONCE
 
@@ -95,7 +96,8 @@ async def check(tx: Connection, row: Subscription, change: Change) -> Edits:
 
     Raises PlanNotFound, PriceNotFound, ItemNotFound, CurrencyMismatch, MeterAlreadyPriced, InvalidDecimal, Invalid.
     """
-    plan, prices = await get_plan(tx, row.tenant_id, plan_id=change.plan_id or row.plan_id)
+    plan_id = change.plan_id if change.plan_id or change.plan_key else row.plan_id
+    plan, prices = await get_plan(tx, row.tenant_id, plan_id=plan_id, key=change.plan_key)
     if plan.currency != row.currency:
         raise CurrencyMismatch(metadata={"expected": row.currency, "actual": plan.currency})
     items = await queries.subscriptions.list_subscription_items(
@@ -105,7 +107,7 @@ async def check(tx: Connection, row: Subscription, change: Change) -> Edits:
         tx, tenant_id=row.tenant_id, ids=[item.price_id for item in items]
     )
     known = {price.id: price for price in [*old, *prices]}
-    offered = {price.id for price in prices}
+    offered = {price.id for price in prices if price.archived_at is None}
     edits = list(_edits(change.items, {item.id: item for item in items}, known, offered))
     touched = {edit.item.id for edit in edits if edit.item}
     kept = [item for item in items if item.id not in touched]

@@ -7,17 +7,17 @@ for later is stored with its instant and checked against the subscription as it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import queries.subscription_changes
+import queries.subscriptions
 from queries.models import Plan, Price, ScheduledChange, Subscription
 
-from billing.domain.errors import Invalid, Precondition
+from billing.domain.errors import AlreadyExists, Invalid, Precondition
 from billing.domain.ids import Prefix, encode
-from billing.domain.subscription import SubscriptionAction, SubscriptionStatus, apply_lifecycle
 from billing.runtime.db import Connection
 from billing.services.actor import Cause
 from billing.services.catalog import get_plan
@@ -44,6 +44,7 @@ from billing.services.subscriptions import (
 
 AHEAD_MAX: Final = timedelta(days=730)
 SUCCESSORS_MAX: Final = 100
+LISTED_MAX: Final = 1000
 
 
 class NotCanceling(Precondition):
@@ -189,25 +190,20 @@ async def uncancel_subscription(
     return await _asked(tx, row)
 
 
-async def move_subscription(
-    tx: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    action: SubscriptionAction,
-    cause: Cause,
-    *,
-    now: datetime,
-) -> Asked:
-    """Takes one step of the lifecycle now, where the table and the clock allow it.
-
-    Raises SubscriptionNotFound, InvalidTransition.
-    """
-    row, moment = await hold_current(tx, tenant_id, subscription_id, cause, now=now)
-    apply_lifecycle(SubscriptionStatus(row.status), action, moment.at)
-    if action is SubscriptionAction.CANCEL:
-        await cancel_at(tx, row, moment, credit=True)
-        await finish_pending(tx, row, None, moment)
-    return await _asked(tx, row)
+async def rename_subscription(
+    tx: Connection, tenant_id: UUID, subscription_id: UUID, external_id: str
+) -> SubscriptionView:
+    """Gives the subscription another external id, none if it is empty. Raises SubscriptionNotFound, AlreadyExists."""
+    row = await hold(tx, tenant_id, subscription_id)
+    renamed = await queries.subscriptions.set_external_id(
+        tx, tenant_id=tenant_id, id=row.id, external_id=external_id or None
+    )
+    if renamed is None:
+        raise AlreadyExists(
+            f"A subscription with the external id {external_id!r} exists.",
+            metadata={"kind": "subscription", "key": external_id},
+        )
+    return await get_subscription(tx, tenant_id, subscription_id=row.id)
 
 
 async def cancel_scheduled_change(
@@ -221,16 +217,16 @@ async def cancel_scheduled_change(
 
 
 async def list_scheduled_changes(
-    tx: Connection, tenant_id: UUID, subscription_id: UUID, *, pending_only: bool, limit: int
+    tx: Connection, tenant_id: UUID, subscription_id: UUID, *, pending_only: bool
 ) -> Sequence[ScheduledChange]:
-    """A subscription's changes in the order in which they fall due. Raises SubscriptionNotFound."""
+    """A subscription's changes, at most LISTED_MAX, in the order in which they fall due. Raises SubscriptionNotFound."""
     await get_subscription(tx, tenant_id, subscription_id=subscription_id)
     return await queries.subscription_changes.list_scheduled_changes(
         tx,
         tenant_id=tenant_id,
         subscription_id=subscription_id,
         pending_only=pending_only,
-        rows_max=limit,
+        rows_max=LISTED_MAX,
     )
 
 
@@ -268,7 +264,7 @@ async def _migrated(tx: Connection, row: Subscription, migration: Migration) -> 
         raise Invalid.field("prices", f"{unknown} is no item of the subscription.")
     if not items and plan.id == row.plan_id:
         raise NothingToMigrate(metadata={"plan": encode(Prefix.PLAN, plan.id)})
-    return Change(items, plan.id, None, migration.proration)
+    return Change(items, plan.id, proration=migration.proration)
 
 
 def _successor(old: Price, plan: Plan, prices: Sequence[Price]) -> UUID:
@@ -303,7 +299,8 @@ def _due_at(row: Subscription, later: Later, now: datetime) -> datetime:
         return row.period_end or Terms.of(row).activation_at
     if not now < later.at <= now + AHEAD_MAX:
         raise Invalid.field(
-            "at_time", f"must lie in the future, at most {AHEAD_MAX.days} days; leave it out for now."
+            "at_time",
+            f"must lie in the future, at most {AHEAD_MAX.days} days; leave it out for now.",
         )
     return later.at
 

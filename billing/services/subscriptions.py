@@ -115,7 +115,8 @@ async def create_subscription(
     AlreadyExists, InvalidDecimal, StartTooOld, Invalid.
     """
     customer = await _lock_customer(tx, tenant_id, draft)
-    plan, prices = await get_plan(tx, tenant_id, plan_id=draft.plan_id, key=draft.plan_key)
+    plan, known = await get_plan(tx, tenant_id, plan_id=draft.plan_id, key=draft.plan_key)
+    prices = [price for price in known if price.archived_at is None]
     if not prices:
         raise PlanWithoutPrices(metadata={"plan": encode(Prefix.PLAN, plan.id)})
     today = await business_time(tx, tenant_id, now)

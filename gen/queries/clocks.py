@@ -255,6 +255,7 @@ class CountDueRow:
     """One row of count_due."""
 
     subscriptions: int
+    changes: int
     drafts: int
     marks: int
 
@@ -263,6 +264,8 @@ COUNT_DUE: typing.Final = """-- name: CountDue :one
 SELECT
     (SELECT count(*) FROM subscriptions s
      WHERE s.tenant_id = $1 AND s.next_due_at <= $2)::bigint AS subscriptions,
+    (SELECT count(*) FROM subscriptions s
+     WHERE s.tenant_id = $1 AND s.change_due_at <= $2)::bigint AS changes,
     (SELECT count(*) FROM invoices i
      WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at <= $2)::bigint AS drafts,
     (SELECT count(*) FROM usage_period_marks m
@@ -276,7 +279,7 @@ async def count_due(
     tenant_id: uuid.UUID,
     business_time: datetime.datetime | None,
 ) -> CountDueRow | None:
-    """What is due in the tenant at its instant: subscriptions, drafts, marks of usage to be rated."""
+    """What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated."""
     row = await conn.fetchrow(COUNT_DUE, tenant_id, business_time)
     return None if row is None else CountDueRow(*row)
 
@@ -438,6 +441,8 @@ FIND_NEXT_INSTANT: typing.Final = """-- name: FindNextInstant :one
 SELECT least(
     (SELECT min(s.next_due_at) FROM subscriptions s
      WHERE s.tenant_id = $1 AND s.next_due_at > $2),
+    (SELECT min(s.change_due_at) FROM subscriptions s
+     WHERE s.tenant_id = $1 AND s.change_due_at > $2),
     (SELECT min(i.finalize_at) FROM invoices i
      WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at > $2)
 )::timestamptz AS "instant?"

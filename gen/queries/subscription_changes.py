@@ -22,6 +22,7 @@ __all__ = [
     "delete_usage_periods_from",
     "end_item",
     "end_subscription",
+    "end_trial",
     "finish_scheduled_changes",
     "get_next_scheduled_change",
     "get_scheduled_change",
@@ -65,7 +66,7 @@ async def read_business_time(
 
 
 LIST_PRICES_BY_IDS: typing.Final = """-- name: ListPricesByIds :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at FROM prices WHERE tenant_id = $1 AND id = ANY ($2::uuid[])
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND id = ANY ($2::uuid[])
 """
 
 
@@ -644,3 +645,22 @@ async def list_changes_due_on_test_clocks(
 ) -> list[ListChangesDueOnTestClocksRow]:
     rows = await conn.fetch(LIST_CHANGES_DUE_ON_TEST_CLOCKS, tenant_id, batch_max)
     return [ListChangesDueOnTestClocksRow(*row) for row in rows]
+
+
+END_TRIAL: typing.Final = """-- name: EndTrial :one
+UPDATE subscriptions SET trial_end_at = $1::timestamptz, next_due_at = $1::timestamptz
+WHERE tenant_id = $2 AND id = $3 AND status = 'trialing'
+RETURNING tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at, billed_until, change_due_at
+"""
+
+
+async def end_trial(
+    conn: ConnectionLike,
+    *,
+    trial_end_at: datetime.datetime,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Subscription | None:
+    """Sooner than was agreed."""
+    row = await conn.fetchrow(END_TRIAL, trial_end_at, tenant_id, id)
+    return None if row is None else models.Subscription(*row)

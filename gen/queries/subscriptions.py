@@ -32,11 +32,12 @@ __all__ = [
     "lock_subscriptions",
     "move_subscriptions",
     "postpone_starts",
+    "set_external_id",
 ]
 
 
 LOCK_CUSTOMER: typing.Final = """-- name: LockCustomer :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at FROM customers WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
 """
 
 
@@ -449,3 +450,26 @@ async def list_items_of_subscriptions(
 ) -> list[models.SubscriptionItem]:
     rows = await conn.fetch(LIST_ITEMS_OF_SUBSCRIPTIONS, tenant_id, subscription_ids)
     return [models.SubscriptionItem(*row) for row in rows]
+
+
+SET_EXTERNAL_ID: typing.Final = """-- name: SetExternalId :one
+UPDATE subscriptions s SET external_id = $1
+WHERE s.tenant_id = $2 AND s.id = $3
+  AND NOT EXISTS (
+      SELECT FROM subscriptions o
+      WHERE o.tenant_id = $2 AND o.external_id = $1 AND o.id <> $3
+  )
+RETURNING s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at
+"""
+
+
+async def set_external_id(
+    conn: ConnectionLike,
+    *,
+    external_id: str | None,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Subscription | None:
+    """No row when the external id is taken."""
+    row = await conn.fetchrow(SET_EXTERNAL_ID, external_id, tenant_id, id)
+    return None if row is None else models.Subscription(*row)

@@ -70,6 +70,9 @@ CREATE TABLE scheduled_changes (
 );
 CREATE INDEX scheduled_changes_by_subscription ON scheduled_changes (tenant_id, subscription_id, due_at, id);
 
+-- What came after its invoice, sought for subscriptions that are over.
+CREATE INDEX usage_period_marks_adjust ON usage_period_marks (tenant_id, subscription_id) WHERE kind = 'adjust';
+
 DO $$
 DECLARE
     name text;
