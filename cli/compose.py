@@ -52,7 +52,7 @@ class Parts:
     @property
     def house(self) -> House:
         """What the servicers get."""
-        return House(self.api, self.worker, self.clock, self.vault)
+        return House(self.api, self.worker, self.clock, self.vault, self.bus)
 
 
 @asynccontextmanager

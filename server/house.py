@@ -13,6 +13,7 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
+from billing.runtime.bus.base import Subscriber
 from billing.runtime.clock import Clock
 from billing.runtime.db import Connection, Database
 from billing.runtime.vault import Vault
@@ -28,12 +29,13 @@ Work = Callable[[Connection, Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The pools by role, machine time, and the vault for answers that carry a secret."""
+    """The pools by role, machine time, the vault for answers that carry a secret, and the bus, to ask how full it is."""
 
     api: Database
     worker: Database
     clock: Clock
     vault: Vault
+    bus: Subscriber | None = None
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""

@@ -78,4 +78,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.operations.v1.OperationsService/GetDeadLetter": _OPERATOR,
     "/tollway.operations.v1.OperationsService/RedriveDeadLetter": _OPERATOR,
     "/tollway.operations.v1.OperationsService/DiscardDeadLetter": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/GetLag": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/ListWaiting": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/Pause": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/Resume": _OPERATOR,
 }

@@ -164,6 +164,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_CONSUMER_NOT_FOUND: _ErrorReason.ValueType  # 200
+    """NOT_FOUND: the router has no such consumer. Metadata: consumer."""
+    ERROR_REASON_SHARD_NOT_FOUND: _ErrorReason.ValueType  # 201
+    """NOT_FOUND: there is no such shard. Metadata: shard, shards."""
+    ERROR_REASON_ALREADY_PAUSED: _ErrorReason.ValueType  # 202
+    """FAILED_PRECONDITION: it is paused already. Metadata: target."""
+    ERROR_REASON_NOT_PAUSED: _ErrorReason.ValueType  # 203
+    """FAILED_PRECONDITION: it is not paused. Metadata: target."""
+    ERROR_REASON_TOO_MANY_PAUSES: _ErrorReason.ValueType  # 204
+    """RESOURCE_EXHAUSTED: there are as many pauses as there may be. Metadata: limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -312,4 +322,14 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_CONSUMER_NOT_FOUND: ErrorReason.ValueType  # 200
+"""NOT_FOUND: the router has no such consumer. Metadata: consumer."""
+ERROR_REASON_SHARD_NOT_FOUND: ErrorReason.ValueType  # 201
+"""NOT_FOUND: there is no such shard. Metadata: shard, shards."""
+ERROR_REASON_ALREADY_PAUSED: ErrorReason.ValueType  # 202
+"""FAILED_PRECONDITION: it is paused already. Metadata: target."""
+ERROR_REASON_NOT_PAUSED: ErrorReason.ValueType  # 203
+"""FAILED_PRECONDITION: it is not paused. Metadata: target."""
+ERROR_REASON_TOO_MANY_PAUSES: ErrorReason.ValueType  # 204
+"""RESOURCE_EXHAUSTED: there are as many pauses as there may be. Metadata: limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
