@@ -15,21 +15,24 @@ import queries.invoices
 from queries.invoices import ListDraftFeesRow, ListDraftTermsRow
 from queries.models import Invoice, UsagePeriod
 
+from billing.domain.money import Money
 from billing.domain.period import Interval, Schedule
 from billing.runtime.db import Connection
+from billing.services.draft_periods import PeriodsByDraft
+from billing.services.invoice_line import EarlierAmount
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
 from billing.services.quantities import PeriodKey, quantities_from_records
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFacts:
-    """By invoice id, usage period or price. `finalized` is what final invoices carry for a period, in minor units."""
+    """By invoice id, usage period or price. `earlier` is what final invoices carry for a period already."""
 
     terms: Mapping[UUID, ListDraftTermsRow]
     fees: Mapping[UUID, Sequence[ListDraftFeesRow]]
-    usage: Mapping[UUID, Sequence[UsagePeriod]]
+    periods: PeriodsByDraft
     quantities: Mapping[PeriodKey, Decimal]
-    finalized: Mapping[PeriodKey, int]
+    earlier: Mapping[PeriodKey, Sequence[EarlierAmount]]
     prices: Mapping[PriceKey, BookedPrice]
 
 
@@ -44,8 +47,10 @@ def period_key(row: UsagePeriod) -> PeriodKey:
     return PeriodKey(row.tenant_id, row.item_id, row.period_start)
 
 
-async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
-    """Reads what the drafts' lines are computed from. Raises UsageNotRatable."""
+async def read_facts(
+    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
+) -> DraftFacts:
+    """Reads what the drafts' lines are computed from; `periods` are theirs. Raises UsageNotRatable."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
     subscriptions = [_subscription_of(draft) for draft in drafts]
@@ -62,41 +67,40 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
     fees = await queries.invoices.list_draft_fees(
         tx, tenant_ids=tenants, invoice_ids=ids, subscription_ids=subscriptions
     )
-    usage = await queries.invoices.list_draft_usage_periods(
-        tx,
-        tenant_ids=tenants,
-        invoice_ids=ids,
-        subscription_ids=subscriptions,
-        kinds=kinds,
-        boundaries=boundaries,
-    )
-    keys = [period_key(row.usage_period) for row in usage]
+    rows = [row for draft in drafts for row in periods[draft.id]]
+    keys = [period_key(row) for row in rows]
     wanted = [(row.tenant_id, row.price_id) for row in fees]
-    wanted += [(row.usage_period.tenant_id, row.usage_period.price_id) for row in usage]
+    wanted += [(row.tenant_id, row.price_id) for row in rows]
     fees_of: dict[UUID, list[ListDraftFeesRow]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee)
-    usage_of: dict[UUID, list[UsagePeriod]] = defaultdict(list)
-    for row in usage:
-        usage_of[row.invoice_id].append(row.usage_period)
     return DraftFacts(
         {row.invoice_id: row for row in terms},
         fees_of,
-        usage_of,
+        periods,
         await quantities_from_records(tx, keys) if keys else {},
-        await _finalized(tx, keys) if keys else {},
+        await _earlier(tx, keys) if keys else {},
         await load_prices(tx, wanted),
     )
 
 
-async def _finalized(tx: Connection, keys: Sequence[PeriodKey]) -> dict[PeriodKey, int]:
-    rows = await queries.invoices.sum_finalized_usage(
+async def _earlier(
+    tx: Connection, keys: Sequence[PeriodKey]
+) -> dict[PeriodKey, list[EarlierAmount]]:
+    rows = await queries.invoices.list_earlier_lines(
         tx,
         tenant_ids=[key.tenant_id for key in keys],
         item_ids=[key.item_id for key in keys],
         period_starts=[key.period_start for key in keys],
     )
-    return {PeriodKey(row.tenant_id, row.item_id, row.period_start): row.amount for row in rows}
+    earlier: dict[PeriodKey, list[EarlierAmount]] = defaultdict(list)
+    for row in rows:
+        key = PeriodKey(row.tenant_id, row.item_id, row.period_start)
+        amount = Money(row.amount, row.currency)
+        earlier[key].append(
+            EarlierAmount(row.invoice_id, row.number, row.line_number, amount, row.waived)
+        )
+    return earlier
 
 
 def _subscription_of(draft: Invoice) -> UUID:

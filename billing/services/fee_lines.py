@@ -6,6 +6,7 @@ Invariant: a partial period costs its exact share of the full period it is cut f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -31,7 +32,8 @@ def fee_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
             booked = facts.prices[fee.tenant_id, fee.price_id]
             if booked.row.billing_timing == timing:
                 rated = _licensed(booked.price, fee.quantity, scale)
-                yield line_of(LineKind.FEE, fee.item_id, booked, period, rated, rated.total)
+                line = line_of(LineKind.FEE, fee.item_id, booked, period, rated, share=scale)
+                yield replace(line, amount=rated.total)
 
 
 def _licensed(price: Price, quantity: Decimal, scale: Fraction) -> Rated:

@@ -1,7 +1,7 @@
 """Invoice path, step 5: drafts become open, and paid at once when their total is zero.
 
-Invariant: the usage periods of the drafts are locked in one sorted statement before their records are read in later
-ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers are drawn
+Invariant: the usage periods that the drafts bill or adjust are locked in one sorted statement before their records are
+read in later ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers are drawn
 last, by one statement for the whole batch, so they have no gap. Everything is one transaction: a crash leaves drafts.
 """
 
@@ -31,6 +31,8 @@ from billing.services.draft_claims import (
     FinalizationSettings,
     OnTestClocks,
 )
+from billing.services.draft_facts import period_key
+from billing.services.draft_periods import DraftPeriods, lock_periods, share_out
 from billing.services.invoice_events import status_changes, usage_billed
 from billing.services.invoice_line import Line, LineKind
 from billing.services.invoice_lines import Computed, Uncomputed
@@ -47,12 +49,13 @@ class Finalized:
 
     draft: Invoice
     computed: Computed
+    periods: DraftPeriods
     statuses: Sequence[InvoiceStatus]
 
     @property
     def usage(self) -> Sequence[Line]:
-        """The lines that bill a usage period."""
-        return [line for line in self.computed.lines if line.kind is LineKind.USAGE]
+        """The lines that bill or adjust a usage period."""
+        return [line for line in self.computed.lines if line.kind is not LineKind.FEE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ async def finalize_due(
 
 async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime) -> Outcome:
     """Makes claimed drafts final, as far as they can be; the caller lets go of what is left, after the commit."""
-    taken = await _lock(tx, claimed)
+    taken = await _take(tx, claimed)
+    locked = await lock_periods(tx, taken)
     drafts = await queries.finalization.lock_drafts(
         tx, tenant_ids=[one.tenant_id for one in taken], ids=[one.id for one in taken]
     )
@@ -99,12 +103,13 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     )
     blocked = dict.fromkeys(pending, Blocked.USAGE_PENDING)
     billable = [draft for draft in drafts if draft.id not in blocked]
-    outcomes = await invoice_lines.compute(tx, billable)
+    periods = share_out(billable, locked)
+    outcomes = await invoice_lines.compute(tx, billable, periods)
     ready = []
     for draft in billable:
         match outcomes[draft.id]:
             case Computed() as computed:
-                ready.append(_final(draft, computed, now))
+                ready.append(_final(draft, computed, periods[draft.id], now))
             case Uncomputed(error):
                 log.warning("%s cannot be rated: %s", encode(Prefix.INVOICE, draft.id), error)
                 blocked[draft.id] = Blocked.RATING_FAILED
@@ -113,30 +118,22 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     return Outcome(invoices, [one for one in claimed if one.id not in final], blocked)
 
 
-async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Subscriptions (those that nobody holds), then all usage periods that the drafts bill."""
+async def _take(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """Those whose subscription nobody else holds; it is locked."""
     owners = sorted({(one.tenant_id, one.subscription_id) for one in claimed})
     held = await queries.finalization.take_subscriptions(
         tx, tenant_ids=[tenant for tenant, _ in owners], ids=[identity for _, identity in owners]
     )
     free = {(row.tenant_id, row.id) for row in held}
-    taken = [one for one in claimed if (one.tenant_id, one.subscription_id) in free]
-    await queries.finalization.lock_usage_periods(
-        tx,
-        tenant_ids=[one.tenant_id for one in taken],
-        subscription_ids=[one.subscription_id for one in taken],
-        kinds=[one.kind for one in taken],
-        boundaries=[one.boundary for one in taken],
-    )
-    return taken
+    return [one for one in claimed if (one.tenant_id, one.subscription_id) in free]
 
 
-def _final(draft: Invoice, computed: Computed, now: datetime) -> Finalized:
+def _final(draft: Invoice, computed: Computed, periods: DraftPeriods, now: datetime) -> Finalized:
     opened, _ = apply_lifecycle(InvoiceStatus(draft.status), InvoiceAction.FINALIZE, now)
     statuses = [InvoiceStatus(draft.status), opened]
     if not computed.totals.amount_due:
         statuses.append(apply_lifecycle(opened, InvoiceAction.SETTLE, now)[0])
-    return Finalized(draft, computed, statuses)
+    return Finalized(draft, computed, periods, statuses)
 
 
 async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> list[Invoice]:
@@ -158,26 +155,25 @@ async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> l
 
 
 async def _bill_periods(tx: Connection, ready: Sequence[Finalized]) -> None:
-    """The usage periods of the lines are billed, and nothing of them is due any more."""
-    keys = sorted(
-        {
-            (one.draft.tenant_id, line.item_id, line.period.start)
-            for one in ready
-            for line in one.usage
-        }
-    )
-    if not keys:
-        return
-    tenants = [tenant for tenant, _, _ in keys]
-    items = [item for _, item, _ in keys]
-    starts = [start for _, _, start in keys]
-    billed = await queries.finalization.bill_usage_periods(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, from_statuses=_BILLABLE
-    )
-    assert billed == len(keys), "the rows are locked, and a billed one has no draft"
-    await queries.finalization.delete_marks(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
-    )
+    """The drafts' own usage periods are billed; nothing of them, or of those adjusted, is due any more."""
+    own = sorted({period_key(row) for one in ready for row in one.periods.own})
+    if own:
+        billed = await queries.finalization.bill_usage_periods(
+            tx,
+            tenant_ids=[key.tenant_id for key in own],
+            item_ids=[key.item_id for key in own],
+            period_starts=[key.period_start for key in own],
+            from_statuses=_BILLABLE,
+        )
+        assert billed == len(own), "the rows are locked, and a billed one has no draft"
+    done = sorted({period_key(row) for one in ready for row in one.periods})
+    if done:
+        await queries.finalization.delete_marks(
+            tx,
+            tenant_ids=[key.tenant_id for key in done],
+            item_ids=[key.item_id for key in done],
+            period_starts=[key.period_start for key in done],
+        )
 
 
 async def _draw_versions(tx: Connection, ready: Sequence[Finalized]) -> dict[UUID, int]:

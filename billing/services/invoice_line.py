@@ -15,15 +15,38 @@ from billing.services.price_book import BookedPrice
 
 
 class LineKind(StrEnum):
-    """What a line bills: a flat price for a period, or a metered one for a usage period."""
+    """What a line bills: a flat price for a period, a metered one for a usage period, or what a billed one lacked."""
 
     FEE = "fee"
     USAGE = "usage"
+    ADJUSTMENT = "adjustment"
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierAmount:
+    """What a line of a final invoice bills for the same usage period."""
+
+    invoice_id: UUID
+    number: str
+    line_number: int
+    amount: Money
+    waived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """What a line's amount was computed from: its exact value before it was rounded, the share of the full period that
+    scales fees and bounds, and what earlier invoices carry for the same usage period."""
+
+    exact: Fraction
+    share: Fraction = Fraction(1)
+    earlier: tuple[EarlierAmount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line. `steps` are the derivation, as decimal text; `meter_id` is known while the line is computed."""
+    """A line. `steps` are the computation as decimal text, `derivation` what it rests on; `meter_id` is known while the
+    line is computed."""
 
     kind: LineKind
     description: str
@@ -33,15 +56,32 @@ class Line:
     quantity: Fraction
     amount: Money
     steps: Sequence[Mapping[str, str]]
+    derivation: Derivation
     meter_id: UUID | None = None
 
 
 def line_of(
-    kind: LineKind, item_id: UUID, booked: BookedPrice, period: Period, rated: Rated, amount: Money
+    kind: LineKind,
+    item_id: UUID,
+    booked: BookedPrice,
+    period: Period,
+    rated: Rated,
+    *,
+    share: Fraction,
 ) -> Line:
     """The line of a booked price that was rated: its name, its quantity and its derivation."""
     row = booked.row
     steps = [step.as_strings() for step in rated.steps]
+    derivation = Derivation(rated.exact, share)
     return Line(
-        kind, row.display_name, item_id, row.id, period, rated.quantity, amount, steps, row.meter_id
+        kind,
+        row.display_name,
+        item_id,
+        row.id,
+        period,
+        rated.quantity,
+        rated.amount,
+        steps,
+        derivation,
+        row.meter_id,
     )

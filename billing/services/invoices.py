@@ -20,7 +20,7 @@ from billing.runtime.db import Connection
 from billing.services import customers, subscriptions
 from billing.services.draft_claims import Blocked
 from billing.services.invoice_line import Line
-from billing.services.invoice_lines import Computed, compute
+from billing.services.invoice_lines import Computed, preview
 from billing.services.invoice_lines_store import read_lines
 
 
@@ -57,7 +57,7 @@ async def get_invoice(tx: Connection, tenant_id: UUID, invoice_id: UUID) -> Invo
         raise InvoiceNotFound(metadata={"invoice": encode(Prefix.INVOICE, invoice_id)})
     if row.status != InvoiceStatus.DRAFT:
         return InvoiceView(row, await read_lines(tx, row))
-    outcome = (await compute(tx, [row]))[row.id]
+    outcome = (await preview(tx, [row]))[row.id]
     if not isinstance(outcome, Computed):
         return InvoiceView(replace(row, blocked_reason=Blocked.RATING_FAILED.value), ())
     totals = outcome.totals

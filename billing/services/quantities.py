@@ -18,9 +18,9 @@ from billing.domain.errors import UsageNotRatable
 from billing.runtime.db import Connection
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class PeriodKey:
-    """One usage period: a subscription item and the start of the period."""
+    """One usage period: a subscription item and the start of the period. Sorts as its rows are locked."""
 
     tenant_id: UUID
     item_id: UUID

@@ -1,51 +1,104 @@
-"""Invoice path, step 4: the usage lines of a draft.
+"""Invoice path, step 4: the usage lines of a draft, and its adjustments of what was billed before.
 
-Invariant: an amount is rate(all effective records of the period now) minus what finalized invoices carry for it; every
-line is rounded once.
+Invariant: an amount is rate(all effective records of the period now) minus what finalized invoices carry for it, however
+often it is billed; every line is rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 
-from queries.models import Invoice
+from queries.models import Invoice, UsagePeriod
 
-from billing.domain.money import Money
+from billing.domain.money import Money, total_of
 from billing.domain.period import Period
-from billing.domain.pricing import Usage, rate
+from billing.domain.pricing import Usage, adjustment, rate
 from billing.services.draft_facts import DraftFacts, period_key, schedule_of
-from billing.services.invoice_line import Line, LineKind, line_of
+from billing.services.invoice_line import EarlierAmount, Line, LineKind, line_of
 
 
 def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
-    """A line for each usage period that the draft bills, at zero usage too; a true-up is a line of its own."""
-    schedule = schedule_of(facts.terms[draft.id])
-    # Most lines of an invoice share one period, and what a boundary is takes longer than the price.
-    scales: dict[tuple[datetime, datetime], tuple[Period, Fraction]] = {}
-    for row in facts.usage.get(draft.id, ()):
-        booked = facts.prices[row.tenant_id, row.price_id]
-        key = period_key(row)
-        span = (row.period_start, row.period_end)
-        if span not in scales:
-            whole = Period(*span)
-            scales[span] = whole, whole.share_of(schedule.containing(whole.start))
-        period, scale = scales[span]
-        quantity = facts.quantities.get(key, Decimal(0))
-        rated = rate(booked.price, Usage(Fraction(quantity)), scale=scale)
-        before = Money(facts.finalized.get(key, 0), draft.currency)
-        yield line_of(LineKind.USAGE, row.item_id, booked, period, rated, rated.amount - before)
-        if rated.true_up:
-            bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
-            yield Line(
-                LineKind.USAGE,
-                f"{booked.row.display_name}: {bound}",
-                row.item_id,
-                row.price_id,
-                period,
-                Fraction(0),
-                rated.true_up,
-                (),
+    """A line for each usage period that the draft bills, at zero usage too; a true-up is a line of its own.
+
+    What another invoice carries for the period already, as after a void, is taken off its first line.
+    """
+    rater = PeriodRater(draft, facts)
+    for row in facts.periods[draft.id].own:
+        lines = rater.lines(row)
+        earlier = facts.earlier.get(period_key(row), ())
+        if earlier:
+            difference = still_owed(lines, earlier, draft.currency)
+            taken_off = total_of((line.amount for line in lines), draft.currency) - difference
+            derivation = replace(lines[0].derivation, earlier=tuple(earlier))
+            lines[0] = replace(lines[0], amount=lines[0].amount - taken_off, derivation=derivation)
+        yield from lines
+
+
+def adjustment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
+    """One line, maybe a negative one, for each period billed before whose amount is another now; true-ups included."""
+    rater = PeriodRater(draft, facts)
+    for row in facts.periods[draft.id].adjusted:
+        lines = rater.lines(row)
+        earlier = facts.earlier.get(period_key(row), ())
+        difference = still_owed(lines, earlier, draft.currency)
+        if difference:
+            exact = sum((line.derivation.exact for line in lines), start=Fraction(0))
+            yield replace(
+                lines[0],
+                kind=LineKind.ADJUSTMENT,
+                amount=difference,
+                steps=[step for line in lines for step in line.steps],
+                derivation=replace(lines[0].derivation, exact=exact, earlier=tuple(earlier)),
             )
+
+
+def still_owed(lines: Sequence[Line], earlier: Sequence[EarlierAmount], currency: str) -> Money:
+    """What the lines of a period cost beyond what earlier invoices carry for it; negative to give back."""
+    billed = total_of((one.amount for one in earlier if not one.waived), currency)
+    waived = total_of((one.amount for one in earlier if one.waived), currency)
+    now = total_of((line.amount for line in lines), currency)
+    return adjustment(now, billed, waived) or Money.zero(currency)
+
+
+class PeriodRater:
+    """Rates usage periods of one draft's subscription."""
+
+    def __init__(self, draft: Invoice, facts: DraftFacts) -> None:
+        self._facts = facts
+        self._schedule = schedule_of(facts.terms[draft.id])
+        # Most lines of an invoice share one period, and what a boundary is takes longer than the price.
+        self._scales: dict[tuple[datetime, datetime], tuple[Period, Fraction]] = {}
+
+    def lines(self, row: UsagePeriod) -> list[Line]:
+        """All that the period costs by all of its effective records, whatever was billed of it; a line at least."""
+        booked = self._facts.prices[row.tenant_id, row.price_id]
+        period, scale = self._scale(row)
+        quantity = self._facts.quantities.get(period_key(row), Decimal(0))
+        rated = rate(booked.price, Usage(Fraction(quantity)), scale=scale)
+        line = line_of(LineKind.USAGE, row.item_id, booked, period, rated, share=scale)
+        if not rated.true_up:
+            return [line]
+        bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
+        true_up = replace(
+            line,
+            description=f"{booked.row.display_name}: {bound}",
+            quantity=Fraction(0),
+            amount=rated.true_up,
+            steps=(),
+            derivation=replace(line.derivation, exact=rated.true_up.exact),
+            meter_id=None,
+        )
+        return [line, true_up]
+
+    def _scale(self, row: UsagePeriod) -> tuple[Period, Fraction]:
+        """The period, and its share of the full one that it is cut from."""
+        span = (row.period_start, row.period_end)
+        if span not in self._scales:
+            whole = Period(*span)
+            share = whole.share_of(self._schedule.containing(whole.start))
+            self._scales[span] = whole, share
+        return self._scales[span]

@@ -95,6 +95,9 @@ class Invoice:
     causation_id: uuid.UUID
     version: int
     created_at: datetime.datetime
+    replaces: uuid.UUID | None
+    voided_at: datetime.datetime | None
+    void_reason: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class InvoiceLine:
     quantity: decimal.Decimal
     amount: int
     steps: str
+    derivation: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

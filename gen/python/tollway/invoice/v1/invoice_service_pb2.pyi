@@ -90,6 +90,8 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """A flat price for a period."""
     LINE_KIND_USAGE: _LineKind.ValueType  # 2
     """A metered price for a usage period."""
+    LINE_KIND_ADJUSTMENT: _LineKind.ValueType  # 3
+    """What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
 
 class LineKind(_LineKind, metaclass=_LineKindEnumTypeWrapper):
     """What a line bills."""
@@ -100,6 +102,8 @@ LINE_KIND_FEE: LineKind.ValueType  # 1
 """A flat price for a period."""
 LINE_KIND_USAGE: LineKind.ValueType  # 2
 """A metered price for a usage period."""
+LINE_KIND_ADJUSTMENT: LineKind.ValueType  # 3
+"""What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
 @_typing.final
