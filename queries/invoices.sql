@@ -36,24 +36,6 @@ LIMIT @page_max;
 -- name: ListInvoiceLines :many
 SELECT * FROM invoice_lines WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id ORDER BY line_number;
 
--- name: ListDraftTerms :many
--- What the drafts' fees and proration are computed from: the anchor, and the period that ends at the boundary.
-SELECT g.invoice_id::uuid AS invoice_id, s.anchor_at, s.time_zone, s.billing_interval, c.period_start
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
-    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
-JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
-JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id
-    AND c.kind = g.kind AND c.boundary = g.boundary;
-
--- name: ListDraftFees :many
--- The licensed items of the drafts' subscriptions.
-SELECT g.invoice_id::uuid AS invoice_id, i.tenant_id, i.id AS item_id, i.price_id, i.quantity
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[])
-    AS g (tenant_id, invoice_id, subscription_id)
-JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
-WHERE i.meter_id IS NULL
-ORDER BY i.id;
-
 -- name: ListPeriodsToBill :many
 -- What finalization would lock for these drafts, for a preview: the usage periods that they bill, and those marked for
 -- an adjustment.

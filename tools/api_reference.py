@@ -49,7 +49,7 @@ def rpc_section(rpc: Rpc) -> list[str]:
     """Signature, comment, permission, errors and a call of one method."""
     streams_in, streams_out = ("stream " * on for on in (rpc.streams_in, rpc.streams_out))
     signature = f"{streams_in}{typed(rpc.request)} → {streams_out}{typed(rpc.answer)}"
-    lines = [f"\n### {rpc.name}\n", f"{signature}{f', `{rpc.http}`' if rpc.http else ''}\n"]
+    lines = [f"\n### {rpc.name}\n", f"{signature}{''.join(f', `{path}`' for path in rpc.http)}\n"]
     for part in re.split(r"\n(?=Permission: |Errors: |Example: )|\n\n", rpc.comment):
         marked = MARKED.match(part)
         if marked is None:

@@ -62,7 +62,7 @@ class Enum:
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """A method; `http` is its JSON route, such as `POST /v1/usage`, or empty."""
+    """A method; `http` are its JSON routes, such as `POST /v1/usage`, the main one first."""
 
     name: str
     comment: str
@@ -70,7 +70,7 @@ class Rpc:
     answer: str
     streams_in: bool
     streams_out: bool
-    http: str
+    http: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class FileReader:
             answer=method.output_type.removeprefix("."),
             streams_in=method.client_streaming,
             streams_out=method.server_streaming,
-            http=route(self._options.get(method.options, HTTP_OPTION)),
+            http=routes(self._options.get(method.options, HTTP_OPTION)),
         )
 
     def _comment(self, trail: Trail, *more: int) -> str:
@@ -234,9 +234,11 @@ def type_of(
     return f"optional {plain}" if field.proto3_optional else plain
 
 
-def route(rule: object) -> str:
-    """`POST /v1/usage` from a google.api.HttpRule, or nothing."""
+def routes(rule: object) -> tuple[str, ...]:
+    """`POST /v1/usage` and the like from a google.api.HttpRule, its further bindings behind it; or nothing."""
     if not isinstance(rule, ProtoMessage):
-        return ""
+        return ()
     pattern = rule.WhichOneof("pattern")
-    return f"{pattern.upper()} {getattr(rule, pattern)}" if pattern else ""
+    own = (f"{pattern.upper()} {getattr(rule, pattern)}",) if pattern else ()
+    further = getattr(rule, "additional_bindings")  # noqa: B009 - the class is made from the protos at run time
+    return own + tuple(path for binding in further for path in routes(binding))

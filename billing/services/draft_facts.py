@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
+import queries.fee_periods
 import queries.invoices
-from queries.invoices import ListDraftFeesRow, ListDraftTermsRow
-from queries.models import Invoice, UsagePeriod
+from queries.models import FeePeriod, Invoice, UsagePeriod
 
 from billing.domain.money import Money
-from billing.domain.period import Interval, Schedule
 from billing.runtime.db import Connection
 from billing.services.draft_periods import PeriodsByDraft
 from billing.services.invoice_line import EarlierAmount
@@ -28,18 +27,11 @@ from billing.services.quantities import PeriodKey, quantities_from_records
 class DraftFacts:
     """By invoice id, usage period or price. `earlier` is what final invoices carry for a period already."""
 
-    terms: Mapping[UUID, ListDraftTermsRow]
-    fees: Mapping[UUID, Sequence[ListDraftFeesRow]]
+    fees: Mapping[UUID, Sequence[FeePeriod]]
     periods: PeriodsByDraft
     quantities: Mapping[PeriodKey, Decimal]
     earlier: Mapping[PeriodKey, Sequence[EarlierAmount]]
     prices: Mapping[PriceKey, BookedPrice]
-
-
-def schedule_of(terms: ListDraftTermsRow) -> Schedule:
-    """The billing periods of the draft's subscription."""
-    assert terms.anchor_at is not None, "a cycle is opened at the activation, which sets the anchor"
-    return Schedule(terms.anchor_at, terms.time_zone, Interval(terms.billing_interval))
 
 
 def period_key(row: UsagePeriod) -> PeriodKey:
@@ -56,7 +48,7 @@ async def read_facts(
     subscriptions = [_subscription_of(draft) for draft in drafts]
     kinds = [draft.kind for draft in drafts]
     boundaries = [draft.boundary for draft in drafts]
-    terms = await queries.invoices.list_draft_terms(
+    fees = await queries.fee_periods.list_draft_fees(
         tx,
         tenant_ids=tenants,
         invoice_ids=ids,
@@ -64,18 +56,14 @@ async def read_facts(
         kinds=kinds,
         boundaries=boundaries,
     )
-    fees = await queries.invoices.list_draft_fees(
-        tx, tenant_ids=tenants, invoice_ids=ids, subscription_ids=subscriptions
-    )
     rows = [row for draft in drafts for row in periods[draft.id]]
     keys = [period_key(row) for row in rows]
-    wanted = [(row.tenant_id, row.price_id) for row in fees]
+    wanted = [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
     wanted += [(row.tenant_id, row.price_id) for row in rows]
-    fees_of: dict[UUID, list[ListDraftFeesRow]] = defaultdict(list)
+    fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
-        fees_of[fee.invoice_id].append(fee)
+        fees_of[fee.invoice_id].append(fee.fee_period)
     return DraftFacts(
-        {row.invoice_id: row for row in terms},
         fees_of,
         periods,
         await quantities_from_records(tx, keys) if keys else {},

@@ -17,8 +17,9 @@ from queries.models import Invoice, UsagePeriod
 from billing.domain.money import Money, total_of
 from billing.domain.period import Period
 from billing.domain.pricing import Usage, adjustment, rate
-from billing.services.draft_facts import DraftFacts, period_key, schedule_of
+from billing.services.draft_facts import DraftFacts, period_key
 from billing.services.invoice_line import EarlierAmount, Line, LineKind, line_of
+from billing.services.usage_periods import nominal_of
 
 
 def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
@@ -26,7 +27,7 @@ def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
 
     What another invoice carries for the period already, as after a void, is taken off its first line.
     """
-    rater = PeriodRater(draft, facts)
+    rater = PeriodRater(facts)
     for row in facts.periods[draft.id].own:
         lines = rater.lines(row)
         earlier = facts.earlier.get(period_key(row), ())
@@ -40,7 +41,7 @@ def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
 
 def adjustment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
     """One line, maybe a negative one, for each period billed before whose amount is another now; true-ups included."""
-    rater = PeriodRater(draft, facts)
+    rater = PeriodRater(facts)
     for row in facts.periods[draft.id].adjusted:
         lines = rater.lines(row)
         earlier = facts.earlier.get(period_key(row), ())
@@ -65,12 +66,11 @@ def still_owed(lines: Sequence[Line], earlier: Sequence[EarlierAmount], currency
 
 
 class PeriodRater:
-    """Rates usage periods of one draft's subscription."""
+    """Rates usage periods."""
 
-    def __init__(self, draft: Invoice, facts: DraftFacts) -> None:
+    def __init__(self, facts: DraftFacts) -> None:
         self._facts = facts
-        self._schedule = schedule_of(facts.terms[draft.id])
-        # Most lines of an invoice share one period, and what a boundary is takes longer than the price.
+        # Most lines of an invoice share one period.
         self._scales: dict[tuple[datetime, datetime], tuple[Period, Fraction]] = {}
 
     def lines(self, row: UsagePeriod) -> list[Line]:
@@ -99,6 +99,5 @@ class PeriodRater:
         span = (row.period_start, row.period_end)
         if span not in self._scales:
             whole = Period(*span)
-            share = whole.share_of(self._schedule.containing(whole.start))
-            self._scales[span] = whole, share
+            self._scales[span] = whole, whole.share_of(nominal_of(row))
         return self._scales[span]

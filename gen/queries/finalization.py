@@ -237,7 +237,7 @@ async def take_subscriptions(
 
 
 LOCK_PERIODS_TO_BILL: typing.Final = """-- name: LockPeriodsToBill :many
-SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until FROM usage_periods p
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
 WHERE (p.tenant_id, p.item_id, p.period_start) IN (
     SELECT o.tenant_id, o.item_id, o.period_start
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])

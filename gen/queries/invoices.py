@@ -6,7 +6,6 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import datetime
-import decimal
 import typing
 import uuid
 
@@ -14,13 +13,9 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
-    "ListDraftFeesRow",
-    "ListDraftTermsRow",
     "ListEarlierLinesRow",
     "get_invoice",
     "insert_drafts",
-    "list_draft_fees",
-    "list_draft_terms",
     "list_earlier_lines",
     "list_invoice_lines",
     "list_invoices",
@@ -144,83 +139,8 @@ async def list_invoice_lines(
     return [models.InvoiceLine(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListDraftTermsRow:
-    """One row of list_draft_terms."""
-
-    invoice_id: uuid.UUID
-    anchor_at: datetime.datetime | None
-    time_zone: str
-    billing_interval: str
-    period_start: datetime.datetime | None
-
-
-LIST_DRAFT_TERMS: typing.Final = """-- name: ListDraftTerms :many
-SELECT g.invoice_id::uuid AS invoice_id, s.anchor_at, s.time_zone, s.billing_interval, c.period_start
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[])
-    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
-JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
-JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id
-    AND c.kind = g.kind AND c.boundary = g.boundary
-"""
-
-
-async def list_draft_terms(
-    conn: ConnectionLike,
-    *,
-    tenant_ids: collections.abc.Sequence[uuid.UUID],
-    invoice_ids: collections.abc.Sequence[uuid.UUID],
-    subscription_ids: collections.abc.Sequence[uuid.UUID],
-    kinds: collections.abc.Sequence[str],
-    boundaries: collections.abc.Sequence[datetime.datetime],
-) -> list[ListDraftTermsRow]:
-    """What the drafts' fees and proration are computed from: the anchor, and the period that ends at the boundary."""
-    rows = await conn.fetch(
-        LIST_DRAFT_TERMS,
-        tenant_ids,
-        invoice_ids,
-        subscription_ids,
-        kinds,
-        boundaries,
-    )
-    return [ListDraftTermsRow(*row) for row in rows]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListDraftFeesRow:
-    """One row of list_draft_fees."""
-
-    invoice_id: uuid.UUID
-    tenant_id: uuid.UUID
-    item_id: uuid.UUID
-    price_id: uuid.UUID
-    quantity: decimal.Decimal
-
-
-LIST_DRAFT_FEES: typing.Final = """-- name: ListDraftFees :many
-SELECT g.invoice_id::uuid AS invoice_id, i.tenant_id, i.id AS item_id, i.price_id, i.quantity
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[])
-    AS g (tenant_id, invoice_id, subscription_id)
-JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
-WHERE i.meter_id IS NULL
-ORDER BY i.id
-"""
-
-
-async def list_draft_fees(
-    conn: ConnectionLike,
-    *,
-    tenant_ids: collections.abc.Sequence[uuid.UUID],
-    invoice_ids: collections.abc.Sequence[uuid.UUID],
-    subscription_ids: collections.abc.Sequence[uuid.UUID],
-) -> list[ListDraftFeesRow]:
-    """The licensed items of the drafts' subscriptions."""
-    rows = await conn.fetch(LIST_DRAFT_FEES, tenant_ids, invoice_ids, subscription_ids)
-    return [ListDraftFeesRow(*row) for row in rows]
-
-
 LIST_PERIODS_TO_BILL: typing.Final = """-- name: ListPeriodsToBill :many
-SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until FROM usage_periods p
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
 WHERE (p.tenant_id, p.item_id, p.period_start) IN (
     SELECT o.tenant_id, o.item_id, o.period_start
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])

@@ -12,6 +12,7 @@ __all__ = [
     "ApiKey",
     "BillingCycle",
     "Customer",
+    "FeePeriod",
     "Invoice",
     "InvoiceLine",
     "Meter",
@@ -67,6 +68,27 @@ class Customer:
     time_zone: str
     version: int
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FeePeriod:
+    """One row of fee_periods."""
+
+    tenant_id: uuid.UUID
+    id: int
+    subscription_id: uuid.UUID
+    item_id: uuid.UUID
+    price_id: uuid.UUID
+    quantity: decimal.Decimal
+    reason: str
+    billing_timing: str
+    period_start: datetime.datetime
+    period_end: datetime.datetime
+    nominal_start: datetime.datetime
+    nominal_end: datetime.datetime
+    bill_kind: str
+    bill_boundary: datetime.datetime
+    ended_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -237,6 +259,8 @@ class Subscription:
     rating_retry_at: datetime.datetime | None
     version: int
     created_at: datetime.datetime
+    billed_until: datetime.datetime | None
+    change_due_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -251,6 +275,8 @@ class SubscriptionItem:
     meter_id: uuid.UUID | None
     quantity: decimal.Decimal
     created_at: datetime.datetime
+    started_at: datetime.datetime | None
+    ended_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -296,6 +322,8 @@ class UsagePeriod:
     bill_kind: str | None
     bill_boundary: datetime.datetime | None
     closing_until: datetime.datetime | None
+    nominal_start: datetime.datetime | None
+    nominal_end: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

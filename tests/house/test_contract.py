@@ -103,6 +103,31 @@ def test_every_mutation_takes_a_request_id(messages: dict[str, Message]) -> None
     assert not without
 
 
+def test_every_rpc_has_a_route_of_its_own_over_http(messages: dict[str, Message]) -> None:
+    """As CONTRIBUTING.md says: /v1/<nouns>, /v1/<nouns>/{<noun>_id}, and :verb for what is none of the five."""
+    wrong, seen = [], set()
+    for service, rpc in rpcs():
+        name = f"{service.name}/{rpc.name}"
+        fields = {field.name for field in messages[rpc.request].fields}
+        if not rpc.http:
+            wrong.append(f"{name} lacks option (google.api.http)")
+        for route in rpc.http:
+            verb, _, path = route.partition(" ")
+            shape = f"{verb} {re.sub('{[^}]*}', '{}', path)}"
+            if shape in seen:
+                wrong.append(f"{name}: another RPC has {shape}")
+            seen.add(shape)
+            if not re.fullmatch(
+                r"(/[a-z0-9_]+|/\{[a-z_]+\})+(:[a-zA-Z]+)?", path.removesuffix("/")
+            ):
+                wrong.append(f"{name}: {path} is no path of /v1/nouns/{{noun_id}}:verb")
+            if not path.startswith("/v1/"):
+                wrong.append(f"{name}: {path} does not begin with /v1/")
+            if unknown := set(re.findall(r"\{(\w+)\}", path)) - fields:
+                wrong.append(f"{name}: the request has no field {unknown}")
+    assert not wrong
+
+
 def test_every_payload_says_its_subject_and_no_subject_is_said_twice() -> None:
     payloads = [message for message in contract().messages if message.subject]
     assert payloads

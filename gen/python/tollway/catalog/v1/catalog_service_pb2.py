@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollway/catalog/v1/catalog_service.proto\x12\x12tollway.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x01\n\x05Meter\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x41\n\x0b\x61ggregation\x18\x04 \x01(\x0e\x32\x1f.tollway.catalog.v1.AggregationR\x0b\x61ggregation\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"7\n\tFlatPrice\x12*\n\x0bunit_amount\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\nunitAmount\":\n\x0cPerUnitPrice\x12*\n\x0bunit_amount\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\nunitAmount\"x\n\x04Tier\x12\x1c\n\x05up_to\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x04upTo\x12(\n\x0bunit_amount\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\nunitAmount\x12(\n\x0b\x66lat_amount\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\nflatAmount\"L\n\x0eGraduatedPrice\x12:\n\x05tiers\x18\x01 \x03(\x0b\x32\x18.tollway.catalog.v1.TierB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64R\x05tiers\"\xdb\x03\n\x05Price\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId\x12\x19\n\x08meter_id\x18\x03 \x01(\tR\x07meterId\x12!\n\x0c\x64isplay_name\x18\x04 \x01(\tR\x0b\x64isplayName\x12#\n\rcurrency_code\x18\x05 \x01(\tR\x0c\x63urrencyCode\x12H\n\x0e\x62illing_timing\x18\x06 \x01(\x0e\x32!.tollway.catalog.v1.BillingTimingR\rbillingTiming\x12\x33\n\x04\x66lat\x18\x07 \x01(\x0b\x32\x1d.tollway.catalog.v1.FlatPriceH\x00R\x04\x66lat\x12=\n\x08per_unit\x18\x08 \x01(\x0b\x32 .tollway.catalog.v1.PerUnitPriceH\x00R\x07perUnit\x12\x42\n\tgraduated\x18\t \x01(\x0b\x32\".tollway.catalog.v1.GraduatedPriceH\x00R\tgraduated\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\x07\n\x05model\"\x9a\x02\n\x04Plan\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12#\n\rcurrency_code\x18\x04 \x01(\tR\x0c\x63urrencyCode\x12\x38\n\x08interval\x18\x05 \x01(\x0e\x32\x1c.tollway.catalog.v1.IntervalR\x08interval\x12\x31\n\x06prices\x18\x06 \x03(\x0b\x32\x19.tollway.catalog.v1.PriceR\x06prices\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xe9\x01\n\x12\x43reateMeterRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12/\n\x03key\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$R\x03key\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12M\n\x0b\x61ggregation\x18\x04 \x01(\x0e\x32\x1f.tollway.catalog.v1.AggregationB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x0b\x61ggregation\"F\n\x13\x43reateMeterResponse\x12/\n\x05meter\x18\x01 \x01(\x0b\x32\x19.tollway.catalog.v1.MeterR\x05meter\"c\n\x0fGetMeterRequest\x12$\n\x08meter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x07meterId\x12\x1b\n\x03key\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00R\x03keyB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"C\n\x10GetMeterResponse\x12/\n\x05meter\x18\x01 \x01(\x0b\x32\x19.tollway.catalog.v1.MeterR\x05meter\"\x97\x02\n\x11\x43reatePlanRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12/\n\x03key\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$R\x03key\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12\x36\n\rcurrency_code\x18\x04 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$R\x0c\x63urrencyCode\x12\x44\n\x08interval\x18\x05 \x01(\x0e\x32\x1c.tollway.catalog.v1.IntervalB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x08interval\"B\n\x12\x43reatePlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x18.tollway.catalog.v1.PlanR\x04plan\"`\n\x0eGetPlanRequest\x12\"\n\x07plan_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x06planId\x12\x1b\n\x03key\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00R\x03keyB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"?\n\x0fGetPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x18.tollway.catalog.v1.PlanR\x04plan\"\xb4\x04\n\x12\x43reatePriceRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\"\n\x07plan_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x06planId\x12$\n\x08plan_key\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00R\x07planKey\x12$\n\tmeter_key\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08meterKey\x12-\n\x0c\x64isplay_name\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12R\n\x0e\x62illing_timing\x18\x06 \x01(\x0e\x32!.tollway.catalog.v1.BillingTimingB\x08\xbaH\x05\x82\x01\x02\x10\x01R\rbillingTiming\x12,\n\rcurrency_code\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18\x03R\x0c\x63urrencyCode\x12\x33\n\x04\x66lat\x18\x08 \x01(\x0b\x32\x1d.tollway.catalog.v1.FlatPriceH\x01R\x04\x66lat\x12=\n\x08per_unit\x18\t \x01(\x0b\x32 .tollway.catalog.v1.PerUnitPriceH\x01R\x07perUnit\x12\x42\n\tgraduated\x18\n \x01(\x0b\x32\".tollway.catalog.v1.GraduatedPriceH\x01R\tgraduatedB\r\n\x04plan\x12\x05\xbaH\x02\x08\x01\x42\x0e\n\x05model\x12\x05\xbaH\x02\x08\x01\"F\n\x13\x43reatePriceResponse\x12/\n\x05price\x18\x01 \x01(\x0b\x32\x19.tollway.catalog.v1.PriceR\x05price*k\n\x0b\x41ggregation\x12\x1b\n\x17\x41GGREGATION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41GGREGATION_COUNT\x10\x01\x12\x13\n\x0f\x41GGREGATION_SUM\x10\x02\x12\x13\n\x0f\x41GGREGATION_MAX\x10\x03*\x86\x01\n\x08Interval\x12\x18\n\x14INTERVAL_UNSPECIFIED\x10\x00\x12\x10\n\x0cINTERVAL_DAY\x10\x01\x12\x11\n\rINTERVAL_WEEK\x10\x02\x12\x12\n\x0eINTERVAL_MONTH\x10\x03\x12\x14\n\x10INTERVAL_QUARTER\x10\x04\x12\x11\n\rINTERVAL_YEAR\x10\x05*m\n\rBillingTiming\x12\x1e\n\x1a\x42ILLING_TIMING_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42ILLING_TIMING_IN_ADVANCE\x10\x01\x12\x1d\n\x19\x42ILLING_TIMING_IN_ARREARS\x10\x02\x32\xe2\x03\n\x0e\x43\x61talogService\x12`\n\x0b\x43reateMeter\x12&.tollway.catalog.v1.CreateMeterRequest\x1a\'.tollway.catalog.v1.CreateMeterResponse\"\x00\x12W\n\x08GetMeter\x12#.tollway.catalog.v1.GetMeterRequest\x1a$.tollway.catalog.v1.GetMeterResponse\"\x00\x12]\n\nCreatePlan\x12%.tollway.catalog.v1.CreatePlanRequest\x1a&.tollway.catalog.v1.CreatePlanResponse\"\x00\x12T\n\x07GetPlan\x12\".tollway.catalog.v1.GetPlanRequest\x1a#.tollway.catalog.v1.GetPlanResponse\"\x00\x12`\n\x0b\x43reatePrice\x12&.tollway.catalog.v1.CreatePriceRequest\x1a\'.tollway.catalog.v1.CreatePriceResponse\"\x00\x42]\n\x15io.tollway.catalog.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/catalog/v1;catalogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollway/catalog/v1/catalog_service.proto\x12\x12tollway.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcc\x01\n\x05Meter\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x41\n\x0b\x61ggregation\x18\x04 \x01(\x0e\x32\x1f.tollway.catalog.v1.AggregationR\x0b\x61ggregation\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"7\n\tFlatPrice\x12*\n\x0bunit_amount\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\nunitAmount\":\n\x0cPerUnitPrice\x12*\n\x0bunit_amount\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\nunitAmount\"x\n\x04Tier\x12\x1c\n\x05up_to\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x04upTo\x12(\n\x0bunit_amount\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\nunitAmount\x12(\n\x0b\x66lat_amount\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\nflatAmount\"L\n\x0eGraduatedPrice\x12:\n\x05tiers\x18\x01 \x03(\x0b\x32\x18.tollway.catalog.v1.TierB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64R\x05tiers\"\xdb\x03\n\x05Price\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId\x12\x19\n\x08meter_id\x18\x03 \x01(\tR\x07meterId\x12!\n\x0c\x64isplay_name\x18\x04 \x01(\tR\x0b\x64isplayName\x12#\n\rcurrency_code\x18\x05 \x01(\tR\x0c\x63urrencyCode\x12H\n\x0e\x62illing_timing\x18\x06 \x01(\x0e\x32!.tollway.catalog.v1.BillingTimingR\rbillingTiming\x12\x33\n\x04\x66lat\x18\x07 \x01(\x0b\x32\x1d.tollway.catalog.v1.FlatPriceH\x00R\x04\x66lat\x12=\n\x08per_unit\x18\x08 \x01(\x0b\x32 .tollway.catalog.v1.PerUnitPriceH\x00R\x07perUnit\x12\x42\n\tgraduated\x18\t \x01(\x0b\x32\".tollway.catalog.v1.GraduatedPriceH\x00R\tgraduated\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\x07\n\x05model\"\x9a\x02\n\x04Plan\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12#\n\rcurrency_code\x18\x04 \x01(\tR\x0c\x63urrencyCode\x12\x38\n\x08interval\x18\x05 \x01(\x0e\x32\x1c.tollway.catalog.v1.IntervalR\x08interval\x12\x31\n\x06prices\x18\x06 \x03(\x0b\x32\x19.tollway.catalog.v1.PriceR\x06prices\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xe9\x01\n\x12\x43reateMeterRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12/\n\x03key\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$R\x03key\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12M\n\x0b\x61ggregation\x18\x04 \x01(\x0e\x32\x1f.tollway.catalog.v1.AggregationB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x0b\x61ggregation\"F\n\x13\x43reateMeterResponse\x12/\n\x05meter\x18\x01 \x01(\x0b\x32\x19.tollway.catalog.v1.MeterR\x05meter\"c\n\x0fGetMeterRequest\x12$\n\x08meter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x07meterId\x12\x1b\n\x03key\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00R\x03keyB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"C\n\x10GetMeterResponse\x12/\n\x05meter\x18\x01 \x01(\x0b\x32\x19.tollway.catalog.v1.MeterR\x05meter\"\x97\x02\n\x11\x43reatePlanRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12/\n\x03key\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$R\x03key\x12+\n\x0c\x64isplay_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12\x36\n\rcurrency_code\x18\x04 \x01(\tB\x11\xbaH\x0er\x0c\x32\n^[A-Z]{3}$R\x0c\x63urrencyCode\x12\x44\n\x08interval\x18\x05 \x01(\x0e\x32\x1c.tollway.catalog.v1.IntervalB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x08interval\"B\n\x12\x43reatePlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x18.tollway.catalog.v1.PlanR\x04plan\"`\n\x0eGetPlanRequest\x12\"\n\x07plan_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x06planId\x12\x1b\n\x03key\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00R\x03keyB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"?\n\x0fGetPlanResponse\x12,\n\x04plan\x18\x01 \x01(\x0b\x32\x18.tollway.catalog.v1.PlanR\x04plan\"\xb4\x04\n\x12\x43reatePriceRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\"\n\x07plan_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x06planId\x12$\n\x08plan_key\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x00R\x07planKey\x12$\n\tmeter_key\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08meterKey\x12-\n\x0c\x64isplay_name\x18\x05 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12R\n\x0e\x62illing_timing\x18\x06 \x01(\x0e\x32!.tollway.catalog.v1.BillingTimingB\x08\xbaH\x05\x82\x01\x02\x10\x01R\rbillingTiming\x12,\n\rcurrency_code\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18\x03R\x0c\x63urrencyCode\x12\x33\n\x04\x66lat\x18\x08 \x01(\x0b\x32\x1d.tollway.catalog.v1.FlatPriceH\x01R\x04\x66lat\x12=\n\x08per_unit\x18\t \x01(\x0b\x32 .tollway.catalog.v1.PerUnitPriceH\x01R\x07perUnit\x12\x42\n\tgraduated\x18\n \x01(\x0b\x32\".tollway.catalog.v1.GraduatedPriceH\x01R\tgraduatedB\r\n\x04plan\x12\x05\xbaH\x02\x08\x01\x42\x0e\n\x05model\x12\x05\xbaH\x02\x08\x01\"F\n\x13\x43reatePriceResponse\x12/\n\x05price\x18\x01 \x01(\x0b\x32\x19.tollway.catalog.v1.PriceR\x05price*k\n\x0b\x41ggregation\x12\x1b\n\x17\x41GGREGATION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41GGREGATION_COUNT\x10\x01\x12\x13\n\x0f\x41GGREGATION_SUM\x10\x02\x12\x13\n\x0f\x41GGREGATION_MAX\x10\x03*\x86\x01\n\x08Interval\x12\x18\n\x14INTERVAL_UNSPECIFIED\x10\x00\x12\x10\n\x0cINTERVAL_DAY\x10\x01\x12\x11\n\rINTERVAL_WEEK\x10\x02\x12\x12\n\x0eINTERVAL_MONTH\x10\x03\x12\x14\n\x10INTERVAL_QUARTER\x10\x04\x12\x11\n\rINTERVAL_YEAR\x10\x05*m\n\rBillingTiming\x12\x1e\n\x1a\x42ILLING_TIMING_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x42ILLING_TIMING_IN_ADVANCE\x10\x01\x12\x1d\n\x19\x42ILLING_TIMING_IN_ARREARS\x10\x02\x32\x83\x05\n\x0e\x43\x61talogService\x12u\n\x0b\x43reateMeter\x12&.tollway.catalog.v1.CreateMeterRequest\x1a\'.tollway.catalog.v1.CreateMeterResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/meters:\x01*\x12\x89\x01\n\x08GetMeter\x12#.tollway.catalog.v1.GetMeterRequest\x1a$.tollway.catalog.v1.GetMeterResponse\"2\x82\xd3\xe4\x93\x02,\x12\x15/v1/meters/{meter_id}Z\x13\x12\x11/v1/meters:lookup\x12q\n\nCreatePlan\x12%.tollway.catalog.v1.CreatePlanRequest\x1a&.tollway.catalog.v1.CreatePlanResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/plans:\x01*\x12\x83\x01\n\x07GetPlan\x12\".tollway.catalog.v1.GetPlanRequest\x1a#.tollway.catalog.v1.GetPlanResponse\"/\x82\xd3\xe4\x93\x02)\x12\x13/v1/plans/{plan_id}Z\x12\x12\x10/v1/plans:lookup\x12u\n\x0b\x43reatePrice\x12&.tollway.catalog.v1.CreatePriceRequest\x1a\'.tollway.catalog.v1.CreatePriceResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/prices:\x01*B]\n\x15io.tollway.catalog.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/catalog/v1;catalogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -94,46 +95,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEPRICEREQUEST'].fields_by_name['billing_timing']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_CREATEPRICEREQUEST'].fields_by_name['currency_code']._loaded_options = None
   _globals['_CREATEPRICEREQUEST'].fields_by_name['currency_code']._serialized_options = b'\272H\004r\002\030\003'
-  _globals['_AGGREGATION']._serialized_start=3043
-  _globals['_AGGREGATION']._serialized_end=3150
-  _globals['_INTERVAL']._serialized_start=3153
-  _globals['_INTERVAL']._serialized_end=3287
-  _globals['_BILLINGTIMING']._serialized_start=3289
-  _globals['_BILLINGTIMING']._serialized_end=3398
-  _globals['_METER']._serialized_start=127
-  _globals['_METER']._serialized_end=331
-  _globals['_FLATPRICE']._serialized_start=333
-  _globals['_FLATPRICE']._serialized_end=388
-  _globals['_PERUNITPRICE']._serialized_start=390
-  _globals['_PERUNITPRICE']._serialized_end=448
-  _globals['_TIER']._serialized_start=450
-  _globals['_TIER']._serialized_end=570
-  _globals['_GRADUATEDPRICE']._serialized_start=572
-  _globals['_GRADUATEDPRICE']._serialized_end=648
-  _globals['_PRICE']._serialized_start=651
-  _globals['_PRICE']._serialized_end=1126
-  _globals['_PLAN']._serialized_start=1129
-  _globals['_PLAN']._serialized_end=1411
-  _globals['_CREATEMETERREQUEST']._serialized_start=1414
-  _globals['_CREATEMETERREQUEST']._serialized_end=1647
-  _globals['_CREATEMETERRESPONSE']._serialized_start=1649
-  _globals['_CREATEMETERRESPONSE']._serialized_end=1719
-  _globals['_GETMETERREQUEST']._serialized_start=1721
-  _globals['_GETMETERREQUEST']._serialized_end=1820
-  _globals['_GETMETERRESPONSE']._serialized_start=1822
-  _globals['_GETMETERRESPONSE']._serialized_end=1889
-  _globals['_CREATEPLANREQUEST']._serialized_start=1892
-  _globals['_CREATEPLANREQUEST']._serialized_end=2171
-  _globals['_CREATEPLANRESPONSE']._serialized_start=2173
-  _globals['_CREATEPLANRESPONSE']._serialized_end=2239
-  _globals['_GETPLANREQUEST']._serialized_start=2241
-  _globals['_GETPLANREQUEST']._serialized_end=2337
-  _globals['_GETPLANRESPONSE']._serialized_start=2339
-  _globals['_GETPLANRESPONSE']._serialized_end=2402
-  _globals['_CREATEPRICEREQUEST']._serialized_start=2405
-  _globals['_CREATEPRICEREQUEST']._serialized_end=2969
-  _globals['_CREATEPRICERESPONSE']._serialized_start=2971
-  _globals['_CREATEPRICERESPONSE']._serialized_end=3041
-  _globals['_CATALOGSERVICE']._serialized_start=3401
-  _globals['_CATALOGSERVICE']._serialized_end=3883
+  _globals['_CATALOGSERVICE'].methods_by_name['CreateMeter']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['CreateMeter']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/meters:\001*'
+  _globals['_CATALOGSERVICE'].methods_by_name['GetMeter']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['GetMeter']._serialized_options = b'\202\323\344\223\002,\022\025/v1/meters/{meter_id}Z\023\022\021/v1/meters:lookup'
+  _globals['_CATALOGSERVICE'].methods_by_name['CreatePlan']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['CreatePlan']._serialized_options = b'\202\323\344\223\002\016\"\t/v1/plans:\001*'
+  _globals['_CATALOGSERVICE'].methods_by_name['GetPlan']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['GetPlan']._serialized_options = b'\202\323\344\223\002)\022\023/v1/plans/{plan_id}Z\022\022\020/v1/plans:lookup'
+  _globals['_CATALOGSERVICE'].methods_by_name['CreatePrice']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['CreatePrice']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/prices:\001*'
+  _globals['_AGGREGATION']._serialized_start=3073
+  _globals['_AGGREGATION']._serialized_end=3180
+  _globals['_INTERVAL']._serialized_start=3183
+  _globals['_INTERVAL']._serialized_end=3317
+  _globals['_BILLINGTIMING']._serialized_start=3319
+  _globals['_BILLINGTIMING']._serialized_end=3428
+  _globals['_METER']._serialized_start=157
+  _globals['_METER']._serialized_end=361
+  _globals['_FLATPRICE']._serialized_start=363
+  _globals['_FLATPRICE']._serialized_end=418
+  _globals['_PERUNITPRICE']._serialized_start=420
+  _globals['_PERUNITPRICE']._serialized_end=478
+  _globals['_TIER']._serialized_start=480
+  _globals['_TIER']._serialized_end=600
+  _globals['_GRADUATEDPRICE']._serialized_start=602
+  _globals['_GRADUATEDPRICE']._serialized_end=678
+  _globals['_PRICE']._serialized_start=681
+  _globals['_PRICE']._serialized_end=1156
+  _globals['_PLAN']._serialized_start=1159
+  _globals['_PLAN']._serialized_end=1441
+  _globals['_CREATEMETERREQUEST']._serialized_start=1444
+  _globals['_CREATEMETERREQUEST']._serialized_end=1677
+  _globals['_CREATEMETERRESPONSE']._serialized_start=1679
+  _globals['_CREATEMETERRESPONSE']._serialized_end=1749
+  _globals['_GETMETERREQUEST']._serialized_start=1751
+  _globals['_GETMETERREQUEST']._serialized_end=1850
+  _globals['_GETMETERRESPONSE']._serialized_start=1852
+  _globals['_GETMETERRESPONSE']._serialized_end=1919
+  _globals['_CREATEPLANREQUEST']._serialized_start=1922
+  _globals['_CREATEPLANREQUEST']._serialized_end=2201
+  _globals['_CREATEPLANRESPONSE']._serialized_start=2203
+  _globals['_CREATEPLANRESPONSE']._serialized_end=2269
+  _globals['_GETPLANREQUEST']._serialized_start=2271
+  _globals['_GETPLANREQUEST']._serialized_end=2367
+  _globals['_GETPLANRESPONSE']._serialized_start=2369
+  _globals['_GETPLANRESPONSE']._serialized_end=2432
+  _globals['_CREATEPRICEREQUEST']._serialized_start=2435
+  _globals['_CREATEPRICEREQUEST']._serialized_end=2999
+  _globals['_CREATEPRICERESPONSE']._serialized_start=3001
+  _globals['_CREATEPRICERESPONSE']._serialized_end=3071
+  _globals['_CATALOGSERVICE']._serialized_start=3431
+  _globals['_CATALOGSERVICE']._serialized_end=4074
 # @@protoc_insertion_point(module_scope)

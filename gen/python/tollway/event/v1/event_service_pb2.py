@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from tollway.event.v1 import event_pb2 as tollway_dot_event_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/event/v1/event_service.proto\x12\x10tollway.event.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ctollway/event/v1/event.proto\"7\n\x0fGetEventRequest\x12$\n\x08\x65vent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x07\x65ventId\"\x8c\x01\n\x10GetEventResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12I\n\x0f\x64ispatch_status\x18\x02 \x01(\x0e\x32 .tollway.event.v1.DispatchStatusR\x0e\x64ispatchStatus\"\xcf\x01\n\x0fGetTrailRequest\x12\x30\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\rcorrelationId\x12$\n\x08\x65vent_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x07\x65ventId\x12*\n\x0bresource_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18PH\x00R\nresourceId\x12(\n\nlink_depth\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x10(\x00R\tlinkDepthB\x0e\n\x05start\x12\x05\xbaH\x02\x08\x01\"\xc4\x01\n\x12WatchEventsRequest\x12$\n\x06\x63ursor\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 H\x00R\x06\x63ursor\x12\'\n\x0e\x66rom_beginning\x18\x02 \x01(\x08H\x00R\rfromBeginning\x12,\n\x08subjects\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceIdB\x07\n\x05start\"\\\n\x13WatchEventsResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\"w\n\tTrailNode\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06parent\x18\x02 \x01(\x05R\x06parent\x12#\n\rlink_distance\x18\x03 \x01(\x05R\x0clinkDistance\"c\n\x10GetTrailResponse\x12\x31\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.tollway.event.v1.TrailNodeR\x05nodes\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated*\xab\x01\n\x0e\x44ispatchStatus\x12\x1f\n\x1b\x44ISPATCH_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISPATCH_STATUS_PENDING\x10\x01\x12\x1e\n\x1a\x44ISPATCH_STATUS_DISPATCHED\x10\x02\x12\x1a\n\x16\x44ISPATCH_STATUS_FAILED\x10\x03\x12\x1f\n\x1b\x44ISPATCH_STATUS_DEAD_LETTER\x10\x04\x32\x98\x02\n\x0c\x45ventService\x12S\n\x08GetEvent\x12!.tollway.event.v1.GetEventRequest\x1a\".tollway.event.v1.GetEventResponse\"\x00\x12S\n\x08GetTrail\x12!.tollway.event.v1.GetTrailRequest\x1a\".tollway.event.v1.GetTrailResponse\"\x00\x12^\n\x0bWatchEvents\x12$.tollway.event.v1.WatchEventsRequest\x1a%.tollway.event.v1.WatchEventsResponse\"\x00\x30\x01\x42W\n\x13io.tollway.event.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/event/v1;eventv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/event/v1/event_service.proto\x12\x10tollway.event.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1ctollway/event/v1/event.proto\"7\n\x0fGetEventRequest\x12$\n\x08\x65vent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x07\x65ventId\"\x8c\x01\n\x10GetEventResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12I\n\x0f\x64ispatch_status\x18\x02 \x01(\x0e\x32 .tollway.event.v1.DispatchStatusR\x0e\x64ispatchStatus\"\xcf\x01\n\x0fGetTrailRequest\x12\x30\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\rcorrelationId\x12$\n\x08\x65vent_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x07\x65ventId\x12*\n\x0bresource_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18PH\x00R\nresourceId\x12(\n\nlink_depth\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x10(\x00R\tlinkDepthB\x0e\n\x05start\x12\x05\xbaH\x02\x08\x01\"\xc4\x01\n\x12WatchEventsRequest\x12$\n\x06\x63ursor\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 H\x00R\x06\x63ursor\x12\'\n\x0e\x66rom_beginning\x18\x02 \x01(\x08H\x00R\rfromBeginning\x12,\n\x08subjects\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceIdB\x07\n\x05start\"\\\n\x13WatchEventsResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\"w\n\tTrailNode\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06parent\x18\x02 \x01(\x05R\x06parent\x12#\n\rlink_distance\x18\x03 \x01(\x05R\x0clinkDistance\"c\n\x10GetTrailResponse\x12\x31\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.tollway.event.v1.TrailNodeR\x05nodes\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated*\xab\x01\n\x0e\x44ispatchStatus\x12\x1f\n\x1b\x44ISPATCH_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISPATCH_STATUS_PENDING\x10\x01\x12\x1e\n\x1a\x44ISPATCH_STATUS_DISPATCHED\x10\x02\x12\x1a\n\x16\x44ISPATCH_STATUS_FAILED\x10\x03\x12\x1f\n\x1b\x44ISPATCH_STATUS_DEAD_LETTER\x10\x04\x32\xe5\x02\n\x0c\x45ventService\x12p\n\x08GetEvent\x12!.tollway.event.v1.GetEventRequest\x1a\".tollway.event.v1.GetEventResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/events/{event_id}\x12k\n\x08GetTrail\x12!.tollway.event.v1.GetTrailRequest\x1a\".tollway.event.v1.GetTrailResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:trail\x12v\n\x0bWatchEvents\x12$.tollway.event.v1.WatchEventsRequest\x1a%.tollway.event.v1.WatchEventsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x42W\n\x13io.tollway.event.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/event/v1;eventv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,22 +53,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['subjects']._serialized_options = b'\272H\r\222\001\n\0202\"\006r\004\020\001\030d'
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['resource_id']._loaded_options = None
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['resource_id']._serialized_options = b'\272H\004r\002\030P'
-  _globals['_DISPATCHSTATUS']._serialized_start=1043
-  _globals['_DISPATCHSTATUS']._serialized_end=1214
-  _globals['_GETEVENTREQUEST']._serialized_start=117
-  _globals['_GETEVENTREQUEST']._serialized_end=172
-  _globals['_GETEVENTRESPONSE']._serialized_start=175
-  _globals['_GETEVENTRESPONSE']._serialized_end=315
-  _globals['_GETTRAILREQUEST']._serialized_start=318
-  _globals['_GETTRAILREQUEST']._serialized_end=525
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=528
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=724
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=726
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=818
-  _globals['_TRAILNODE']._serialized_start=820
-  _globals['_TRAILNODE']._serialized_end=939
-  _globals['_GETTRAILRESPONSE']._serialized_start=941
-  _globals['_GETTRAILRESPONSE']._serialized_end=1040
-  _globals['_EVENTSERVICE']._serialized_start=1217
-  _globals['_EVENTSERVICE']._serialized_end=1497
+  _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\202\323\344\223\002\027\022\025/v1/events/{event_id}'
+  _globals['_EVENTSERVICE'].methods_by_name['GetTrail']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['GetTrail']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/events:trail'
+  _globals['_EVENTSERVICE'].methods_by_name['WatchEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['WatchEvents']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/events:watch'
+  _globals['_DISPATCHSTATUS']._serialized_start=1073
+  _globals['_DISPATCHSTATUS']._serialized_end=1244
+  _globals['_GETEVENTREQUEST']._serialized_start=147
+  _globals['_GETEVENTREQUEST']._serialized_end=202
+  _globals['_GETEVENTRESPONSE']._serialized_start=205
+  _globals['_GETEVENTRESPONSE']._serialized_end=345
+  _globals['_GETTRAILREQUEST']._serialized_start=348
+  _globals['_GETTRAILREQUEST']._serialized_end=555
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=558
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=754
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=756
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=848
+  _globals['_TRAILNODE']._serialized_start=850
+  _globals['_TRAILNODE']._serialized_end=969
+  _globals['_GETTRAILRESPONSE']._serialized_start=971
+  _globals['_GETTRAILRESPONSE']._serialized_end=1070
+  _globals['_EVENTSERVICE']._serialized_start=1247
+  _globals['_EVENTSERVICE']._serialized_end=1604
 # @@protoc_insertion_point(module_scope)

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollway.type.v1 import money_pb2 as tollway_dot_type_dot_v1_dot_money__pb2
 from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollway/invoice/v1/invoice_service.proto\x12\x12tollway.invoice.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"u\n\x08LineStep\x12\x14\n\x05label\x18\x01 \x01(\tR\x05label\x12\x1a\n\x08quantity\x18\x02 \x01(\tR\x08quantity\x12\x1f\n\x0bunit_amount\x18\x03 \x01(\tR\nunitAmount\x12\x16\n\x06\x61mount\x18\x04 \x01(\tR\x06\x61mount\"\x83\x03\n\x0bInvoiceLine\x12\x1f\n\x0bline_number\x18\x01 \x01(\x05R\nlineNumber\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.tollway.invoice.v1.LineKindR\x04kind\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x30\n\x14subscription_item_id\x18\x04 \x01(\tR\x12subscriptionItemId\x12\x19\n\x08price_id\x18\x05 \x01(\tR\x07priceId\x12\x32\n\x06period\x18\x06 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x07 \x01(\tR\x08quantity\x12.\n\x06\x61mount\x18\x08 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x06\x61mount\x12\x32\n\x05steps\x18\t \x03(\x0b\x32\x1c.tollway.invoice.v1.LineStepR\x05steps\"\xe4\x05\n\x07Invoice\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32\x1f.tollway.invoice.v1.InvoiceKindR\x04kind\x12?\n\rboundary_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x62oundaryTime\x12\x39\n\x06status\x18\x06 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusR\x06status\x12\x16\n\x06number\x18\x07 \x01(\tR\x06number\x12\x32\n\x08subtotal\x18\x08 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x08subtotal\x12,\n\x05total\x18\t \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x05total\x12\x35\n\namount_due\x18\n \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\tamountDue\x12?\n\rfinalize_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66inalizeTime\x12\x41\n\x0e\x66inalized_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfinalizedTime\x12%\n\x0e\x62locked_reason\x18\r \x01(\tR\rblockedReason\x12\x35\n\x05lines\x18\x0e \x03(\x0b\x32\x1f.tollway.invoice.v1.InvoiceLineR\x05lines\x12;\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"=\n\x11GetInvoiceRequest\x12(\n\ninvoice_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\tinvoiceId\"K\n\x12GetInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32\x1b.tollway.invoice.v1.InvoiceR\x07invoice\"\x85\x02\n\x13ListInvoicesRequest\x12(\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\ncustomerId\x12\x30\n\x0fsubscription_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0esubscriptionId\x12\x43\n\x06status\x18\x03 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06status\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"w\n\x14ListInvoicesResponse\x12\x37\n\x08invoices\x18\x01 \x03(\x0b\x32\x1b.tollway.invoice.v1.InvoiceR\x08invoices\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\x94\x01\n\rInvoiceStatus\x12\x1e\n\x1aINVOICE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14INVOICE_STATUS_DRAFT\x10\x01\x12\x17\n\x13INVOICE_STATUS_OPEN\x10\x02\x12\x17\n\x13INVOICE_STATUS_PAID\x10\x03\x12\x17\n\x13INVOICE_STATUS_VOID\x10\x04*a\n\x0bInvoiceKind\x12\x1c\n\x18INVOICE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17INVOICE_KIND_ACTIVATION\x10\x01\x12\x17\n\x13INVOICE_KIND_PERIOD\x10\x02*g\n\x08LineKind\x12\x19\n\x15LINE_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rLINE_KIND_FEE\x10\x01\x12\x13\n\x0fLINE_KIND_USAGE\x10\x02\x12\x18\n\x14LINE_KIND_ADJUSTMENT\x10\x03\x32\xd4\x01\n\x0eInvoiceService\x12]\n\nGetInvoice\x12%.tollway.invoice.v1.GetInvoiceRequest\x1a&.tollway.invoice.v1.GetInvoiceResponse\"\x00\x12\x63\n\x0cListInvoices\x12\'.tollway.invoice.v1.ListInvoicesRequest\x1a(.tollway.invoice.v1.ListInvoicesResponse\"\x00\x42]\n\x15io.tollway.invoice.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/invoice/v1;invoicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollway/invoice/v1/invoice_service.proto\x12\x12tollway.invoice.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"u\n\x08LineStep\x12\x14\n\x05label\x18\x01 \x01(\tR\x05label\x12\x1a\n\x08quantity\x18\x02 \x01(\tR\x08quantity\x12\x1f\n\x0bunit_amount\x18\x03 \x01(\tR\nunitAmount\x12\x16\n\x06\x61mount\x18\x04 \x01(\tR\x06\x61mount\"\x83\x03\n\x0bInvoiceLine\x12\x1f\n\x0bline_number\x18\x01 \x01(\x05R\nlineNumber\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.tollway.invoice.v1.LineKindR\x04kind\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x30\n\x14subscription_item_id\x18\x04 \x01(\tR\x12subscriptionItemId\x12\x19\n\x08price_id\x18\x05 \x01(\tR\x07priceId\x12\x32\n\x06period\x18\x06 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x07 \x01(\tR\x08quantity\x12.\n\x06\x61mount\x18\x08 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x06\x61mount\x12\x32\n\x05steps\x18\t \x03(\x0b\x32\x1c.tollway.invoice.v1.LineStepR\x05steps\"\xe4\x05\n\x07Invoice\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32\x1f.tollway.invoice.v1.InvoiceKindR\x04kind\x12?\n\rboundary_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x62oundaryTime\x12\x39\n\x06status\x18\x06 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusR\x06status\x12\x16\n\x06number\x18\x07 \x01(\tR\x06number\x12\x32\n\x08subtotal\x18\x08 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x08subtotal\x12,\n\x05total\x18\t \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x05total\x12\x35\n\namount_due\x18\n \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\tamountDue\x12?\n\rfinalize_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66inalizeTime\x12\x41\n\x0e\x66inalized_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\rfinalizedTime\x12%\n\x0e\x62locked_reason\x18\r \x01(\tR\rblockedReason\x12\x35\n\x05lines\x18\x0e \x03(\x0b\x32\x1f.tollway.invoice.v1.InvoiceLineR\x05lines\x12;\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"=\n\x11GetInvoiceRequest\x12(\n\ninvoice_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\tinvoiceId\"K\n\x12GetInvoiceResponse\x12\x35\n\x07invoice\x18\x01 \x01(\x0b\x32\x1b.tollway.invoice.v1.InvoiceR\x07invoice\"\x85\x02\n\x13ListInvoicesRequest\x12(\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\ncustomerId\x12\x30\n\x0fsubscription_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0esubscriptionId\x12\x43\n\x06status\x18\x03 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x06status\x12$\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"w\n\x14ListInvoicesResponse\x12\x37\n\x08invoices\x18\x01 \x03(\x0b\x32\x1b.tollway.invoice.v1.InvoiceR\x08invoices\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\x94\x01\n\rInvoiceStatus\x12\x1e\n\x1aINVOICE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14INVOICE_STATUS_DRAFT\x10\x01\x12\x17\n\x13INVOICE_STATUS_OPEN\x10\x02\x12\x17\n\x13INVOICE_STATUS_PAID\x10\x03\x12\x17\n\x13INVOICE_STATUS_VOID\x10\x04*a\n\x0bInvoiceKind\x12\x1c\n\x18INVOICE_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17INVOICE_KIND_ACTIVATION\x10\x01\x12\x17\n\x13INVOICE_KIND_PERIOD\x10\x02*g\n\x08LineKind\x12\x19\n\x15LINE_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rLINE_KIND_FEE\x10\x01\x12\x13\n\x0fLINE_KIND_USAGE\x10\x02\x12\x18\n\x14LINE_KIND_ADJUSTMENT\x10\x03\x32\x89\x02\n\x0eInvoiceService\x12~\n\nGetInvoice\x12%.tollway.invoice.v1.GetInvoiceRequest\x1a&.tollway.invoice.v1.GetInvoiceResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/invoices/{invoice_id}\x12w\n\x0cListInvoices\x12\'.tollway.invoice.v1.ListInvoicesRequest\x1a(.tollway.invoice.v1.ListInvoicesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/invoicesB]\n\x15io.tollway.invoice.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/invoice/v1;invoicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,26 +49,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTINVOICESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTINVOICESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTINVOICESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
-  _globals['_INVOICESTATUS']._serialized_start=1967
-  _globals['_INVOICESTATUS']._serialized_end=2115
-  _globals['_INVOICEKIND']._serialized_start=2117
-  _globals['_INVOICEKIND']._serialized_end=2214
-  _globals['_LINEKIND']._serialized_start=2216
-  _globals['_LINEKIND']._serialized_end=2319
-  _globals['_LINESTEP']._serialized_start=189
-  _globals['_LINESTEP']._serialized_end=306
-  _globals['_INVOICELINE']._serialized_start=309
-  _globals['_INVOICELINE']._serialized_end=696
-  _globals['_INVOICE']._serialized_start=699
-  _globals['_INVOICE']._serialized_end=1439
-  _globals['_GETINVOICEREQUEST']._serialized_start=1441
-  _globals['_GETINVOICEREQUEST']._serialized_end=1502
-  _globals['_GETINVOICERESPONSE']._serialized_start=1504
-  _globals['_GETINVOICERESPONSE']._serialized_end=1579
-  _globals['_LISTINVOICESREQUEST']._serialized_start=1582
-  _globals['_LISTINVOICESREQUEST']._serialized_end=1843
-  _globals['_LISTINVOICESRESPONSE']._serialized_start=1845
-  _globals['_LISTINVOICESRESPONSE']._serialized_end=1964
-  _globals['_INVOICESERVICE']._serialized_start=2322
-  _globals['_INVOICESERVICE']._serialized_end=2534
+  _globals['_INVOICESERVICE'].methods_by_name['GetInvoice']._loaded_options = None
+  _globals['_INVOICESERVICE'].methods_by_name['GetInvoice']._serialized_options = b'\202\323\344\223\002\033\022\031/v1/invoices/{invoice_id}'
+  _globals['_INVOICESERVICE'].methods_by_name['ListInvoices']._loaded_options = None
+  _globals['_INVOICESERVICE'].methods_by_name['ListInvoices']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/invoices'
+  _globals['_INVOICESTATUS']._serialized_start=1997
+  _globals['_INVOICESTATUS']._serialized_end=2145
+  _globals['_INVOICEKIND']._serialized_start=2147
+  _globals['_INVOICEKIND']._serialized_end=2244
+  _globals['_LINEKIND']._serialized_start=2246
+  _globals['_LINEKIND']._serialized_end=2349
+  _globals['_LINESTEP']._serialized_start=219
+  _globals['_LINESTEP']._serialized_end=336
+  _globals['_INVOICELINE']._serialized_start=339
+  _globals['_INVOICELINE']._serialized_end=726
+  _globals['_INVOICE']._serialized_start=729
+  _globals['_INVOICE']._serialized_end=1469
+  _globals['_GETINVOICEREQUEST']._serialized_start=1471
+  _globals['_GETINVOICEREQUEST']._serialized_end=1532
+  _globals['_GETINVOICERESPONSE']._serialized_start=1534
+  _globals['_GETINVOICERESPONSE']._serialized_end=1609
+  _globals['_LISTINVOICESREQUEST']._serialized_start=1612
+  _globals['_LISTINVOICESREQUEST']._serialized_end=1873
+  _globals['_LISTINVOICESRESPONSE']._serialized_start=1875
+  _globals['_LISTINVOICESRESPONSE']._serialized_end=1994
+  _globals['_INVOICESERVICE']._serialized_start=2352
+  _globals['_INVOICESERVICE']._serialized_end=2617
 # @@protoc_insertion_point(module_scope)

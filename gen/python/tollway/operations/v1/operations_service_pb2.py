@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.tollway/operations/v1/operations_service.proto\x12\x15tollway.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x02\n\nDeadLetter\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n\x08\x63onsumer\x18\x02 \x01(\tR\x08\x63onsumer\x12\x1b\n\ttenant_id\x18\x03 \x01(\tR\x08tenantId\x12\x19\n\x08\x65vent_id\x18\x04 \x01(\tR\x07\x65ventId\x12\x18\n\x07subject\x18\x05 \x01(\tR\x07subject\x12\x1f\n\x0bresource_id\x18\x06 \x01(\tR\nresourceId\x12\x1c\n\tpartition\x18\x07 \x01(\x05R\tpartition\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12\x1d\n\nlast_error\x18\t \x01(\tR\tlastError\x12\x35\n\x08\x64ie_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ieTime\"g\n\x16ListDeadLettersRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x87\x01\n\x17ListDeadLettersResponse\x12\x44\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.tollway.operations.v1.DeadLetterR\x0b\x64\x65\x61\x64Letters\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"E\n\x14GetDeadLetterRequest\x12-\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0c\x64\x65\x61\x64LetterId\"[\n\x15GetDeadLetterResponse\x12\x42\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.tollway.operations.v1.DeadLetterR\ndeadLetter\"\x95\x01\n\x18RedriveDeadLetterRequest\x12-\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0c\x64\x65\x61\x64LetterId\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reason\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"_\n\x19RedriveDeadLetterResponse\x12\x42\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.tollway.operations.v1.DeadLetterR\ndeadLetter\"\x95\x01\n\x18\x44iscardDeadLetterRequest\x12-\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0c\x64\x65\x61\x64LetterId\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reason\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"_\n\x19\x44iscardDeadLetterResponse\x12\x42\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.tollway.operations.v1.DeadLetterR\ndeadLetter\"\x12\n\x10GetStatusRequest\"r\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07pending\x18\x02 \x01(\x03R\x07pending\x12;\n\x0boldest_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\noldestTime\"]\n\x05Lease\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n\x05shard\x18\x02 \x01(\x05R\x05shard\x12\x16\n\x06holder\x18\x03 \x01(\tR\x06holder\x12\x12\n\x04term\x18\x04 \x01(\x03R\x04term\"\xb2\x01\n\x11GetStatusResponse\x12\x34\n\x06queues\x18\x01 \x03(\x0b\x32\x1c.tollway.operations.v1.QueueR\x06queues\x12\x34\n\x06leases\x18\x02 \x03(\x0b\x32\x1c.tollway.operations.v1.LeaseR\x06leases\x12\x31\n\x14unreconciled_buckets\x18\x03 \x01(\x03R\x13unreconciledBuckets2\xcb\x04\n\x11OperationsService\x12`\n\tGetStatus\x12\'.tollway.operations.v1.GetStatusRequest\x1a(.tollway.operations.v1.GetStatusResponse\"\x00\x12r\n\x0fListDeadLetters\x12-.tollway.operations.v1.ListDeadLettersRequest\x1a..tollway.operations.v1.ListDeadLettersResponse\"\x00\x12l\n\rGetDeadLetter\x12+.tollway.operations.v1.GetDeadLetterRequest\x1a,.tollway.operations.v1.GetDeadLetterResponse\"\x00\x12x\n\x11RedriveDeadLetter\x12/.tollway.operations.v1.RedriveDeadLetterRequest\x1a\x30.tollway.operations.v1.RedriveDeadLetterResponse\"\x00\x12x\n\x11\x44iscardDeadLetter\x12/.tollway.operations.v1.DiscardDeadLetterRequest\x1a\x30.tollway.operations.v1.DiscardDeadLetterResponse\"\x00\x42\x66\n\x18io.tollway.operations.v1P\x01ZHgithub.com/tollway/tollway/sdk/go/gen/tollway/operations/v1;operationsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.tollway/operations/v1/operations_service.proto\x12\x15tollway.operations.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x02\n\nDeadLetter\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n\x08\x63onsumer\x18\x02 \x01(\tR\x08\x63onsumer\x12\x1b\n\ttenant_id\x18\x03 \x01(\tR\x08tenantId\x12\x19\n\x08\x65vent_id\x18\x04 \x01(\tR\x07\x65ventId\x12\x18\n\x07subject\x18\x05 \x01(\tR\x07subject\x12\x1f\n\x0bresource_id\x18\x06 \x01(\tR\nresourceId\x12\x1c\n\tpartition\x18\x07 \x01(\x05R\tpartition\x12\x1a\n\x08\x61ttempts\x18\x08 \x01(\x05R\x08\x61ttempts\x12\x1d\n\nlast_error\x18\t \x01(\tR\tlastError\x12\x35\n\x08\x64ie_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ieTime\"g\n\x16ListDeadLettersRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x87\x01\n\x17ListDeadLettersResponse\x12\x44\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.tollway.operations.v1.DeadLetterR\x0b\x64\x65\x61\x64Letters\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"E\n\x14GetDeadLetterRequest\x12-\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0c\x64\x65\x61\x64LetterId\"[\n\x15GetDeadLetterResponse\x12\x42\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.tollway.operations.v1.DeadLetterR\ndeadLetter\"\x95\x01\n\x18RedriveDeadLetterRequest\x12-\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0c\x64\x65\x61\x64LetterId\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reason\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"_\n\x19RedriveDeadLetterResponse\x12\x42\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.tollway.operations.v1.DeadLetterR\ndeadLetter\"\x95\x01\n\x18\x44iscardDeadLetterRequest\x12-\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0c\x64\x65\x61\x64LetterId\x12\"\n\x06reason\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reason\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"_\n\x19\x44iscardDeadLetterResponse\x12\x42\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.tollway.operations.v1.DeadLetterR\ndeadLetter\"\x12\n\x10GetStatusRequest\"r\n\x05Queue\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07pending\x18\x02 \x01(\x03R\x07pending\x12;\n\x0boldest_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\noldestTime\"]\n\x05Lease\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n\x05shard\x18\x02 \x01(\x05R\x05shard\x12\x16\n\x06holder\x18\x03 \x01(\tR\x06holder\x12\x12\n\x04term\x18\x04 \x01(\x03R\x04term\"\xb2\x01\n\x11GetStatusResponse\x12\x34\n\x06queues\x18\x01 \x03(\x0b\x32\x1c.tollway.operations.v1.QueueR\x06queues\x12\x34\n\x06leases\x18\x02 \x03(\x0b\x32\x1c.tollway.operations.v1.LeaseR\x06leases\x12\x31\n\x14unreconciled_buckets\x18\x03 \x01(\x03R\x13unreconciledBuckets2\xc1\x06\n\x11OperationsService\x12}\n\tGetStatus\x12\'.tollway.operations.v1.GetStatusRequest\x1a(.tollway.operations.v1.GetStatusResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/operations/status\x12\x95\x01\n\x0fListDeadLetters\x12-.tollway.operations.v1.ListDeadLettersRequest\x1a..tollway.operations.v1.ListDeadLettersResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/operations/dead_letters\x12\xa0\x01\n\rGetDeadLetter\x12+.tollway.operations.v1.GetDeadLetterRequest\x1a,.tollway.operations.v1.GetDeadLetterResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/operations/dead_letters/{dead_letter_id}\x12\xb7\x01\n\x11RedriveDeadLetter\x12/.tollway.operations.v1.RedriveDeadLetterRequest\x1a\x30.tollway.operations.v1.RedriveDeadLetterResponse\"?\x82\xd3\xe4\x93\x02\x39\"4/v1/operations/dead_letters/{dead_letter_id}:redrive:\x01*\x12\xb7\x01\n\x11\x44iscardDeadLetter\x12/.tollway.operations.v1.DiscardDeadLetterRequest\x1a\x30.tollway.operations.v1.DiscardDeadLetterResponse\"?\x82\xd3\xe4\x93\x02\x39\"4/v1/operations/dead_letters/{dead_letter_id}:discard:\x01*Bf\n\x18io.tollway.operations.v1P\x01ZHgithub.com/tollway/tollway/sdk/go/gen/tollway/operations/v1;operationsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,32 +53,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISCARDDEADLETTERREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\007r\005\020\001\030\364\003'
   _globals['_DISCARDDEADLETTERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_DISCARDDEADLETTERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
-  _globals['_DEADLETTER']._serialized_start=136
-  _globals['_DEADLETTER']._serialized_end=451
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=453
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=556
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=559
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=694
-  _globals['_GETDEADLETTERREQUEST']._serialized_start=696
-  _globals['_GETDEADLETTERREQUEST']._serialized_end=765
-  _globals['_GETDEADLETTERRESPONSE']._serialized_start=767
-  _globals['_GETDEADLETTERRESPONSE']._serialized_end=858
-  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_start=861
-  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_end=1010
-  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_start=1012
-  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_end=1107
-  _globals['_DISCARDDEADLETTERREQUEST']._serialized_start=1110
-  _globals['_DISCARDDEADLETTERREQUEST']._serialized_end=1259
-  _globals['_DISCARDDEADLETTERRESPONSE']._serialized_start=1261
-  _globals['_DISCARDDEADLETTERRESPONSE']._serialized_end=1356
-  _globals['_GETSTATUSREQUEST']._serialized_start=1358
-  _globals['_GETSTATUSREQUEST']._serialized_end=1376
-  _globals['_QUEUE']._serialized_start=1378
-  _globals['_QUEUE']._serialized_end=1492
-  _globals['_LEASE']._serialized_start=1494
-  _globals['_LEASE']._serialized_end=1587
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1590
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1768
-  _globals['_OPERATIONSSERVICE']._serialized_start=1771
-  _globals['_OPERATIONSSERVICE']._serialized_end=2358
+  _globals['_OPERATIONSSERVICE'].methods_by_name['GetStatus']._loaded_options = None
+  _globals['_OPERATIONSSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\202\323\344\223\002\027\022\025/v1/operations/status'
+  _globals['_OPERATIONSSERVICE'].methods_by_name['ListDeadLetters']._loaded_options = None
+  _globals['_OPERATIONSSERVICE'].methods_by_name['ListDeadLetters']._serialized_options = b'\202\323\344\223\002\035\022\033/v1/operations/dead_letters'
+  _globals['_OPERATIONSSERVICE'].methods_by_name['GetDeadLetter']._loaded_options = None
+  _globals['_OPERATIONSSERVICE'].methods_by_name['GetDeadLetter']._serialized_options = b'\202\323\344\223\002.\022,/v1/operations/dead_letters/{dead_letter_id}'
+  _globals['_OPERATIONSSERVICE'].methods_by_name['RedriveDeadLetter']._loaded_options = None
+  _globals['_OPERATIONSSERVICE'].methods_by_name['RedriveDeadLetter']._serialized_options = b'\202\323\344\223\0029\"4/v1/operations/dead_letters/{dead_letter_id}:redrive:\001*'
+  _globals['_OPERATIONSSERVICE'].methods_by_name['DiscardDeadLetter']._loaded_options = None
+  _globals['_OPERATIONSSERVICE'].methods_by_name['DiscardDeadLetter']._serialized_options = b'\202\323\344\223\0029\"4/v1/operations/dead_letters/{dead_letter_id}:discard:\001*'
+  _globals['_DEADLETTER']._serialized_start=166
+  _globals['_DEADLETTER']._serialized_end=481
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=483
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=586
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=589
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=724
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=726
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=795
+  _globals['_GETDEADLETTERRESPONSE']._serialized_start=797
+  _globals['_GETDEADLETTERRESPONSE']._serialized_end=888
+  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_start=891
+  _globals['_REDRIVEDEADLETTERREQUEST']._serialized_end=1040
+  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_start=1042
+  _globals['_REDRIVEDEADLETTERRESPONSE']._serialized_end=1137
+  _globals['_DISCARDDEADLETTERREQUEST']._serialized_start=1140
+  _globals['_DISCARDDEADLETTERREQUEST']._serialized_end=1289
+  _globals['_DISCARDDEADLETTERRESPONSE']._serialized_start=1291
+  _globals['_DISCARDDEADLETTERRESPONSE']._serialized_end=1386
+  _globals['_GETSTATUSREQUEST']._serialized_start=1388
+  _globals['_GETSTATUSREQUEST']._serialized_end=1406
+  _globals['_QUEUE']._serialized_start=1408
+  _globals['_QUEUE']._serialized_end=1522
+  _globals['_LEASE']._serialized_start=1524
+  _globals['_LEASE']._serialized_end=1617
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1620
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1798
+  _globals['_OPERATIONSSERVICE']._serialized_start=1801
+  _globals['_OPERATIONSSERVICE']._serialized_end=2634
 # @@protoc_insertion_point(module_scope)

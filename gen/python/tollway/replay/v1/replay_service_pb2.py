@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/replay/v1/replay_service.proto\x12\x11tollway.replay.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/type/v1/time_range.proto\"\xa7\x02\n\x0cReplayFilter\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12,\n\x08subjects\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceId\x12.\n\x0e\x63orrelation_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18(R\rcorrelationId\x12.\n\tevent_ids\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xe8\x07\"\x06r\x04\x10\x01\x18(R\x08\x65ventIds\x12\x39\n\ntime_range\x18\x06 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\ttimeRange\"\x0b\n\tBusTarget\"Q\n\x0cReplayTarget\x12\x30\n\x03\x62us\x18\x01 \x01(\x0b\x32\x1c.tollway.replay.v1.BusTargetH\x00R\x03\x62usB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"\xfa\x01\n\x11PlanReplayRequest\x12?\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.tollway.replay.v1.ReplayFilterB\x06\xbaH\x03\xc8\x01\x01R\x06\x66ilter\x12\x43\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.tollway.replay.v1.ReplayTargetB\x08\xbaH\x05\x92\x01\x02\x10\nR\x07targets\x12*\n\nmax_events\x18\x03 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x00R\tmaxEvents\x12\x33\n\x0frate_per_second\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00R\rratePerSecond\">\n\x0cSubjectCount\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"a\n\rConsumerCount\x12\x1a\n\x08\x63onsumer\x18\x01 \x01(\tR\x08\x63onsumer\x12\x16\n\x06wanted\x18\x02 \x01(\x03R\x06wanted\x12\x1c\n\tprocessed\x18\x03 \x01(\x03R\tprocessed\"\xe0\x03\n\x12PlanReplayResponse\x12\x18\n\x07matched\x18\x01 \x01(\x03R\x07matched\x12;\n\x08subjects\x18\x02 \x03(\x0b\x32\x1f.tollway.replay.v1.SubjectCountR\x08subjects\x12>\n\tconsumers\x18\x03 \x03(\x0b\x32 .tollway.replay.v1.ConsumerCountR\tconsumers\x12\x39\n\ntime_range\x18\x04 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\ttimeRange\x12$\n\x0e\x66irst_event_id\x18\x05 \x01(\tR\x0c\x66irstEventId\x12\"\n\rlast_event_id\x18\x06 \x01(\tR\x0blastEventId\x12\x1a\n\x08warnings\x18\x07 \x03(\tR\x08warnings\x12\x1b\n\tplan_hash\x18\x08 \x01(\tR\x08planHash\x12-\n\x12\x63onfirmation_token\x18\t \x01(\tR\x11\x63onfirmationToken\x12\x46\n\x11token_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\"\x96\x01\n\x12StartReplayRequest\x12:\n\x12\x63onfirmation_token\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04R\x11\x63onfirmationToken\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\x04note\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"H\n\x13StartReplayResponse\x12\x31\n\x06replay\x18\x01 \x01(\x0b\x32\x19.tollway.replay.v1.ReplayR\x06replay\":\n\x10GetReplayRequest\x12&\n\treplay_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08replayId\"F\n\x11GetReplayResponse\x12\x31\n\x06replay\x18\x01 \x01(\x0b\x32\x19.tollway.replay.v1.ReplayR\x06replay\"\xe4\x02\n\x06Replay\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x37\n\x06status\x18\x03 \x01(\x0e\x32\x1f.tollway.replay.v1.ReplayStatusR\x06status\x12\x18\n\x07matched\x18\x04 \x01(\x03R\x07matched\x12\x1c\n\tpublished\x18\x05 \x01(\x03R\tpublished\x12\x18\n\x07skipped\x18\x06 \x01(\x03R\x07skipped\x12\x16\n\x06\x66\x61iled\x18\x07 \x01(\x03R\x06\x66\x61iled\x12\x12\n\x04note\x18\x08 \x01(\tR\x04note\x12\x39\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12;\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime*d\n\x0cReplayStatus\x12\x1d\n\x19REPLAY_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLAY_STATUS_RUNNING\x10\x01\x12\x1a\n\x16REPLAY_STATUS_FINISHED\x10\x02\x32\xa6\x02\n\rReplayService\x12[\n\nPlanReplay\x12$.tollway.replay.v1.PlanReplayRequest\x1a%.tollway.replay.v1.PlanReplayResponse\"\x00\x12^\n\x0bStartReplay\x12%.tollway.replay.v1.StartReplayRequest\x1a&.tollway.replay.v1.StartReplayResponse\"\x00\x12X\n\tGetReplay\x12#.tollway.replay.v1.GetReplayRequest\x1a$.tollway.replay.v1.GetReplayResponse\"\x00\x42Z\n\x14io.tollway.replay.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/replay/v1;replayv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/replay/v1/replay_service.proto\x12\x11tollway.replay.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/type/v1/time_range.proto\"\xa7\x02\n\x0cReplayFilter\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12,\n\x08subjects\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceId\x12.\n\x0e\x63orrelation_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18(R\rcorrelationId\x12.\n\tevent_ids\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\xe8\x07\"\x06r\x04\x10\x01\x18(R\x08\x65ventIds\x12\x39\n\ntime_range\x18\x06 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\ttimeRange\"\x0b\n\tBusTarget\"Q\n\x0cReplayTarget\x12\x30\n\x03\x62us\x18\x01 \x01(\x0b\x32\x1c.tollway.replay.v1.BusTargetH\x00R\x03\x62usB\x0f\n\x06target\x12\x05\xbaH\x02\x08\x01\"\xfa\x01\n\x11PlanReplayRequest\x12?\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.tollway.replay.v1.ReplayFilterB\x06\xbaH\x03\xc8\x01\x01R\x06\x66ilter\x12\x43\n\x07targets\x18\x02 \x03(\x0b\x32\x1f.tollway.replay.v1.ReplayTargetB\x08\xbaH\x05\x92\x01\x02\x10\nR\x07targets\x12*\n\nmax_events\x18\x03 \x01(\x03\x42\x0b\xbaH\x08\"\x06\x18\xc0\x84=(\x00R\tmaxEvents\x12\x33\n\x0frate_per_second\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00R\rratePerSecond\">\n\x0cSubjectCount\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"a\n\rConsumerCount\x12\x1a\n\x08\x63onsumer\x18\x01 \x01(\tR\x08\x63onsumer\x12\x16\n\x06wanted\x18\x02 \x01(\x03R\x06wanted\x12\x1c\n\tprocessed\x18\x03 \x01(\x03R\tprocessed\"\xe0\x03\n\x12PlanReplayResponse\x12\x18\n\x07matched\x18\x01 \x01(\x03R\x07matched\x12;\n\x08subjects\x18\x02 \x03(\x0b\x32\x1f.tollway.replay.v1.SubjectCountR\x08subjects\x12>\n\tconsumers\x18\x03 \x03(\x0b\x32 .tollway.replay.v1.ConsumerCountR\tconsumers\x12\x39\n\ntime_range\x18\x04 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\ttimeRange\x12$\n\x0e\x66irst_event_id\x18\x05 \x01(\tR\x0c\x66irstEventId\x12\"\n\rlast_event_id\x18\x06 \x01(\tR\x0blastEventId\x12\x1a\n\x08warnings\x18\x07 \x03(\tR\x08warnings\x12\x1b\n\tplan_hash\x18\x08 \x01(\tR\x08planHash\x12-\n\x12\x63onfirmation_token\x18\t \x01(\tR\x11\x63onfirmationToken\x12\x46\n\x11token_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\"\x96\x01\n\x12StartReplayRequest\x12:\n\x12\x63onfirmation_token\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04R\x11\x63onfirmationToken\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\x04note\x12&\n\nrequest_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"H\n\x13StartReplayResponse\x12\x31\n\x06replay\x18\x01 \x01(\x0b\x32\x19.tollway.replay.v1.ReplayR\x06replay\":\n\x10GetReplayRequest\x12&\n\treplay_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08replayId\"F\n\x11GetReplayResponse\x12\x31\n\x06replay\x18\x01 \x01(\x0b\x32\x19.tollway.replay.v1.ReplayR\x06replay\"\xe4\x02\n\x06Replay\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x37\n\x06status\x18\x03 \x01(\x0e\x32\x1f.tollway.replay.v1.ReplayStatusR\x06status\x12\x18\n\x07matched\x18\x04 \x01(\x03R\x07matched\x12\x1c\n\tpublished\x18\x05 \x01(\x03R\tpublished\x12\x18\n\x07skipped\x18\x06 \x01(\x03R\x07skipped\x12\x16\n\x06\x66\x61iled\x18\x07 \x01(\x03R\x06\x66\x61iled\x12\x12\n\x04note\x18\x08 \x01(\tR\x04note\x12\x39\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12;\n\x0b\x66inish_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nfinishTime*d\n\x0cReplayStatus\x12\x1d\n\x19REPLAY_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLAY_STATUS_RUNNING\x10\x01\x12\x1a\n\x16REPLAY_STATUS_FINISHED\x10\x02\x32\xf6\x02\n\rReplayService\x12v\n\nPlanReplay\x12$.tollway.replay.v1.PlanReplayRequest\x1a%.tollway.replay.v1.PlanReplayResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/replays:plan:\x01*\x12t\n\x0bStartReplay\x12%.tollway.replay.v1.StartReplayRequest\x1a&.tollway.replay.v1.StartReplayResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/replays:\x01*\x12w\n\tGetReplay\x12#.tollway.replay.v1.GetReplayRequest\x1a$.tollway.replay.v1.GetReplayResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/replays/{replay_id}BZ\n\x14io.tollway.replay.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/replay/v1;replayv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,32 +64,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTREPLAYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_GETREPLAYREQUEST'].fields_by_name['replay_id']._loaded_options = None
   _globals['_GETREPLAYREQUEST'].fields_by_name['replay_id']._serialized_options = b'\272H\006r\004\020\001\030('
-  _globals['_REPLAYSTATUS']._serialized_start=2168
-  _globals['_REPLAYSTATUS']._serialized_end=2268
-  _globals['_REPLAYFILTER']._serialized_start=158
-  _globals['_REPLAYFILTER']._serialized_end=453
-  _globals['_BUSTARGET']._serialized_start=455
-  _globals['_BUSTARGET']._serialized_end=466
-  _globals['_REPLAYTARGET']._serialized_start=468
-  _globals['_REPLAYTARGET']._serialized_end=549
-  _globals['_PLANREPLAYREQUEST']._serialized_start=552
-  _globals['_PLANREPLAYREQUEST']._serialized_end=802
-  _globals['_SUBJECTCOUNT']._serialized_start=804
-  _globals['_SUBJECTCOUNT']._serialized_end=866
-  _globals['_CONSUMERCOUNT']._serialized_start=868
-  _globals['_CONSUMERCOUNT']._serialized_end=965
-  _globals['_PLANREPLAYRESPONSE']._serialized_start=968
-  _globals['_PLANREPLAYRESPONSE']._serialized_end=1448
-  _globals['_STARTREPLAYREQUEST']._serialized_start=1451
-  _globals['_STARTREPLAYREQUEST']._serialized_end=1601
-  _globals['_STARTREPLAYRESPONSE']._serialized_start=1603
-  _globals['_STARTREPLAYRESPONSE']._serialized_end=1675
-  _globals['_GETREPLAYREQUEST']._serialized_start=1677
-  _globals['_GETREPLAYREQUEST']._serialized_end=1735
-  _globals['_GETREPLAYRESPONSE']._serialized_start=1737
-  _globals['_GETREPLAYRESPONSE']._serialized_end=1807
-  _globals['_REPLAY']._serialized_start=1810
-  _globals['_REPLAY']._serialized_end=2166
-  _globals['_REPLAYSERVICE']._serialized_start=2271
-  _globals['_REPLAYSERVICE']._serialized_end=2565
+  _globals['_REPLAYSERVICE'].methods_by_name['PlanReplay']._loaded_options = None
+  _globals['_REPLAYSERVICE'].methods_by_name['PlanReplay']._serialized_options = b'\202\323\344\223\002\025\"\020/v1/replays:plan:\001*'
+  _globals['_REPLAYSERVICE'].methods_by_name['StartReplay']._loaded_options = None
+  _globals['_REPLAYSERVICE'].methods_by_name['StartReplay']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/replays:\001*'
+  _globals['_REPLAYSERVICE'].methods_by_name['GetReplay']._loaded_options = None
+  _globals['_REPLAYSERVICE'].methods_by_name['GetReplay']._serialized_options = b'\202\323\344\223\002\031\022\027/v1/replays/{replay_id}'
+  _globals['_REPLAYSTATUS']._serialized_start=2198
+  _globals['_REPLAYSTATUS']._serialized_end=2298
+  _globals['_REPLAYFILTER']._serialized_start=188
+  _globals['_REPLAYFILTER']._serialized_end=483
+  _globals['_BUSTARGET']._serialized_start=485
+  _globals['_BUSTARGET']._serialized_end=496
+  _globals['_REPLAYTARGET']._serialized_start=498
+  _globals['_REPLAYTARGET']._serialized_end=579
+  _globals['_PLANREPLAYREQUEST']._serialized_start=582
+  _globals['_PLANREPLAYREQUEST']._serialized_end=832
+  _globals['_SUBJECTCOUNT']._serialized_start=834
+  _globals['_SUBJECTCOUNT']._serialized_end=896
+  _globals['_CONSUMERCOUNT']._serialized_start=898
+  _globals['_CONSUMERCOUNT']._serialized_end=995
+  _globals['_PLANREPLAYRESPONSE']._serialized_start=998
+  _globals['_PLANREPLAYRESPONSE']._serialized_end=1478
+  _globals['_STARTREPLAYREQUEST']._serialized_start=1481
+  _globals['_STARTREPLAYREQUEST']._serialized_end=1631
+  _globals['_STARTREPLAYRESPONSE']._serialized_start=1633
+  _globals['_STARTREPLAYRESPONSE']._serialized_end=1705
+  _globals['_GETREPLAYREQUEST']._serialized_start=1707
+  _globals['_GETREPLAYREQUEST']._serialized_end=1765
+  _globals['_GETREPLAYRESPONSE']._serialized_start=1767
+  _globals['_GETREPLAYRESPONSE']._serialized_end=1837
+  _globals['_REPLAY']._serialized_start=1840
+  _globals['_REPLAY']._serialized_end=2196
+  _globals['_REPLAYSERVICE']._serialized_start=2301
+  _globals['_REPLAYSERVICE']._serialized_end=2675
 # @@protoc_insertion_point(module_scope)

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2tollway/subscription/v1/subscription_service.proto\x12\x17tollway.subscription.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/type/v1/time_range.proto\"Y\n\x10SubscriptionItem\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n\x08price_id\x18\x02 \x01(\tR\x07priceId\x12\x1a\n\x08quantity\x18\x03 \x01(\tR\x08quantity\"\xe3\x04\n\x0cSubscription\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n\x0b\x65xternal_id\x18\x02 \x01(\tR\nexternalId\x12\x1f\n\x0b\x63ustomer_id\x18\x03 \x01(\tR\ncustomerId\x12\x17\n\x07plan_id\x18\x04 \x01(\tR\x06planId\x12\x43\n\x06status\x18\x05 \x01(\x0e\x32+.tollway.subscription.v1.SubscriptionStatusR\x06status\x12#\n\rcurrency_code\x18\x06 \x01(\tR\x0c\x63urrencyCode\x12@\n\talignment\x18\x07 \x01(\x0e\x32\".tollway.subscription.v1.AlignmentR\talignment\x12?\n\x05items\x18\x08 \x03(\x0b\x32).tollway.subscription.v1.SubscriptionItemR\x05items\x12\x39\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12@\n\x0etrial_end_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0ctrialEndTime\x12\x41\n\x0e\x63urrent_period\x18\x0b \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\rcurrentPeriod\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"`\n\x13NewSubscriptionItem\x12$\n\x08price_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x07priceId\x12#\n\x08quantity\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08quantity\"\xc4\x04\n\x19\x43reateSubscriptionRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\ncustomerId\x12<\n\x14\x65xternal_customer_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\x12\x65xternalCustomerId\x12\"\n\x07plan_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x01R\x06planId\x12$\n\x08plan_key\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x01R\x07planKey\x12)\n\x0b\x65xternal_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\nexternalId\x12L\n\x05items\x18\x07 \x03(\x0b\x32,.tollway.subscription.v1.NewSubscriptionItemB\x08\xbaH\x05\x92\x01\x02\x10\x32R\x05items\x12\x39\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12)\n\ntrial_days\x18\t \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xda\x05(\x00R\ttrialDays\x12J\n\talignment\x18\n \x01(\x0e\x32\".tollway.subscription.v1.AlignmentB\x08\xbaH\x05\x82\x01\x02\x10\x01R\talignmentB\x11\n\x08\x63ustomer\x12\x05\xbaH\x02\x08\x01\x42\r\n\x04plan\x12\x05\xbaH\x02\x08\x01\"g\n\x1a\x43reateSubscriptionResponse\x12I\n\x0csubscription\x18\x01 \x01(\x0b\x32%.tollway.subscription.v1.SubscriptionR\x0csubscription\"\x88\x01\n\x16GetSubscriptionRequest\x12\x32\n\x0fsubscription_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x0esubscriptionId\x12+\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\nexternalIdB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"d\n\x17GetSubscriptionResponse\x12I\n\x0csubscription\x18\x01 \x01(\x0b\x32%.tollway.subscription.v1.SubscriptionR\x0csubscription*\xbe\x01\n\x12SubscriptionStatus\x12#\n\x1fSUBSCRIPTION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSUBSCRIPTION_STATUS_CREATED\x10\x01\x12 \n\x1cSUBSCRIPTION_STATUS_TRIALING\x10\x02\x12\x1e\n\x1aSUBSCRIPTION_STATUS_ACTIVE\x10\x03\x12 \n\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x04*Y\n\tAlignment\x12\x19\n\x15\x41LIGNMENT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LIGNMENT_ANNIVERSARY\x10\x01\x12\x16\n\x12\x41LIGNMENT_CALENDAR\x10\x02\x32\x8e\x02\n\x13SubscriptionService\x12\x7f\n\x12\x43reateSubscription\x12\x32.tollway.subscription.v1.CreateSubscriptionRequest\x1a\x33.tollway.subscription.v1.CreateSubscriptionResponse\"\x00\x12v\n\x0fGetSubscription\x12/.tollway.subscription.v1.GetSubscriptionRequest\x1a\x30.tollway.subscription.v1.GetSubscriptionResponse\"\x00\x42l\n\x1aio.tollway.subscription.v1P\x01ZLgithub.com/tollway/tollway/sdk/go/gen/tollway/subscription/v1;subscriptionv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2tollway/subscription/v1/subscription_service.proto\x12\x17tollway.subscription.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/type/v1/time_range.proto\"Y\n\x10SubscriptionItem\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n\x08price_id\x18\x02 \x01(\tR\x07priceId\x12\x1a\n\x08quantity\x18\x03 \x01(\tR\x08quantity\"\xe3\x04\n\x0cSubscription\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n\x0b\x65xternal_id\x18\x02 \x01(\tR\nexternalId\x12\x1f\n\x0b\x63ustomer_id\x18\x03 \x01(\tR\ncustomerId\x12\x17\n\x07plan_id\x18\x04 \x01(\tR\x06planId\x12\x43\n\x06status\x18\x05 \x01(\x0e\x32+.tollway.subscription.v1.SubscriptionStatusR\x06status\x12#\n\rcurrency_code\x18\x06 \x01(\tR\x0c\x63urrencyCode\x12@\n\talignment\x18\x07 \x01(\x0e\x32\".tollway.subscription.v1.AlignmentR\talignment\x12?\n\x05items\x18\x08 \x03(\x0b\x32).tollway.subscription.v1.SubscriptionItemR\x05items\x12\x39\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12@\n\x0etrial_end_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0ctrialEndTime\x12\x41\n\x0e\x63urrent_period\x18\x0b \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\rcurrentPeriod\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"`\n\x13NewSubscriptionItem\x12$\n\x08price_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x07priceId\x12#\n\x08quantity\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08quantity\"\xc4\x04\n\x19\x43reateSubscriptionRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\ncustomerId\x12<\n\x14\x65xternal_customer_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\x12\x65xternalCustomerId\x12\"\n\x07plan_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x01R\x06planId\x12$\n\x08plan_key\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x01R\x07planKey\x12)\n\x0b\x65xternal_id\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\nexternalId\x12L\n\x05items\x18\x07 \x03(\x0b\x32,.tollway.subscription.v1.NewSubscriptionItemB\x08\xbaH\x05\x92\x01\x02\x10\x32R\x05items\x12\x39\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12)\n\ntrial_days\x18\t \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xda\x05(\x00R\ttrialDays\x12J\n\talignment\x18\n \x01(\x0e\x32\".tollway.subscription.v1.AlignmentB\x08\xbaH\x05\x82\x01\x02\x10\x01R\talignmentB\x11\n\x08\x63ustomer\x12\x05\xbaH\x02\x08\x01\x42\r\n\x04plan\x12\x05\xbaH\x02\x08\x01\"g\n\x1a\x43reateSubscriptionResponse\x12I\n\x0csubscription\x18\x01 \x01(\x0b\x32%.tollway.subscription.v1.SubscriptionR\x0csubscription\"\x88\x01\n\x16GetSubscriptionRequest\x12\x32\n\x0fsubscription_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x0esubscriptionId\x12+\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\nexternalIdB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"d\n\x17GetSubscriptionResponse\x12I\n\x0csubscription\x18\x01 \x01(\x0b\x32%.tollway.subscription.v1.SubscriptionR\x0csubscription*\xbe\x01\n\x12SubscriptionStatus\x12#\n\x1fSUBSCRIPTION_STATUS_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSUBSCRIPTION_STATUS_CREATED\x10\x01\x12 \n\x1cSUBSCRIPTION_STATUS_TRIALING\x10\x02\x12\x1e\n\x1aSUBSCRIPTION_STATUS_ACTIVE\x10\x03\x12 \n\x1cSUBSCRIPTION_STATUS_CANCELED\x10\x04*Y\n\tAlignment\x12\x19\n\x15\x41LIGNMENT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41LIGNMENT_ANNIVERSARY\x10\x01\x12\x16\n\x12\x41LIGNMENT_CALENDAR\x10\x02\x32\xf3\x02\n\x13SubscriptionService\x12\x9b\x01\n\x12\x43reateSubscription\x12\x32.tollway.subscription.v1.CreateSubscriptionRequest\x1a\x33.tollway.subscription.v1.CreateSubscriptionResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/subscriptions:\x01*\x12\xbd\x01\n\x0fGetSubscription\x12/.tollway.subscription.v1.GetSubscriptionRequest\x1a\x30.tollway.subscription.v1.GetSubscriptionResponse\"G\x82\xd3\xe4\x93\x02\x41\x12#/v1/subscriptions/{subscription_id}Z\x1a\x12\x18/v1/subscriptions:lookupBl\n\x1aio.tollway.subscription.v1P\x01ZLgithub.com/tollway/tollway/sdk/go/gen/tollway/subscription/v1;subscriptionv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,24 +68,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSUBSCRIPTIONREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\004r\002\030('
   _globals['_GETSUBSCRIPTIONREQUEST'].fields_by_name['external_id']._loaded_options = None
   _globals['_GETSUBSCRIPTIONREQUEST'].fields_by_name['external_id']._serialized_options = b'\272H\005r\003\030\200\001'
-  _globals['_SUBSCRIPTIONSTATUS']._serialized_start=1908
-  _globals['_SUBSCRIPTIONSTATUS']._serialized_end=2098
-  _globals['_ALIGNMENT']._serialized_start=2100
-  _globals['_ALIGNMENT']._serialized_end=2189
-  _globals['_SUBSCRIPTIONITEM']._serialized_start=175
-  _globals['_SUBSCRIPTIONITEM']._serialized_end=264
-  _globals['_SUBSCRIPTION']._serialized_start=267
-  _globals['_SUBSCRIPTION']._serialized_end=878
-  _globals['_NEWSUBSCRIPTIONITEM']._serialized_start=880
-  _globals['_NEWSUBSCRIPTIONITEM']._serialized_end=976
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=979
-  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=1559
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=1561
-  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=1664
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=1667
-  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=1803
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=1805
-  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=1905
-  _globals['_SUBSCRIPTIONSERVICE']._serialized_start=2192
-  _globals['_SUBSCRIPTIONSERVICE']._serialized_end=2462
+  _globals['_SUBSCRIPTIONSERVICE'].methods_by_name['CreateSubscription']._loaded_options = None
+  _globals['_SUBSCRIPTIONSERVICE'].methods_by_name['CreateSubscription']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/subscriptions:\001*'
+  _globals['_SUBSCRIPTIONSERVICE'].methods_by_name['GetSubscription']._loaded_options = None
+  _globals['_SUBSCRIPTIONSERVICE'].methods_by_name['GetSubscription']._serialized_options = b'\202\323\344\223\002A\022#/v1/subscriptions/{subscription_id}Z\032\022\030/v1/subscriptions:lookup'
+  _globals['_SUBSCRIPTIONSTATUS']._serialized_start=1938
+  _globals['_SUBSCRIPTIONSTATUS']._serialized_end=2128
+  _globals['_ALIGNMENT']._serialized_start=2130
+  _globals['_ALIGNMENT']._serialized_end=2219
+  _globals['_SUBSCRIPTIONITEM']._serialized_start=205
+  _globals['_SUBSCRIPTIONITEM']._serialized_end=294
+  _globals['_SUBSCRIPTION']._serialized_start=297
+  _globals['_SUBSCRIPTION']._serialized_end=908
+  _globals['_NEWSUBSCRIPTIONITEM']._serialized_start=910
+  _globals['_NEWSUBSCRIPTIONITEM']._serialized_end=1006
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_start=1009
+  _globals['_CREATESUBSCRIPTIONREQUEST']._serialized_end=1589
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_start=1591
+  _globals['_CREATESUBSCRIPTIONRESPONSE']._serialized_end=1694
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_start=1697
+  _globals['_GETSUBSCRIPTIONREQUEST']._serialized_end=1833
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_start=1835
+  _globals['_GETSUBSCRIPTIONRESPONSE']._serialized_end=1935
+  _globals['_SUBSCRIPTIONSERVICE']._serialized_start=2222
+  _globals['_SUBSCRIPTIONSERVICE']._serialized_end=2593
 # @@protoc_insertion_point(module_scope)

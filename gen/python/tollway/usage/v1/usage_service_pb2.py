@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollway.error.v1 import error_reason_pb2 as tollway_dot_error_dot_v1_dot_error__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/usage/v1/usage_service.proto\x12\x10tollway.usage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tollway/error/v1/error_reason.proto\"\xc3\x03\n\x0bUsageRecord\x12\'\n\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12\x1b\n\tmeter_key\x18\x02 \x01(\tR\x08meterKey\x12!\n\x0b\x63ustomer_id\x18\x03 \x01(\tH\x00R\ncustomerId\x12\x32\n\x14\x65xternal_customer_id\x18\x04 \x01(\tH\x00R\x12\x65xternalCustomerId\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12\x1a\n\x08quantity\x18\x06 \x01(\tR\x08quantity\x12M\n\nproperties\x18\x07 \x03(\x0b\x32-.tollway.usage.v1.UsageRecord.PropertiesEntryR\nproperties\x12\'\n\x0fsubscription_id\x18\x08 \x01(\tR\x0esubscriptionId\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\n\n\x08\x63ustomer\"\x86\x01\n\x17\x42\x61tchRecordUsageRequest\x12\x44\n\x07records\x18\x01 \x03(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07records\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"\x9a\x01\n\x0cRecordResult\x12\x39\n\x07outcome\x18\x01 \x01(\x0e\x32\x1f.tollway.usage.v1.RecordOutcomeR\x07outcome\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.tollway.error.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\"\xe1\x01\n\x18\x42\x61tchRecordUsageResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05R\x08\x61\x63\x63\x65pted\x12\x1c\n\tduplicate\x18\x03 \x01(\x05R\tduplicate\x12\x1a\n\x08\x63onflict\x18\x04 \x01(\x05R\x08\x63onflict\x12\x1a\n\x08rejected\x18\x05 \x01(\x05R\x08rejected\x12\x19\n\x08\x62\x61tch_id\x18\x06 \x01(\tR\x07\x62\x61tchId*\xa4\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RECORD_OUTCOME_ACCEPTED\x10\x01\x12\x1c\n\x18RECORD_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17RECORD_OUTCOME_CONFLICT\x10\x03\x12\x1b\n\x17RECORD_OUTCOME_REJECTED\x10\x04\x32{\n\x0cUsageService\x12k\n\x10\x42\x61tchRecordUsage\x12).tollway.usage.v1.BatchRecordUsageRequest\x1a*.tollway.usage.v1.BatchRecordUsageResponse\"\x00\x42W\n\x13io.tollway.usage.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/usage/v1;usagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/usage/v1/usage_service.proto\x12\x10tollway.usage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tollway/error/v1/error_reason.proto\"\xc3\x03\n\x0bUsageRecord\x12\'\n\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12\x1b\n\tmeter_key\x18\x02 \x01(\tR\x08meterKey\x12!\n\x0b\x63ustomer_id\x18\x03 \x01(\tH\x00R\ncustomerId\x12\x32\n\x14\x65xternal_customer_id\x18\x04 \x01(\tH\x00R\x12\x65xternalCustomerId\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12\x1a\n\x08quantity\x18\x06 \x01(\tR\x08quantity\x12M\n\nproperties\x18\x07 \x03(\x0b\x32-.tollway.usage.v1.UsageRecord.PropertiesEntryR\nproperties\x12\'\n\x0fsubscription_id\x18\x08 \x01(\tR\x0esubscriptionId\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\n\n\x08\x63ustomer\"\x86\x01\n\x17\x42\x61tchRecordUsageRequest\x12\x44\n\x07records\x18\x01 \x03(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07records\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"\x9a\x01\n\x0cRecordResult\x12\x39\n\x07outcome\x18\x01 \x01(\x0e\x32\x1f.tollway.usage.v1.RecordOutcomeR\x07outcome\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.tollway.error.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\"\xe1\x01\n\x18\x42\x61tchRecordUsageResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05R\x08\x61\x63\x63\x65pted\x12\x1c\n\tduplicate\x18\x03 \x01(\x05R\tduplicate\x12\x1a\n\x08\x63onflict\x18\x04 \x01(\x05R\x08\x63onflict\x12\x1a\n\x08rejected\x18\x05 \x01(\x05R\x08rejected\x12\x19\n\x08\x62\x61tch_id\x18\x06 \x01(\tR\x07\x62\x61tchId*\xa4\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RECORD_OUTCOME_ACCEPTED\x10\x01\x12\x1c\n\x18RECORD_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17RECORD_OUTCOME_CONFLICT\x10\x03\x12\x1b\n\x17RECORD_OUTCOME_REJECTED\x10\x04\x32\x96\x01\n\x0cUsageService\x12\x85\x01\n\x10\x42\x61tchRecordUsage\x12).tollway.usage.v1.BatchRecordUsageRequest\x1a*.tollway.usage.v1.BatchRecordUsageResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/usage:batch:\x01*BW\n\x13io.tollway.usage.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/usage/v1;usagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,18 +40,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_options = b'8\001'
   _globals['_BATCHRECORDUSAGEREQUEST'].fields_by_name['records']._loaded_options = None
   _globals['_BATCHRECORDUSAGEREQUEST'].fields_by_name['records']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
-  _globals['_RECORDOUTCOME']._serialized_start=1134
-  _globals['_RECORDOUTCOME']._serialized_end=1298
-  _globals['_USAGERECORD']._serialized_start=158
-  _globals['_USAGERECORD']._serialized_end=609
-  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_start=536
-  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_end=597
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=612
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=746
-  _globals['_RECORDRESULT']._serialized_start=749
-  _globals['_RECORDRESULT']._serialized_end=903
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=906
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=1131
-  _globals['_USAGESERVICE']._serialized_start=1300
-  _globals['_USAGESERVICE']._serialized_end=1423
+  _globals['_USAGESERVICE'].methods_by_name['BatchRecordUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['BatchRecordUsage']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/usage:batch:\001*'
+  _globals['_RECORDOUTCOME']._serialized_start=1164
+  _globals['_RECORDOUTCOME']._serialized_end=1328
+  _globals['_USAGERECORD']._serialized_start=188
+  _globals['_USAGERECORD']._serialized_end=639
+  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_start=566
+  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_end=627
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=642
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=776
+  _globals['_RECORDRESULT']._serialized_start=779
+  _globals['_RECORDRESULT']._serialized_end=933
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=936
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=1161
+  _globals['_USAGESERVICE']._serialized_start=1331
+  _globals['_USAGESERVICE']._serialized_end=1481
 # @@protoc_insertion_point(module_scope)
