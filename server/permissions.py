@@ -43,6 +43,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.subscription.v1.SubscriptionService/CreateSubscription": _WRITE,
     "/tollway.subscription.v1.SubscriptionService/GetSubscription": _READ,
     "/tollway.usage.v1.UsageService/BatchRecordUsage": _WRITE,
+    "/tollway.usage.v1.UsageService/RecordUsage": _WRITE,
+    "/tollway.usage.v1.UsageService/StreamUsage": _WRITE,
     "/tollway.rating.v1.RatingService/GetCharges": _READ,
     "/tollway.invoice.v1.InvoiceService/GetInvoice": _READ,
     "/tollway.invoice.v1.InvoiceService/ListInvoices": _READ,
