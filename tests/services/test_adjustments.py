@@ -86,7 +86,7 @@ async def test_an_adjustment_takes_all_earlier_amounts_off_and_zero_makes_no_lin
     await house.advance(utc(2024, 8, 1) + 2 * HOUR)
 
     # 5 and 5 are left of May, and 150 were billed for it.
-    usage, adjustment, fee = (await last(house)).lines
+    _, adjustment, _ = (await last(house)).lines
     assert adjustment.amount.minor_units == -50
     assert [one.amount.minor_units for one in adjustment.derivation.earlier] == [100, 50]
     await late(house, "0", day=10)
