@@ -1,8 +1,9 @@
 """Invoice path, step 5: drafts become open, and paid at once when their total is zero.
 
 Invariant: the usage periods that the drafts bill or adjust are locked in one sorted statement before their records are
-read in later ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers are drawn
-last, by one statement for the whole batch, so they have no gap. Everything is one transaction: a crash leaves drafts.
+read in later ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers
+are drawn last, by one statement for the whole batch, so they have no gap. Everything is one transaction: a crash
+leaves drafts.
 """
 
 from __future__ import annotations

@@ -57,8 +57,10 @@ async def preview(tx: Connection, drafts: Sequence[Invoice]) -> dict[UUID, Compu
 async def compute(
     tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
 ) -> dict[UUID, Computed | Uncomputed]:
-    """Lines and totals by invoice id, over the usage periods given. One draft that cannot be computed does not hold back
-    the others."""
+    """Lines and totals by invoice id, over the usage periods given.
+
+    One draft that cannot be computed does not hold back the others.
+    """
     try:
         facts = await read_facts(tx, drafts, periods)
     except BillingError as error:

@@ -1,7 +1,7 @@
 """Invoice path, step 4: the usage lines of a draft, and its adjustments of what was billed before.
 
-Invariant: an amount is rate(all effective records of the period now) minus what finalized invoices carry for it, however
-often it is billed; every line is rounded once.
+Invariant: an amount is rate(all effective records of the period now) minus what finalized invoices carry for it,
+however often it is billed; every line is rounded once.
 """
 
 from __future__ import annotations
