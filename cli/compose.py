@@ -52,7 +52,8 @@ class Parts:
     @property
     def house(self) -> House:
         """What the servicers get."""
-        return House(self.api, self.worker, self.clock, self.vault)
+        allowed = self.settings.allowed_networks
+        return House(self.api, self.worker, self.clock, self.vault, allowed)
 
 
 @asynccontextmanager

@@ -55,11 +55,15 @@ WHERE (p.tenant_id, p.item_id, p.period_start) IN (
 ORDER BY p.tenant_id, p.item_id, p.period_start;
 
 -- name: ListEarlierLines :many
--- What finalized invoices that are not void, or are waived, carry for these usage periods already. Of whatever kind the
--- line is: a metered item has no other lines than those of its usage.
+-- What finalized invoices that are not void, or are waived, carry for these usage periods already, with the discounts in
+-- percent of those invoices. Of whatever kind the line is: a metered item has no other lines than those of its usage.
 SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, l.invoice_id,
-       i.number::text AS number, l.line_number, l.amount, i.currency,
-       i.waived
+       i.number::text AS number, l.line_number, l.amount, i.currency, i.waived, l.discount, l.tax_percent,
+       ARRAY(
+           SELECT d.percent::text FROM invoice_discounts d
+           WHERE d.tenant_id = l.tenant_id AND d.invoice_id = l.invoice_id AND d.percent IS NOT NULL
+           ORDER BY d.position
+       )::text[] AS percents
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS g (tenant_id, item_id, period_start)
 JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
 JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id

@@ -6,13 +6,14 @@ its request id in that same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
 
+from billing.domain.address import Network
 from billing.runtime.clock import Clock
 from billing.runtime.db import Connection, Database
 from billing.runtime.vault import Vault
@@ -28,12 +29,16 @@ Work = Callable[[Connection, Call], Awaitable[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The pools by role, machine time, and the vault for answers that carry a secret."""
+    """The pools by role, machine time, and the vault for answers that carry a secret.
+
+    `allowed_networks` are those that webhooks may reach beside the public internet.
+    """
 
     api: Database
     worker: Database
     clock: Clock
     vault: Vault
+    allowed_networks: Sequence[Network] = ()
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""

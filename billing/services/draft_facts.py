@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from uuid import UUID
 
 import queries.fee_periods
@@ -18,7 +19,7 @@ from queries.models import FeePeriod, Invoice, UsagePeriod
 from billing.domain.money import Money
 from billing.runtime.db import Connection
 from billing.services.draft_periods import PeriodsByDraft
-from billing.services.invoice_line import EarlierAmount
+from billing.services.invoice_line import EarlierAmount, EarlierLine
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
 from billing.services.quantities import PeriodKey, quantities_from_records
 
@@ -30,7 +31,7 @@ class DraftFacts:
     fees: Mapping[UUID, Sequence[FeePeriod]]
     periods: PeriodsByDraft
     quantities: Mapping[PeriodKey, Decimal]
-    earlier: Mapping[PeriodKey, Sequence[EarlierAmount]]
+    earlier: Mapping[PeriodKey, Sequence[EarlierLine]]
     prices: Mapping[PriceKey, BookedPrice]
 
 
@@ -72,22 +73,26 @@ async def read_facts(
     )
 
 
-async def _earlier(
-    tx: Connection, keys: Sequence[PeriodKey]
-) -> dict[PeriodKey, list[EarlierAmount]]:
+async def _earlier(tx: Connection, keys: Sequence[PeriodKey]) -> dict[PeriodKey, list[EarlierLine]]:
     rows = await queries.invoices.list_earlier_lines(
         tx,
         tenant_ids=[key.tenant_id for key in keys],
         item_ids=[key.item_id for key in keys],
         period_starts=[key.period_start for key in keys],
     )
-    earlier: dict[PeriodKey, list[EarlierAmount]] = defaultdict(list)
+    earlier: dict[PeriodKey, list[EarlierLine]] = defaultdict(list)
     for row in rows:
         key = PeriodKey(row.tenant_id, row.item_id, row.period_start)
-        amount = Money(row.amount, row.currency)
-        earlier[key].append(
-            EarlierAmount(row.invoice_id, row.number, row.line_number, amount, row.waived)
+        billed = EarlierAmount(
+            row.invoice_id,
+            row.number,
+            row.line_number,
+            Money(row.amount, row.currency),
+            row.waived,
         )
+        discount = Money(row.discount, row.currency)
+        percents = tuple(Fraction(percent) for percent in row.percents)
+        earlier[key].append(EarlierLine(billed, discount, percents, Fraction(row.tax_percent)))
     return earlier
 
 

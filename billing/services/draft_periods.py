@@ -18,7 +18,7 @@ from queries.models import Invoice, UsagePeriod
 
 from billing.domain.usage import UsagePeriodStatus
 from billing.runtime.db import Connection
-from billing.services.draft_claims import Claimed
+from billing.services.draft_claims import Claimed, billed_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,7 @@ _Key = tuple[UUID, UUID | None, str | None, datetime | None]
 
 async def lock_periods(tx: Connection, claimed: Sequence[Claimed]) -> list[UsagePeriod]:
     """The usage periods that the drafts bill or adjust, locked; for callers that hold their subscriptions' locks."""
-    return await queries.finalization.lock_periods_to_bill(
-        tx,
-        tenant_ids=[one.tenant_id for one in claimed],
-        subscription_ids=[one.subscription_id for one in claimed],
-        kinds=[one.kind for one in claimed],
-        boundaries=[one.boundary for one in claimed],
-    )
+    return await queries.finalization.lock_periods_to_bill(tx, **billed_by(claimed))
 
 
 async def list_periods(tx: Connection, drafts: Sequence[Invoice]) -> list[UsagePeriod]:
@@ -65,7 +59,7 @@ def share_out(drafts: Sequence[Invoice], periods: Sequence[UsagePeriod]) -> Peri
     shares: dict[UUID, DraftPeriods] = defaultdict(DraftPeriods)
     by_key: dict[_Key, Invoice] = {}
     first: dict[tuple[UUID, UUID | None], Invoice] = {}
-    for draft in sorted(drafts, key=lambda draft: (draft.boundary, draft.finalize_at, draft.id)):
+    for draft in sorted(drafts, key=lambda draft: (draft.boundary, draft.id)):
         by_key[draft.tenant_id, draft.subscription_id, draft.kind, draft.boundary] = draft
         first.setdefault((draft.tenant_id, draft.subscription_id), draft)
     for row in periods:

@@ -24,7 +24,7 @@ from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
 from billing.domain.usage import MACHINE as USAGE_PERIODS
 from billing.domain.usage import UsagePeriodAction
 from billing.runtime.db import Connection, Database
-from billing.services import draft_claims, events, invoice_lines
+from billing.services import credit_ledger, draft_claims, events, invoice_lines
 from billing.services.business_time import business_times
 from billing.services.draft_claims import (
     Blocked,
@@ -33,11 +33,13 @@ from billing.services.draft_claims import (
     OnTestClocks,
 )
 from billing.services.draft_facts import period_key
+from billing.services.draft_money import Computed, in_order
 from billing.services.draft_periods import DraftPeriods, lock_periods, share_out
 from billing.services.invoice_events import status_changes, usage_billed
-from billing.services.invoice_line import Line, LineKind
-from billing.services.invoice_lines import Computed, Uncomputed
+from billing.services.invoice_line import USAGE_KINDS, Line
+from billing.services.invoice_lines import Uncomputed
 from billing.services.invoice_lines_store import insert_lines
+from billing.services.invoice_money import write_money
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Finalized:
     @property
     def usage(self) -> Sequence[Line]:
         """The lines that bill or adjust a usage period."""
-        return [line for line in self.computed.lines if line.kind is not LineKind.FEE]
+        return [line for line in self.computed.lines if line.kind in USAGE_KINDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     )
     blocked = dict.fromkeys(pending, Blocked.USAGE_PENDING)
     billable = [draft for draft in drafts if draft.id not in blocked]
+    # Before credit and discounts are read: else two subscriptions of one customer spend them twice.
+    await credit_ledger.lock_balances(
+        tx, [(draft.tenant_id, draft.customer_id, draft.currency) for draft in billable]
+    )
     periods = share_out(billable, locked)
     outcomes = await invoice_lines.compute(tx, billable, periods)
     ready = []
@@ -120,13 +126,19 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
 
 
 async def _take(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Those whose subscription nobody else holds; it is locked."""
-    owners = sorted({(one.tenant_id, one.subscription_id) for one in claimed})
+    """Those whose subscription nobody else holds, which is locked now; manual drafts need none."""
+    owners = sorted(
+        {(one.tenant_id, one.subscription_id) for one in claimed if one.subscription_id}
+    )
     held = await queries.finalization.take_subscriptions(
         tx, tenant_ids=[tenant for tenant, _ in owners], ids=[identity for _, identity in owners]
     )
     free = {(row.tenant_id, row.id) for row in held}
-    return [one for one in claimed if (one.tenant_id, one.subscription_id) in free]
+    return [
+        one
+        for one in claimed
+        if one.subscription_id is None or (one.tenant_id, one.subscription_id) in free
+    ]
 
 
 def _final(draft: Invoice, computed: Computed, periods: DraftPeriods, now: datetime) -> Finalized:
@@ -143,6 +155,7 @@ async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> l
     await _bill_periods(tx, ready)
     versions = await _draw_versions(tx, ready)
     today = await business_times(tx, {one.draft.tenant_id for one in ready}, now)
+    await write_money(tx, [(one.draft, one.computed) for one in ready], today, now=now)
     invoices = await _number(tx, ready, today)
     told = []
     for one in ready:
@@ -204,16 +217,21 @@ async def _number(
     await queries.finalization.lock_invoice_sequences(
         tx, tenant_ids=sorted({one.draft.tenant_id for one in ready})
     )
-    ordered = sorted(ready, key=lambda one: (one.draft.finalize_at, one.draft.id))
+    by_id = {one.draft.id: one for one in ready}
+    ordered = [by_id[draft.id] for draft in in_order([one.draft for one in ready])]
+    totals = [one.computed.totals for one in ordered]
     numbered = await queries.finalization.number_invoices(
         tx,
         tenant_ids=[one.draft.tenant_id for one in ordered],
         ids=[one.draft.id for one in ordered],
         statuses=[one.statuses[-1] for one in ordered],
         versions=[len(one.statuses) - 1 for one in ordered],
-        subtotals=[one.computed.totals.subtotal.minor_units for one in ordered],
-        totals=[one.computed.totals.total.minor_units for one in ordered],
-        amounts_due=[one.computed.totals.amount_due.minor_units for one in ordered],
+        subtotals=[one.subtotal.minor_units for one in totals],
+        discounts=[one.discount.minor_units for one in totals],
+        taxes=[one.tax.minor_units for one in totals],
+        totals=[one.total.minor_units for one in totals],
+        to_credit_balances=[one.to_credit_balance.minor_units for one in totals],
+        credits_applied=[one.credit_applied.minor_units for one in totals],
         ats=[today[one.draft.tenant_id] for one in ordered],
     )
     assert len(numbered) == len(ready), "the drafts are locked, and a tenant has its sequence"

@@ -18,7 +18,14 @@ from billing.domain.money import Money, total_of
 from billing.domain.period import Period
 from billing.domain.pricing import Usage, adjustment, rate
 from billing.services.draft_facts import DraftFacts, period_key
-from billing.services.invoice_line import EarlierAmount, Line, LineKind, line_of
+from billing.services.invoice_line import (
+    Derivation,
+    EarlierAmount,
+    EarlierLine,
+    Line,
+    LineKind,
+    line_of,
+)
 from billing.services.usage_periods import nominal_of
 
 
@@ -29,14 +36,17 @@ def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
     """
     rater = PeriodRater(facts)
     for row in facts.periods[draft.id].own:
-        lines = rater.lines(row)
+        first, *others = rater.lines(row)
         earlier = facts.earlier.get(period_key(row), ())
         if earlier:
-            difference = still_owed(lines, earlier, draft.currency)
-            taken_off = total_of((line.amount for line in lines), draft.currency) - difference
-            derivation = replace(lines[0].derivation, earlier=tuple(earlier))
-            lines[0] = replace(lines[0], amount=lines[0].amount - taken_off, derivation=derivation)
-        yield from lines
+            lines_total = total_of((line.amount for line in (first, *others)), draft.currency)
+            taken_off = lines_total - still_owed(lines_total, earlier)
+            first = replace(
+                first,
+                amount=first.amount - taken_off,
+                derivation=replace(first.derivation, earlier=_amounts(earlier)),
+            )
+        yield from (first, *others)
 
 
 def adjustment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
@@ -45,24 +55,51 @@ def adjustment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
     for row in facts.periods[draft.id].adjusted:
         lines = rater.lines(row)
         earlier = facts.earlier.get(period_key(row), ())
-        difference = still_owed(lines, earlier, draft.currency)
+        difference = still_owed(total_of((line.amount for line in lines), draft.currency), earlier)
         if difference:
-            exact = sum((line.derivation.exact for line in lines), start=Fraction(0))
             yield replace(
                 lines[0],
                 kind=LineKind.ADJUSTMENT,
                 amount=difference,
                 steps=[step for line in lines for step in line.steps],
-                derivation=replace(lines[0].derivation, exact=exact, earlier=tuple(earlier)),
+                derivation=Derivation(
+                    sum((line.derivation.exact for line in lines), start=Fraction(0)),
+                    lines[0].derivation.share,
+                    _amounts(earlier),
+                ),
+                own_discount_percent=_own_discount(difference, earlier),
+                tax_percent=earlier[0].tax_percent if earlier else None,
             )
 
 
-def still_owed(lines: Sequence[Line], earlier: Sequence[EarlierAmount], currency: str) -> Money:
-    """What the lines of a period cost beyond what earlier invoices carry for it; negative to give back."""
-    billed = total_of((one.amount for one in earlier if not one.waived), currency)
-    waived = total_of((one.amount for one in earlier if one.waived), currency)
-    now = total_of((line.amount for line in lines), currency)
-    return adjustment(now, billed, waived) or Money.zero(currency)
+def still_owed(now: Money, earlier: Sequence[EarlierLine]) -> Money:
+    """What a period costs `now` beyond what earlier invoices carry for it; negative to give back."""
+    amounts = _amounts(earlier)
+    billed = total_of((one.amount for one in amounts if not one.waived), now.currency)
+    waived = total_of((one.amount for one in amounts if one.waived), now.currency)
+    return adjustment(now, billed, waived) or Money.zero(now.currency)
+
+
+def _amounts(earlier: Sequence[EarlierLine]) -> tuple[EarlierAmount, ...]:
+    return tuple(line.billed for line in earlier)
+
+
+def _own_discount(difference: Money, earlier: Sequence[EarlierLine]) -> Fraction | None:
+    """The discount of the period that is corrected, in percent.
+
+    More usage gets what its invoice gave in percent; an amount that was given off it stays as it is. What is given back
+    is given back as it was billed: with all that was taken off it.
+    """
+    if not earlier:
+        return None
+    if difference.minor_units < 0:
+        billed = sum(line.billed.amount.minor_units for line in earlier)
+        taken_off = sum(line.discount.minor_units for line in earlier)
+        return Fraction(100 * taken_off, billed) if billed else Fraction(0)
+    left = Fraction(1)
+    for percent in earlier[0].percents:
+        left *= 1 - percent / 100
+    return 100 * (1 - left)
 
 
 class PeriodRater:

@@ -15,10 +15,12 @@ from .connection import ConnectionLike, affected_rows
 __all__ = [
     "ClaimDueDraftsOnTestClocksRow",
     "ClaimDueDraftsRow",
+    "ClaimDueManualDraftsRow",
     "TakeSubscriptionsRow",
     "bill_usage_periods",
     "claim_due_drafts",
     "claim_due_drafts_on_test_clocks",
+    "claim_due_manual_drafts",
     "delete_marks",
     "flag_closing",
     "hold_drafts",
@@ -117,6 +119,45 @@ async def claim_due_drafts_on_test_clocks(
     """The same of tenants with a test clock, of one of them if @tenant_id is given."""
     rows = await conn.fetch(CLAIM_DUE_DRAFTS_ON_TEST_CLOCKS, tenant_id, now, batch_max)
     return [ClaimDueDraftsOnTestClocksRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClaimDueManualDraftsRow:
+    """One row of claim_due_manual_drafts."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    kind: str
+    boundary: datetime.datetime
+
+
+CLAIM_DUE_MANUAL_DRAFTS: typing.Final = """-- name: ClaimDueManualDrafts :many
+SELECT i.tenant_id, i.id, i.kind, i.boundary
+FROM invoices i
+LEFT JOIN test_clocks c ON c.tenant_id = i.tenant_id
+WHERE i.status = 'draft' AND i.subscription_id IS NULL AND i.finalize_at <= coalesce(c.business_time, $1::timestamptz)
+  AND (c.tenant_id IS NOT NULL) = $2::boolean
+  AND ($3::uuid IS NULL OR i.tenant_id = $3::uuid)
+  AND (i.retry_at IS NULL OR i.retry_at <= $1::timestamptz)
+ORDER BY i.finalize_at, i.tenant_id, i.id
+LIMIT $4
+FOR NO KEY UPDATE OF i SKIP LOCKED
+"""
+
+
+async def claim_due_manual_drafts(
+    conn: ConnectionLike,
+    *,
+    now: datetime.datetime,
+    on_test_clocks: bool,
+    tenant_id: uuid.UUID | None,
+    batch_max: int,
+) -> list[ClaimDueManualDraftsRow]:
+    """Manual drafts that were given a time that has come; with @on_test_clocks those of tenants with a test clock, of one of
+    them if @tenant_id is given. They have no subscription to lock, so they are locked themselves.
+    """
+    rows = await conn.fetch(CLAIM_DUE_MANUAL_DRAFTS, now, on_test_clocks, tenant_id, batch_max)
+    return [ClaimDueManualDraftsRow(*row) for row in rows]
 
 
 FLAG_CLOSING: typing.Final = """-- name: FlagClosing :exec
@@ -272,7 +313,7 @@ async def lock_periods_to_bill(
 
 
 LOCK_DRAFTS: typing.Final = """-- name: LockDrafts :many
-SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason
+SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties
 FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
 WHERE i.status = 'draft'
@@ -317,16 +358,19 @@ async def list_usage_pending(
 INSERT_LINES: typing.Final = """-- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps, derivation)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
-       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb, g.derivation::jsonb
+       g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
+       g.steps::jsonb, g.derivation::jsonb
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[],
-    $6::uuid[], $7::uuid[], $8::timestamptz[], $9::timestamptz[],
-    $10::text[], $11::bigint[], $12::text[], $13::text[]
+    $6::uuid[], $7::uuid[], $8::timestamptz[],
+    $9::timestamptz[], $10::text[], $11::bigint[], $12::bigint[],
+    $13::text[], $14::bigint[], $15::uuid[], $16::text[],
+    $17::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps, derivation
+    discount, tax_percent, tax, invoice_item_id, steps, derivation
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number
 """
@@ -340,12 +384,16 @@ async def insert_lines(
     line_numbers: collections.abc.Sequence[int],
     kinds: collections.abc.Sequence[str],
     descriptions: collections.abc.Sequence[str],
-    item_ids: collections.abc.Sequence[uuid.UUID],
-    price_ids: collections.abc.Sequence[uuid.UUID],
-    period_starts: collections.abc.Sequence[datetime.datetime],
-    period_ends: collections.abc.Sequence[datetime.datetime],
+    item_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    price_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    period_starts: collections.abc.Sequence[datetime.datetime | None] | None,
+    period_ends: collections.abc.Sequence[datetime.datetime | None] | None,
     quantities: collections.abc.Sequence[str],
     amounts: collections.abc.Sequence[int],
+    discounts: collections.abc.Sequence[int],
+    tax_percents: collections.abc.Sequence[str],
+    taxes: collections.abc.Sequence[int],
+    invoice_item_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     steps: collections.abc.Sequence[str],
     derivations: collections.abc.Sequence[str],
 ) -> None:
@@ -362,6 +410,10 @@ async def insert_lines(
         period_ends,
         quantities,
         amounts,
+        discounts,
+        tax_percents,
+        taxes,
+        invoice_item_ids,
         steps,
         derivations,
     )
@@ -435,12 +487,15 @@ async def lock_invoice_sequences(
 
 NUMBER_INVOICES: typing.Final = """-- name: NumberInvoices :many
 WITH given AS (
-    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.total, g.amount_due, g.at,
-           row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
+    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.discount, g.tax, g.total, g.to_credit_balance,
+           g.credit_applied, g.at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::bigint[],
-        $6::bigint[], $7::bigint[], $8::timestamptz[]
-    ) WITH ORDINALITY AS g (tenant_id, id, status, versions, subtotal, total, amount_due, at, place)
+        $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+        $10::bigint[], $11::timestamptz[]
+    ) WITH ORDINALITY AS g (
+        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, place
+    )
 ), drawn AS (
     UPDATE invoice_sequences
     SET last = invoice_sequences.last + wanted.count, last_at = greatest(wanted.at, invoice_sequences.last_at)
@@ -449,12 +504,17 @@ WITH given AS (
     RETURNING invoice_sequences.tenant_id, invoice_sequences.last - wanted.count AS before, invoice_sequences.last_at
 )
 UPDATE invoices
-SET status = given.status, subtotal = given.subtotal, total = given.total, amount_due = given.amount_due,
+SET status = given.status, subtotal = given.subtotal, discount = given.discount, tax = given.tax, total = given.total,
+    to_credit_balance = given.to_credit_balance, credit_applied = given.credit_applied,
+    amount_due = given.total - given.credit_applied, parties = who.parties,
     number = 'INV-' || lpad((drawn.before + given.place)::text, greatest(6, length((drawn.before + given.place)::text)), '0'),
     finalized_at = drawn.last_at, blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
-FROM given JOIN drawn ON drawn.tenant_id = given.tenant_id
+FROM given
+JOIN drawn ON drawn.tenant_id = given.tenant_id
+JOIN invoices i ON i.tenant_id = given.tenant_id AND i.id = given.id
+JOIN invoice_parties who ON who.tenant_id = i.tenant_id AND who.customer_id = i.customer_id
 WHERE invoices.tenant_id = given.tenant_id AND invoices.id = given.id AND invoices.status = 'draft'
-RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.replaces, invoices.voided_at, invoices.void_reason
+RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.replaces, invoices.voided_at, invoices.void_reason, invoices.discount, invoices.tax, invoices.credit_applied, invoices.to_credit_balance, invoices.amount_paid, invoices.amount_credited, invoices.memo, invoices.parties
 """
 
 
@@ -466,12 +526,15 @@ async def number_invoices(
     statuses: collections.abc.Sequence[str],
     versions: collections.abc.Sequence[int],
     subtotals: collections.abc.Sequence[int],
+    discounts: collections.abc.Sequence[int],
+    taxes: collections.abc.Sequence[int],
     totals: collections.abc.Sequence[int],
-    amounts_due: collections.abc.Sequence[int],
+    to_credit_balances: collections.abc.Sequence[int],
+    credits_applied: collections.abc.Sequence[int],
     ats: collections.abc.Sequence[datetime.datetime],
 ) -> list[models.Invoice]:
-    """Draws the numbers of the whole batch and makes its drafts final. `numbers are gapless` rests on this one statement: a
-    rollback takes the numbers back with the invoices.
+    """Draws the numbers of the whole batch and makes its drafts final, with seller and buyer as they are now. `numbers are
+    gapless` rests on this one statement: a rollback takes the numbers back with the invoices.
     """
     rows = await conn.fetch(
         NUMBER_INVOICES,
@@ -480,8 +543,11 @@ async def number_invoices(
         statuses,
         versions,
         subtotals,
+        discounts,
+        taxes,
         totals,
-        amounts_due,
+        to_credit_balances,
+        credits_applied,
         ats,
     )
     return [models.Invoice(*row) for row in rows]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import datetime
+import decimal
 import typing
 import uuid
 
@@ -39,7 +40,7 @@ JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.id = c.subscription_id
 WHERE c.closed_at IS NOT NULL
 ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
 ON CONFLICT DO NOTHING
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
 """
 
 
@@ -75,7 +76,7 @@ async def insert_drafts(
 
 
 GET_INVOICE: typing.Final = """-- name: GetInvoice :one
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason FROM invoices WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -90,7 +91,7 @@ async def get_invoice(
 
 
 LIST_INVOICES: typing.Final = """-- name: ListInvoices :many
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason FROM invoices
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices
 WHERE tenant_id = $1
   AND ($2::uuid IS NULL OR id < $2::uuid)
   AND ($3::uuid IS NULL OR customer_id = $3::uuid)
@@ -125,7 +126,7 @@ async def list_invoices(
 
 
 LIST_INVOICE_LINES: typing.Final = """-- name: ListInvoiceLines :many
-SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, derivation FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
+SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, derivation, discount, tax_percent, tax, invoice_item_id FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
 """
 
 
@@ -185,12 +186,19 @@ class ListEarlierLinesRow:
     amount: int
     currency: str
     waived: bool
+    discount: int
+    tax_percent: decimal.Decimal
+    percents: list[str]
 
 
 LIST_EARLIER_LINES: typing.Final = """-- name: ListEarlierLines :many
 SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, l.invoice_id,
-       i.number::text AS number, l.line_number, l.amount, i.currency,
-       i.waived
+       i.number::text AS number, l.line_number, l.amount, i.currency, i.waived, l.discount, l.tax_percent,
+       ARRAY(
+           SELECT d.percent::text FROM invoice_discounts d
+           WHERE d.tenant_id = l.tenant_id AND d.invoice_id = l.invoice_id AND d.percent IS NOT NULL
+           ORDER BY d.position
+       )::text[] AS percents
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS g (tenant_id, item_id, period_start)
 JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
 JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
@@ -206,8 +214,8 @@ async def list_earlier_lines(
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListEarlierLinesRow]:
-    """What finalized invoices that are not void, or are waived, carry for these usage periods already. Of whatever kind the
-    line is: a metered item has no other lines than those of its usage.
+    """What finalized invoices that are not void, or are waived, carry for these usage periods already, with the discounts in
+    percent of those invoices. Of whatever kind the line is: a metered item has no other lines than those of its usage.
     """
     rows = await conn.fetch(LIST_EARLIER_LINES, tenant_ids, item_ids, period_starts)
     return [ListEarlierLinesRow(*row) for row in rows]

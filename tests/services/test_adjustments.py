@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from billing.domain.period import Period
 from billing.services.draft_claims import FinalizationSettings, OnTestClocks
 from billing.services.due_subscriptions import Share, run_due
 from billing.services.finalization import finalize_due
@@ -53,7 +54,7 @@ async def test_late_usage_is_one_adjustment_on_the_next_invoice(databases: Datab
     usage, adjustment, fee = (await last(house)).lines
     assert (usage.kind, usage.amount.minor_units) == (LineKind.USAGE, 0)
     assert (adjustment.kind, adjustment.amount.minor_units) == (LineKind.ADJUSTMENT, 50)
-    assert (adjustment.period.start, adjustment.period.end) == (START, JUNE)
+    assert adjustment.period == Period(START, JUNE)
     assert adjustment.quantity == 15
     (earlier,) = adjustment.derivation.earlier
     assert (earlier.number, earlier.line_number, earlier.amount.minor_units) == (

@@ -164,6 +164,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
+    """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -312,4 +314,6 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
+"""INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
