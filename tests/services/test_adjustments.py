@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
+
+import pytest
 
 from billing.domain.period import Period
 from billing.services.draft_claims import FinalizationSettings, OnTestClocks
@@ -35,6 +38,17 @@ async def late(house: Driver, quantity: str, day: int = 7) -> None:
     """Usage of May that is reported now."""
     await house.use(START + day * DAY, quantity, backfill=True)
     await house.deliver()
+
+
+async def take_back(house: Driver, quantity: str) -> None:
+    """Voids the record of that quantity, as a further revision does."""
+    await house.execute(
+        "INSERT INTO usage_records (tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id,"
+        " customer_id, used_at, quantity, accepted_at, folded, item_id, period_start)"
+        " SELECT tenant_id, 'void', batch_id, idempotency_key, 1, true, meter_id, customer_id, used_at, quantity,"
+        " accepted_at, true, item_id, period_start FROM usage_records WHERE quantity = $1::numeric",
+        Decimal(quantity),
+    )
 
 
 async def last(house: Driver) -> InvoiceView:
@@ -75,13 +89,7 @@ async def test_an_adjustment_takes_all_earlier_amounts_off_and_zero_makes_no_lin
     await late(house, "5")
     await house.advance(JULY + 2 * HOUR)
     assert [line.amount.minor_units for line in (await last(house)).lines] == [0, 50, 4900]
-    # Voided and amended usage goes the same way; here the record is taken back behind the invoice's back.
-    await house.execute(
-        "INSERT INTO usage_records (tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id,"
-        " customer_id, used_at, quantity, accepted_at, folded, item_id, period_start)"
-        " SELECT tenant_id, 'void', batch_id, idempotency_key, 1, true, meter_id, customer_id, used_at, quantity,"
-        " accepted_at, true, item_id, period_start FROM usage_records WHERE quantity = 10"
-    )
+    await take_back(house, "10")
     await late(house, "5", day=9)
 
     await house.advance(utc(2024, 8, 1) + 2 * HOUR)
@@ -148,3 +156,40 @@ async def test_drafts_that_become_final_together_adjust_a_period_once(
         " JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id WHERE l.kind = 'adjustment'"
     )
     assert [(row["boundary"], row["amount"]) for row in lines] == [(JULY, 50)]
+
+
+@pytest.mark.parametrize(("late_minutes", "net", "tax"), [("90", 810, 162), ("0", -90, -18)])
+async def test_an_adjustment_carries_the_discount_and_the_tax_of_its_own_period(
+    databases: Databases, late_minutes: str, net: int, tax: int
+) -> None:
+    """10 percent off and 20 percent tax in May; in June the discount is over and the tax is another."""
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(per_minute="0.10")
+    await house.subscribe()
+    await house.execute(
+        "INSERT INTO discounts (tenant_id, id, customer_id, display_name, percent, created_at)"
+        " VALUES ($1, $2, $2, 'Ten', 10, $3)",
+        house.tenant_id,
+        customer,
+        START,
+    )
+    await house.execute("UPDATE customers SET tax_percent = 20")
+    await house.use(START + HOUR / 60, "10")
+    await house.advance(JUNE + 2 * HOUR)
+    await house.execute("UPDATE discounts SET ended_at = $1", JUNE + 2 * HOUR)
+    await house.execute("UPDATE customers SET tax_percent = 7")
+    if late_minutes == "0":
+        await take_back(house, "10")
+    await late(house, late_minutes)
+
+    await house.advance(JULY + 2 * HOUR)
+
+    _, adjustment = (await last(house)).lines
+    assert adjustment.discount is not None
+    assert adjustment.tax is not None
+    assert (adjustment.amount - adjustment.discount).minor_units == net
+    assert adjustment.tax.minor_units == tax
+    if net < 0:
+        balance = await house.value("SELECT balance FROM credit_balances")
+        assert balance == -(net + tax)
