@@ -52,8 +52,8 @@ class Parts:
     @property
     def house(self) -> House:
         """What the servicers get."""
-        allowed = self.settings.allowed_networks
-        return House(self.api, self.worker, self.clock, self.vault, allowed)
+        allowed, hints = self.settings.allowed_networks, self.bus.subscribe_hints
+        return House(self.api, self.worker, self.clock, self.vault, allowed, hints)
 
 
 @asynccontextmanager

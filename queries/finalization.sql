@@ -148,19 +148,19 @@ WHERE EXISTS (
 -- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, derivation)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
        g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
-       g.steps::jsonb, g.derivation::jsonb
+       g.steps::jsonb, g.derivation::jsonb, g.dimensions::jsonb
 FROM unnest(
     @tenant_ids::uuid[], @invoice_ids::uuid[], @line_numbers::integer[], @kinds::text[], @descriptions::text[],
     sqlc.narg(item_ids)::uuid[], sqlc.narg(price_ids)::uuid[], sqlc.narg(period_starts)::timestamptz[],
     sqlc.narg(period_ends)::timestamptz[], @quantities::text[], @amounts::bigint[], @discounts::bigint[],
     @tax_percents::text[], @taxes::bigint[], sqlc.narg(invoice_item_ids)::uuid[], @steps::text[],
-    @derivations::text[]
+    @derivations::text[], @dimensions::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, derivation
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number;
 

@@ -8,42 +8,41 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from uuid import UUID
 
 import queries.fee_periods
 import queries.invoices
-from queries.models import FeePeriod, Invoice, UsagePeriod
+from queries.models import FeePeriod, Invoice
 
+from billing.domain.errors import BillingError
 from billing.domain.money import Money
 from billing.runtime.db import Connection
 from billing.services.draft_periods import PeriodsByDraft
 from billing.services.invoice_line import EarlierAmount, EarlierLine
+from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
-from billing.services.quantities import PeriodKey, quantities_from_records
+from billing.services.quantity_reads import PeriodKey, key_of
 
 
 @dataclass(frozen=True, slots=True)
 class DraftFacts:
-    """By invoice id, usage period or price. `earlier` is what final invoices carry for a period already."""
+    """By invoice id, usage period or price.
+
+    `rated` is what a usage period costs now, or why it cannot be told; `earlier` what final invoices carry for it.
+    """
 
     fees: Mapping[UUID, Sequence[FeePeriod]]
     periods: PeriodsByDraft
-    quantities: Mapping[PeriodKey, Decimal]
+    rated: Mapping[PeriodKey, RatedPeriod | BillingError]
     earlier: Mapping[PeriodKey, Sequence[EarlierLine]]
     prices: Mapping[PriceKey, BookedPrice]
-
-
-def period_key(row: UsagePeriod) -> PeriodKey:
-    """What the facts of a usage period are kept by."""
-    return PeriodKey(row.tenant_id, row.item_id, row.period_start)
 
 
 async def read_facts(
     tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
 ) -> DraftFacts:
-    """Reads what the drafts' lines are computed from; `periods` are theirs. Raises UsageNotRatable."""
+    """Reads what the drafts' lines are computed from; `periods` are theirs."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
     subscriptions = [_subscription_of(draft) for draft in drafts]
@@ -58,18 +57,17 @@ async def read_facts(
         boundaries=boundaries,
     )
     rows = [row for draft in drafts for row in periods[draft.id]]
-    keys = [period_key(row) for row in rows]
-    wanted = [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
-    wanted += [(row.tenant_id, row.price_id) for row in rows]
     fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee.fee_period)
     return DraftFacts(
         fees_of,
         periods,
-        await quantities_from_records(tx, keys) if keys else {},
-        await _earlier(tx, keys) if keys else {},
-        await load_prices(tx, wanted),
+        await rate_periods(tx, rows) if rows else {},
+        await _earlier(tx, [key_of(row) for row in rows]) if rows else {},
+        await load_prices(
+            tx, [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
+        ),
     )
 
 

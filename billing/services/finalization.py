@@ -32,7 +32,6 @@ from billing.services.draft_claims import (
     FinalizationSettings,
     OnTestClocks,
 )
-from billing.services.draft_facts import period_key
 from billing.services.draft_money import Computed, in_order
 from billing.services.draft_periods import DraftPeriods, lock_periods, share_out
 from billing.services.invoice_events import status_changes, usage_billed
@@ -40,6 +39,7 @@ from billing.services.invoice_line import USAGE_KINDS, Line
 from billing.services.invoice_lines import Uncomputed
 from billing.services.invoice_lines_store import insert_lines
 from billing.services.invoice_money import write_money
+from billing.services.quantity_reads import key_of
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> l
 
 async def _bill_periods(tx: Connection, ready: Sequence[Finalized]) -> None:
     """The drafts' own usage periods are billed; nothing of them, or of those adjusted, is due any more."""
-    own = sorted({period_key(row) for one in ready for row in one.periods.own})
+    own = sorted({key_of(row) for one in ready for row in one.periods.own})
     if own:
         billed = await queries.finalization.bill_usage_periods(
             tx,
@@ -180,7 +180,7 @@ async def _bill_periods(tx: Connection, ready: Sequence[Finalized]) -> None:
             from_statuses=_BILLABLE,
         )
         assert billed == len(own), "the rows are locked, and a billed one has no draft"
-    done = sorted({period_key(row) for one in ready for row in one.periods})
+    done = sorted({key_of(row) for one in ready for row in one.periods})
     if done:
         await queries.finalization.delete_marks(
             tx,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final
@@ -17,11 +17,16 @@ from billing.services.price_book import BookedPrice
 
 
 class LineKind(StrEnum):
-    """What a line bills: a flat price for a period, a metered one for a usage period, what a billed period lacked, or
-    what a person put there."""
+    """What a line bills: a flat price, a metered one for a usage period, what lacks to a bound, or what a person added.
+
+    A true-up brings the lines of a usage period to the price's minimum or maximum, a commitment those of a billing
+    period to what the plan promises. An adjustment is what a usage period that was billed before costs more or less.
+    """
 
     FEE = "fee"
     USAGE = "usage"
+    TRUE_UP = "true_up"
+    COMMITMENT = "commitment"
     ADJUSTMENT = "adjustment"
     ITEM = "item"
 
@@ -67,7 +72,8 @@ class Line:
     line is computed.
 
     A line that corrects or gives back an earlier one carries that one's discount in `own_discount_percent`, and its tax
-    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in.
+    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. `dimensions` are
+    the group's values by property, where the meter groups.
     """
 
     kind: LineKind
@@ -80,6 +86,7 @@ class Line:
     steps: Sequence[Mapping[str, str]]
     derivation: Derivation = Derivation()
     meter_id: UUID | None = None
+    dimensions: Mapping[str, str] = field(default_factory=dict)
     invoice_item_id: UUID | None = None
     own_discount_percent: Fraction | None = None
     tax_percent: Fraction | None = None

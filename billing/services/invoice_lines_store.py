@@ -51,6 +51,7 @@ async def insert_lines(tx: Connection, invoices: Sequence[tuple[Invoice, Sequenc
         invoice_item_ids=[line.invoice_item_id for _, _, line in rows],
         steps=[json.dumps(list(line.steps)) for _, _, line in rows],
         derivations=[_stored(line.derivation) for _, _, line in rows],
+        dimensions=[json.dumps(dict(line.dimensions)) for _, _, line in rows],
     )
 
 
@@ -76,6 +77,7 @@ def _line(row: InvoiceLine, currency: str) -> Line:
         Money(row.amount, currency),
         json.loads(row.steps),
         _read(json.loads(row.derivation), currency),
+        dimensions=json.loads(row.dimensions),
         invoice_item_id=row.invoice_item_id,
         tax_percent=Fraction(row.tax_percent),
         discount=Money(row.discount, currency),

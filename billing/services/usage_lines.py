@@ -7,81 +7,104 @@ however often it is billed; every line is rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal
 from fractions import Fraction
 
 from queries.models import Invoice, UsagePeriod
 
+from billing.domain.errors import BillingError
 from billing.domain.money import Money, total_of
-from billing.domain.period import Period
-from billing.domain.pricing import Usage, adjustment, rate
-from billing.services.draft_facts import DraftFacts, period_key
-from billing.services.invoice_line import (
-    Derivation,
-    EarlierAmount,
-    EarlierLine,
-    Line,
-    LineKind,
-    line_of,
-)
-from billing.services.usage_periods import nominal_of
+from billing.domain.pricing import adjustment
+from billing.services.draft_facts import DraftFacts
+from billing.services.invoice_line import Derivation, EarlierLine, Line, LineKind
+from billing.services.period_rating import RatedPeriod
+from billing.services.quantity_reads import key_of
 
 
 def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
-    """A line for each usage period that the draft bills, at zero usage too; a true-up is a line of its own.
+    """The lines of each usage period that the draft bills, at zero usage too. Raises why a period cannot be rated.
 
-    What another invoice carries for the period already, as after a void, is taken off its first line.
+    A period that a final invoice carries an amount for, as after a void, gets the difference alone.
     """
-    rater = PeriodRater(facts)
     for row in facts.periods[draft.id].own:
-        first, *others = rater.lines(row)
-        earlier = facts.earlier.get(period_key(row), ())
-        if earlier:
-            lines_total = total_of((line.amount for line in (first, *others)), draft.currency)
-            taken_off = lines_total - still_owed(lines_total, earlier)
-            first = replace(
-                first,
-                amount=first.amount - taken_off,
-                derivation=replace(first.derivation, earlier=_amounts(earlier)),
-            )
-        yield from (first, *others)
+        earlier = facts.earlier.get(key_of(row), ())
+        rated = _rated(row, facts)
+        yield from adjustments(rated, earlier) if earlier else first_lines(rated)
 
 
 def adjustment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
-    """One line, maybe a negative one, for each period billed before whose amount is another now; true-ups included."""
-    rater = PeriodRater(facts)
+    """The differences of the periods billed before that the draft adjusts. Raises why a period cannot be rated."""
     for row in facts.periods[draft.id].adjusted:
-        lines = rater.lines(row)
-        earlier = facts.earlier.get(period_key(row), ())
-        difference = still_owed(total_of((line.amount for line in lines), draft.currency), earlier)
-        if difference:
-            yield replace(
-                lines[0],
-                kind=LineKind.ADJUSTMENT,
-                amount=difference,
-                steps=[step for line in lines for step in line.steps],
-                derivation=Derivation(
-                    sum((line.derivation.exact for line in lines), start=Fraction(0)),
-                    lines[0].derivation.share,
-                    _amounts(earlier),
-                ),
-                own_discount_percent=_own_discount(difference, earlier),
-                tax_percent=earlier[0].tax_percent if earlier else None,
-            )
+        yield from adjustments(_rated(row, facts), facts.earlier.get(key_of(row), ()))
 
 
-def still_owed(now: Money, earlier: Sequence[EarlierLine]) -> Money:
-    """What a period costs `now` beyond what earlier invoices carry for it; negative to give back."""
-    amounts = _amounts(earlier)
-    billed = total_of((one.amount for one in amounts if not one.waived), now.currency)
-    waived = total_of((one.amount for one in amounts if one.waived), now.currency)
-    return adjustment(now, billed, waived) or Money.zero(now.currency)
+def first_lines(rated: RatedPeriod) -> Iterator[Line]:
+    """A line for the price, or for each group value, and the true-up of their sum to the minimum or maximum."""
+    row = rated.booked.row
+    for group, one in rated.groups.items():
+        dimensions = rated.dimensions(group)
+        named = ", ".join(value or "none" for value in dimensions.values())
+        yield Line(
+            LineKind.USAGE,
+            f"{row.display_name} ({named})" if named else row.display_name,
+            rated.row.item_id,
+            row.id,
+            rated.period,
+            one.quantity,
+            one.amount,
+            [step.as_strings() for step in one.steps],
+            Derivation(one.exact, rated.share),
+            row.meter_id,
+            dimensions,
+        )
+    if rated.true_up:
+        bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
+        yield Line(
+            LineKind.TRUE_UP,
+            f"{row.display_name}: {bound}",
+            rated.row.item_id,
+            row.id,
+            rated.period,
+            Fraction(0),
+            rated.true_up,
+            (),
+            Derivation(rated.true_up.exact, rated.share),
+        )
 
 
-def _amounts(earlier: Sequence[EarlierLine]) -> tuple[EarlierAmount, ...]:
-    return tuple(line.billed for line in earlier)
+def adjustments(rated: RatedPeriod, earlier: Sequence[EarlierLine]) -> Iterator[Line]:
+    """One line, maybe a negative one, of what final invoices lack or carry too much of; none when they agree.
+
+    It has the discount and the tax of what it corrects.
+    """
+    currency = rated.total.currency
+    amounts = tuple(line.billed for line in earlier)
+    billed = total_of((one.amount for one in amounts if not one.waived), currency)
+    waived = total_of((one.amount for one in amounts if one.waived), currency)
+    difference = adjustment(rated.total, billed, waived)
+    if difference is None:
+        return
+    row = rated.booked.row
+    yield Line(
+        LineKind.ADJUSTMENT,
+        f"{row.display_name}: adjustment",
+        rated.row.item_id,
+        row.id,
+        rated.period,
+        rated.quantity,
+        difference,
+        [step.as_strings() for one in rated.groups.values() for step in one.steps],
+        Derivation(rated.total.exact, rated.share, amounts),
+        row.meter_id,
+        own_discount_percent=_own_discount(difference, earlier),
+        tax_percent=earlier[0].tax_percent if earlier else None,
+    )
+
+
+def _rated(row: UsagePeriod, facts: DraftFacts) -> RatedPeriod:
+    rated = facts.rated[key_of(row)]
+    if isinstance(rated, BillingError):
+        raise rated
+    return rated
 
 
 def _own_discount(difference: Money, earlier: Sequence[EarlierLine]) -> Fraction | None:
@@ -100,41 +123,3 @@ def _own_discount(difference: Money, earlier: Sequence[EarlierLine]) -> Fraction
     for percent in earlier[0].percents:
         left *= 1 - percent / 100
     return 100 * (1 - left)
-
-
-class PeriodRater:
-    """Rates usage periods."""
-
-    def __init__(self, facts: DraftFacts) -> None:
-        self._facts = facts
-        # Most lines of an invoice share one period.
-        self._scales: dict[tuple[datetime, datetime], tuple[Period, Fraction]] = {}
-
-    def lines(self, row: UsagePeriod) -> list[Line]:
-        """All that the period costs by all of its effective records, whatever was billed of it; a line at least."""
-        booked = self._facts.prices[row.tenant_id, row.price_id]
-        period, scale = self._scale(row)
-        quantity = self._facts.quantities.get(period_key(row), Decimal(0))
-        rated = rate(booked.price, Usage(Fraction(quantity)), scale=scale)
-        line = line_of(LineKind.USAGE, row.item_id, booked, period, rated, share=scale)
-        if not rated.true_up:
-            return [line]
-        bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
-        true_up = replace(
-            line,
-            description=f"{booked.row.display_name}: {bound}",
-            quantity=Fraction(0),
-            amount=rated.true_up,
-            steps=(),
-            derivation=replace(line.derivation, exact=rated.true_up.exact),
-            meter_id=None,
-        )
-        return [line, true_up]
-
-    def _scale(self, row: UsagePeriod) -> tuple[Period, Fraction]:
-        """The period, and its share of the full one that it is cut from."""
-        span = (row.period_start, row.period_end)
-        if span not in self._scales:
-            whole = Period(*span)
-            self._scales[span] = whole, whole.share_of(nominal_of(row))
-        return self._scales[span]

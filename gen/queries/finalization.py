@@ -358,19 +358,19 @@ async def list_usage_pending(
 INSERT_LINES: typing.Final = """-- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, derivation)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
        g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
-       g.steps::jsonb, g.derivation::jsonb
+       g.steps::jsonb, g.derivation::jsonb, g.dimensions::jsonb
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[],
     $6::uuid[], $7::uuid[], $8::timestamptz[],
     $9::timestamptz[], $10::text[], $11::bigint[], $12::bigint[],
     $13::text[], $14::bigint[], $15::uuid[], $16::text[],
-    $17::text[]
+    $17::text[], $18::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, derivation
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number
 """
@@ -396,6 +396,7 @@ async def insert_lines(
     invoice_item_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     steps: collections.abc.Sequence[str],
     derivations: collections.abc.Sequence[str],
+    dimensions: collections.abc.Sequence[str],
 ) -> None:
     await conn.execute(
         INSERT_LINES,
@@ -416,6 +417,7 @@ async def insert_lines(
         invoice_item_ids,
         steps,
         derivations,
+        dimensions,
     )
 
 

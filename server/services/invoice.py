@@ -151,6 +151,7 @@ def to_line(number: int, line: Line) -> pb.InvoiceLine:
             )
             for step in line.steps
         ],
+        dimensions=line.dimensions,
         discount=_money(line.discount),
         tax_percent=decimal_text(line.tax_percent or Fraction(0)),
         tax=_money(line.tax),

@@ -164,6 +164,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_RESOURCE_RESERVED: _ErrorReason.ValueType  # 220
+    """INVALID_ARGUMENT: the resource of a custom event looks like an id of the house. Metadata: resource."""
+    ERROR_REASON_PAYLOAD_INVALID: _ErrorReason.ValueType  # 221
+    """INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 222
+    """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 
@@ -314,6 +320,12 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_RESOURCE_RESERVED: ErrorReason.ValueType  # 220
+"""INVALID_ARGUMENT: the resource of a custom event looks like an id of the house. Metadata: resource."""
+ERROR_REASON_PAYLOAD_INVALID: ErrorReason.ValueType  # 221
+"""INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
+"""OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

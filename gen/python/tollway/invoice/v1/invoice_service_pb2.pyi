@@ -94,8 +94,12 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """A flat price for a period."""
     LINE_KIND_USAGE: _LineKind.ValueType  # 2
     """A metered price for a usage period."""
-    LINE_KIND_ADJUSTMENT: _LineKind.ValueType  # 3
+    LINE_KIND_ADJUSTMENT: _LineKind.ValueType  # 5
     """What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
+    LINE_KIND_TRUE_UP: _LineKind.ValueType  # 3
+    """What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
+    LINE_KIND_COMMITMENT: _LineKind.ValueType  # 4
+    """What brings the usage and fees of a billing period up to the plan's commitment."""
     LINE_KIND_ITEM: _LineKind.ValueType  # 10
     """An item that a person put on the invoice."""
 
@@ -108,8 +112,12 @@ LINE_KIND_FEE: LineKind.ValueType  # 1
 """A flat price for a period."""
 LINE_KIND_USAGE: LineKind.ValueType  # 2
 """A metered price for a usage period."""
-LINE_KIND_ADJUSTMENT: LineKind.ValueType  # 3
+LINE_KIND_ADJUSTMENT: LineKind.ValueType  # 5
 """What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
+LINE_KIND_TRUE_UP: LineKind.ValueType  # 3
+"""What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
+LINE_KIND_COMMITMENT: LineKind.ValueType  # 4
+"""What brings the usage and fees of a billing period up to the plan's commitment."""
 LINE_KIND_ITEM: LineKind.ValueType  # 10
 """An item that a person put on the invoice."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
@@ -154,6 +162,26 @@ class InvoiceLine(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LINE_NUMBER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -163,6 +191,7 @@ class InvoiceLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
     DISCOUNT_FIELD_NUMBER: _builtins.int
     TAX_PERCENT_FIELD_NUMBER: _builtins.int
     TAX_FIELD_NUMBER: _builtins.int
@@ -196,6 +225,10 @@ class InvoiceLine(_message.Message):
         """How the amount came about."""
 
     @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The values of the group that the line bills, by property; empty where the meter does not group."""
+
+    @_builtins.property
     def discount(self) -> _money_pb2.Money:
         """What discounts take from it: positive where they lower it. Rounded once."""
 
@@ -215,6 +248,7 @@ class InvoiceLine(_message.Message):
         quantity: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         steps: _abc.Iterable[Global___LineStep] | None = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         discount: _money_pb2.Money | None = ...,
         tax_percent: _builtins.str = ...,
         tax: _money_pb2.Money | None = ...,
@@ -222,7 +256,7 @@ class InvoiceLine(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "discount", b"discount", "period", b"period", "tax", b"tax"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "discount", b"discount", "invoice_item_id", b"invoice_item_id", "kind", b"kind", "line_number", b"line_number", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "steps", b"steps", "subscription_item_id", b"subscription_item_id", "tax", b"tax", "tax_percent", b"tax_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "dimensions", b"dimensions", "discount", b"discount", "invoice_item_id", b"invoice_item_id", "kind", b"kind", "line_number", b"line_number", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "steps", b"steps", "subscription_item_id", b"subscription_item_id", "tax", b"tax", "tax_percent", b"tax_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
