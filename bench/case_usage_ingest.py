@@ -49,7 +49,7 @@ PURE_SQL = """
 
 async def run(env: Environment) -> list[Result]:
     """Records per second through the whole rim, and by pure SQL."""
-    await _make_world(env)
+    await make_world(env)
     through_grpc = await _by_grpc(env)
     return [
         Result(
@@ -63,7 +63,8 @@ async def run(env: Environment) -> list[Result]:
     ]
 
 
-async def _make_world(env: Environment) -> None:
+async def make_world(env: Environment) -> None:
+    """The meter `minutes` and the customers C0 to C16."""
     owner = await env.owner()
     now = env.clock.now()
     await owner.execute(

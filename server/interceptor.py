@@ -32,6 +32,7 @@ TRACEPARENT_METADATA: Final = "traceparent"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method = Callable[[Any, Context], Awaitable[Message]]
 Stream = Callable[[Any, Context], AsyncIterator[Message]]
+Dialogue = Callable[[AsyncIterator[Any], Context], AsyncIterator[Message]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WANTED_METADATA: Final = frozenset(
@@ -58,17 +59,24 @@ class Rim(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None or method not in PERMISSIONS:
                 return handler
-            wrapped = self._wrap(method, handler)
-            self._wrapped[method] = wrapped
+            return self.guarded(method, handler)
         return wrapped
+
+    def guarded(self, method: str, handler: Handler) -> Handler:
+        """The method behind the rim, between bytes and bytes: what every transport calls."""
+        if method not in self._wrapped:
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         """The method between bytes and bytes, so that an unreadable request is refused here, after its caller."""
         parse = cast(Callable[[bytes], Message], handler.request_deserializer)
         if handler.unary_stream is not None:
             return self._wrap_stream(method, cast(Stream, handler.unary_stream), parse)
+        if handler.stream_stream is not None:
+            return self._wrap_dialogue(method, cast(Dialogue, handler.stream_stream), parse)
         inner = cast(Method, handler.unary_unary)
-        assert inner is not None, f"{method}: a stream of requests needs a wrapper of its own"
+        assert inner is not None, f"{method}: streams in and one answer need a wrapper of their own"
 
         async def guarded(body: bytes, context: Context) -> bytes:
             async with self._guard(method, context):
@@ -91,6 +99,25 @@ class Rim(grpc.aio.ServerInterceptor):
                         yield answer.SerializeToString()
 
         return grpc.unary_stream_rpc_method_handler(guarded)
+
+    def _wrap_dialogue(
+        self, method: str, inner: Dialogue, parse: Callable[[bytes], Message]
+    ) -> Handler:
+        """The same for streams both ways. Each message is a call of its own: a revoked key ends the stream."""
+
+        async def guarded(bodies: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            async def requests() -> AsyncIterator[Message]:
+                async for body in bodies:
+                    await self._enter(method, context)
+                    yield _read(parse, body)
+
+            async with self._guard(method, context):
+                answers = inner(requests(), context)
+                async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
+                    async for answer in answers:
+                        yield answer.SerializeToString()
+
+        return grpc.stream_stream_rpc_method_handler(guarded)
 
     @contextlib.asynccontextmanager
     async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:

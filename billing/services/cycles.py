@@ -13,6 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 import queries.cycles
+import queries.subscriptions
 from queries.models import Subscription
 from tollway.scheduler.v1 import scheduler_events_pb2 as payloads
 from tollway.subscription.v1 import subscription_events_pb2, subscription_service_pb2
@@ -26,9 +27,10 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause, Link
 from billing.services.business_time import business_times
+from billing.services.fee_periods import FeeReason, FeesOf, make_fee_periods
 from billing.services.incoming import Incoming
 from billing.services.subscription_lifecycle import ROUTER, lock_subscriptions
-from billing.services.subscription_terms import Terms
+from billing.services.subscription_terms import Stretch, Terms
 from billing.services.usage_periods import make_usage_periods
 
 _ACTIVE = subscription_service_pb2.SUBSCRIPTION_STATUS_ACTIVE
@@ -36,8 +38,8 @@ _STATUS_CHANGED = events.subject_of(subscription_events_pb2.SubscriptionStatusCh
 
 
 @dataclass(frozen=True, slots=True)
-class _Closed:
-    """A closed cycle; `ended` is the period that it bills, None for an activation."""
+class Closed:
+    """A closed cycle; `ended` is the period that it bills, None for an activation and a change within a period."""
 
     row: Subscription
     cycle_id: UUID
@@ -59,12 +61,27 @@ class _Cycle:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """The billing period that a subscription enters."""
+class Opened:
+    """The billing period that a subscription enters; `start_kind` is the invoice at its start, if there is one."""
 
     row: Subscription
     terms: Terms
     period: Period
+    start_kind: InvoiceKind | None
+    reason: FeeReason = FeeReason.PERIOD
+
+    @property
+    def fees(self) -> FeesOf | None:
+        """What it charges for licensed items; nothing where another system has billed the period."""
+        if self.start_kind is None:
+            return None
+        nominal = self.terms.schedule.containing(self.period.start)
+        return FeesOf(self.row, self.period, nominal, self.start_kind, self.reason)
+
+    @property
+    def ahead(self) -> Sequence[Stretch]:
+        """The usage periods that exist from now on: its own and the next."""
+        return self.terms.two_from(max(self.period.start, self.terms.billed_from))
 
 
 async def follow_subscription(
@@ -84,7 +101,7 @@ async def follow_subscription(
     if waiting:
         today = await business_times(tx, {row.tenant_id for row in waiting}, now)
         by_id = {row.id: causes[encode(Prefix.SUBSCRIPTION, row.id)] for row in waiting}
-        await _activate(tx, waiting, today, by_id, now)
+        await activate(tx, waiting, today, by_id, now=now)
     return ()
 
 
@@ -112,7 +129,7 @@ async def close_due(
     )
     by_id = {row.id: row for row, _ in ending}
     closed = [
-        _Closed(
+        Closed(
             by_id[cycle.subscription_id],
             cycle.id,
             InvoiceKind.PERIOD,
@@ -122,7 +139,7 @@ async def close_due(
         for cycle in closed_rows
     ]
     opened = [
-        _Opened(row, terms, terms.paid_from(end))
+        Opened(row, terms, terms.paid_from(end), InvoiceKind.PERIOD)
         for row, end in ending
         for terms in [Terms.of(row)]
     ]
@@ -130,22 +147,54 @@ async def close_due(
     await _enter(tx, opened, closed, today, causes, now)
 
 
-async def _activate(
+async def reopen(
+    tx: Connection,
+    opened: Opened,
+    closed: Closed,
+    today: Mapping[UUID, datetime],
+    cause: Cause,
+    *,
+    now: datetime,
+) -> None:
+    """Ends the current period early with the cycle `closed` and enters another, under the subscription's lock."""
+    await _insert_cycles(tx, [opened], [closed], today, now)
+    await _enter(tx, [opened], [closed], today, {opened.row.id: cause}, now)
+
+
+async def close_apart(
+    tx: Connection, closed: Closed, today: Mapping[UUID, datetime], cause: Cause, *, now: datetime
+) -> None:
+    """Makes a cycle that is closed at once beside the current period, or as the last one, and tells it."""
+    await _insert_cycles(tx, [], [closed], today, now)
+    row = closed.row
+    drawn = await queries.subscriptions.advance_versions(
+        tx, tenant_ids=[row.tenant_id], ids=[row.id], events=[1]
+    )
+    event = _closed_event(closed, drawn[0].version, today[row.tenant_id], _linked(row, cause))
+    await events.emit(tx, [event], now=now)
+
+
+async def activate(
     tx: Connection,
     rows: Sequence[Subscription],
     today: Mapping[UUID, datetime],
     causes: Mapping[UUID, Cause],
+    *,
     now: datetime,
 ) -> None:
-    """The activation's cycle, closed as it is made, and the first period's, open."""
-    opened = [
-        _Opened(row, terms, terms.paid_from(terms.activation_at))
-        for row in rows
-        for terms in [Terms.of(row)]
-    ]
+    """The activation's cycle, closed as it is made, and the first period's, open; for callers that hold the locks.
+
+    An imported subscription has no activation's invoice: another system has made it.
+    """
+    opened = []
+    for row in rows:
+        terms = Terms.of(row)
+        kind = InvoiceKind.ACTIVATION if terms.billed_from == terms.activation_at else None
+        opened.append(Opened(row, terms, terms.first_period(), kind))
     closed = [
-        _Closed(one.row, new_id(now), InvoiceKind.ACTIVATION, one.period.start, None)
+        Closed(one.row, new_id(now), InvoiceKind.ACTIVATION, one.period.start, None)
         for one in opened
+        if one.start_kind is not None
     ]
     await _insert_cycles(tx, opened, closed, today, now)
     await _enter(tx, opened, closed, today, causes, now)
@@ -153,8 +202,8 @@ async def _activate(
 
 async def _insert_cycles(
     tx: Connection,
-    opened: Sequence[_Opened],
-    closed: Sequence[_Closed],
+    opened: Sequence[Opened],
+    closed: Sequence[Closed],
     today: Mapping[UUID, datetime],
     now: datetime,
 ) -> None:
@@ -163,7 +212,14 @@ async def _insert_cycles(
         for one in opened
     ]
     cycles += [
-        _Cycle(one.row, one.kind, one.boundary, one.cycle_id, None, today[one.row.tenant_id])
+        _Cycle(
+            one.row,
+            one.kind,
+            one.boundary,
+            one.cycle_id,
+            one.ended.start if one.ended else None,
+            today[one.row.tenant_id],
+        )
         for one in closed
     ]
     await queries.cycles.insert_cycles(
@@ -180,16 +236,15 @@ async def _insert_cycles(
 
 async def _enter(
     tx: Connection,
-    opened: Sequence[_Opened],
-    closed: Sequence[_Closed],
+    opened: Sequence[Opened],
+    closed: Sequence[Closed],
     today: Mapping[UUID, datetime],
     causes: Mapping[UUID, Cause],
     now: datetime,
 ) -> None:
-    """Usage periods one ahead, the subscriptions' own period and due time, and the events of what was closed."""
-    await make_usage_periods(
-        tx, [(one.row, one.terms.two_from(one.period.start)) for one in opened]
-    )
+    """Fees, usage periods one ahead, the subscriptions' own period and due time, the events of what was closed."""
+    await make_fee_periods(tx, [one.fees for one in opened if one.fees is not None])
+    await make_usage_periods(tx, [(one.row, one.ahead) for one in opened])
     entered = await queries.cycles.open_periods(
         tx,
         tenant_ids=[one.row.tenant_id for one in opened],
@@ -211,7 +266,7 @@ async def _enter(
     await events.emit(tx, told, now=now)
 
 
-def _closed_event(one: _Closed, version: int, today: datetime, cause: Cause) -> events.NewEvent:
+def _closed_event(one: Closed, version: int, today: datetime, cause: Cause) -> events.NewEvent:
     resource = encode(Prefix.SUBSCRIPTION, one.row.id)
     payload = payloads.BillingCycleClosed(
         cycle_id=encode(Prefix.CYCLE, one.cycle_id), subscription_id=resource, kind=one.kind

@@ -1,38 +1,39 @@
 """Invoice path, step 4: the fee lines of a draft.
 
-Invariant: a partial period costs its exact share of the full period it is cut from; every line is rounded once.
+Invariant: a partial period costs its exact share of the full period it is cut from; a credit is the same share of the
+charge that it gives back; every line is rounded once, so a change and its reverse at one instant net to zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
+from dataclasses import replace
 from fractions import Fraction
+from typing import Final
 
-from queries.models import Invoice
+from queries.models import FeePeriod, Invoice
 
 from billing.domain.period import Period
-from billing.domain.pricing import BillingTiming, Price, Rated, Usage, rate
-from billing.services.draft_facts import DraftFacts, schedule_of
+from billing.domain.pricing import Usage, rate
+from billing.services.draft_facts import DraftFacts
+from billing.services.fee_periods import FeeReason
 from billing.services.invoice_line import Line, LineKind, line_of
+
+_WHAT: Final = {FeeReason.CREDIT: ": unused time", FeeReason.DEBIT: ": remaining time"}
 
 
 def fee_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
-    """Fees in arrears for the period that ended, then fees in advance for the one that begins."""
-    terms = facts.terms[draft.id]
-    schedule = schedule_of(terms)
-    begins = Period(draft.boundary, schedule.containing(draft.boundary).end)
-    billed = [(BillingTiming.IN_ADVANCE, begins)]
-    if terms.period_start is not None:
-        billed.insert(0, (BillingTiming.IN_ARREARS, Period(terms.period_start, draft.boundary)))
-    for timing, period in billed:
-        scale = period.share_of(schedule.containing(period.start))
-        for fee in facts.fees.get(draft.id, ()):
-            booked = facts.prices[fee.tenant_id, fee.price_id]
-            if booked.row.billing_timing == timing:
-                rated = _licensed(booked.price, fee.quantity, scale)
-                yield line_of(LineKind.FEE, fee.item_id, booked, period, rated, rated.total)
+    """A line for each fee period of the draft: charges, and credits as negative lines."""
+    for row in facts.fees.get(draft.id, ()):
+        yield _fee_line(row, facts)
 
 
-def _licensed(price: Price, quantity: Decimal, scale: Fraction) -> Rated:
-    return rate(price, Usage(Fraction(quantity)), scale=scale, licensed=True)
+def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
+    booked = facts.prices[row.tenant_id, row.price_id]
+    period = Period(row.period_start, row.period_end)
+    share = period.share_of(Period(row.nominal_start, row.nominal_end))
+    rated = rate(booked.price, Usage(Fraction(row.quantity)), scale=share, licensed=True)
+    reason = FeeReason(row.reason)
+    amount = -rated.total if reason is FeeReason.CREDIT else rated.total
+    line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=share)
+    return replace(line, amount=amount, description=line.description + _WHAT.get(reason, ""))

@@ -135,7 +135,7 @@ async def create_subscription(
     items = await queries.subscriptions.list_subscription_items(
         tx, tenant_id=tenant_id, subscription_id=row.id
     )
-    await make_usage_periods(tx, [(row, parts.terms.first_two())])
+    await make_usage_periods(tx, [(row, parts.terms.first_ones())])
     await events.emit(tx, [_created(row, parts, cause)], now=now)
     return SubscriptionView(row, items)
 

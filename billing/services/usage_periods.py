@@ -8,12 +8,14 @@ locked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 
 import queries.cycles
-from queries.models import Subscription
+from queries.models import Subscription, UsagePeriod
 
 from billing.domain.invoice import InvoiceKind
+from billing.domain.period import Period
 from billing.runtime.db import Connection
 from billing.services.subscription_terms import Stretch
 
@@ -33,4 +35,16 @@ async def make_usage_periods(
         period_ends=[stretch.period.end for _, stretch in pairs],
         bill_kinds=[BILL_KIND if stretch.billed_at else None for _, stretch in pairs],
         bill_boundaries=[stretch.billed_at for _, stretch in pairs],
+        nominal_starts=[_cut(stretch, stretch.nominal.start) for _, stretch in pairs],
+        nominal_ends=[_cut(stretch, stretch.nominal.end) for _, stretch in pairs],
     )
+
+
+def _cut(stretch: Stretch, bound: datetime) -> datetime | None:
+    """A bound of the nominal period; none is stored for a period that is whole."""
+    return None if stretch.period == stretch.nominal else bound
+
+
+def nominal_of(row: UsagePeriod) -> Period:
+    """The full period that a usage period is cut from."""
+    return Period(row.nominal_start or row.period_start, row.nominal_end or row.period_end)

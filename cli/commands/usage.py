@@ -17,6 +17,10 @@ def command() -> None:
     """Bring usage in."""
 
 
+class RowsRefused(click.ClickException):
+    """Some rows were not recorded; those that were stay so, and importing again counts none twice."""
+
+
 def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for value in values:
@@ -85,6 +89,7 @@ def import_(connection: Connection, file: Path, rejects: Path | None, **chosen: 
     """Record the rows of FILE: CSV, TSV or JSON lines, also as the one file in a .zip.
 
     The key of a row must be its own for ever: importing the file again, or after an interruption, counts nothing twice.
+    Ends with status 1 when a row was refused.
     """
     options = ImportOptions(
         file=file,
@@ -97,8 +102,13 @@ def import_(connection: Connection, file: Path, rejects: Path | None, **chosen: 
         async with channel_to(connection) as channel:
             return await import_usage(channel, connection.metadata, options, console)
 
-    for line in told(run(work())):
+    summary = run(work())
+    for line in told(summary):
         click.echo(line)
+    if refused := summary.conflict + summary.rejected:
+        raise RowsRefused(
+            f"{refused:,} of {summary.sent:,} rows were not recorded; correct them and import the file again."
+        )
 
 
 def told(summary: ImportSummary) -> list[str]:

@@ -134,15 +134,18 @@ async def open_periods(
 INSERT_USAGE_PERIODS: typing.Final = """-- name: InsertUsagePeriods :exec
 INSERT INTO usage_periods (
     tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
-    bill_boundary)
+    bill_boundary, nominal_start, nominal_end)
 SELECT i.tenant_id, i.id, g.period_start, g.period_end, i.subscription_id, i.customer_id, i.meter_id, i.price_id,
-       g.bill_kind, g.bill_boundary
+       g.bill_kind, g.bill_boundary, g.nominal_start, g.nominal_end
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[],
-    $5::text[], $6::timestamptz[]
-) AS g (tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary)
+    $5::text[], $6::timestamptz[], $7::timestamptz[],
+    $8::timestamptz[]
+) AS g (
+    tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary, nominal_start, nominal_end
+)
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
-WHERE i.meter_id IS NOT NULL
+WHERE i.meter_id IS NOT NULL AND i.ended_at IS NULL
 ORDER BY i.tenant_id, i.id, g.period_start
 ON CONFLICT DO NOTHING
 """
@@ -157,8 +160,10 @@ async def insert_usage_periods(
     period_ends: collections.abc.Sequence[datetime.datetime],
     bill_kinds: collections.abc.Sequence[str | None] | None,
     bill_boundaries: collections.abc.Sequence[datetime.datetime | None] | None,
+    nominal_starts: collections.abc.Sequence[datetime.datetime | None] | None,
+    nominal_ends: collections.abc.Sequence[datetime.datetime | None] | None,
 ) -> None:
-    """One row for each metered item of the subscriptions; those that are there stay as they are."""
+    """One row for each metered item that the subscriptions have; those that are there stay as they are."""
     await conn.execute(
         INSERT_USAGE_PERIODS,
         tenant_ids,
@@ -167,4 +172,6 @@ async def insert_usage_periods(
         period_ends,
         bill_kinds,
         bill_boundaries,
+        nominal_starts,
+        nominal_ends,
     )

@@ -34,7 +34,7 @@ __all__ = [
 
 
 LOCK_CUSTOMER: typing.Final = """-- name: LockCustomer :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at FROM customers WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
 """
 
 
@@ -92,7 +92,7 @@ VALUES (
     $1, $2, $3, $4, $5, 'created', $6, $7, $8,
     $9, $10, $11, $12, $13)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
-RETURNING tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at
+RETURNING tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at, billed_until, change_due_at
 """
 
 
@@ -169,7 +169,7 @@ async def insert_subscription_items(
 
 
 GET_SUBSCRIPTION: typing.Final = """-- name: GetSubscription :one
-SELECT tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at FROM subscriptions WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at, billed_until, change_due_at FROM subscriptions WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -184,7 +184,7 @@ async def get_subscription(
 
 
 GET_SUBSCRIPTION_BY_EXTERNAL_ID: typing.Final = """-- name: GetSubscriptionByExternalId :one
-SELECT tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at FROM subscriptions WHERE tenant_id = $1 AND external_id = $2::text
+SELECT tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at, billed_until, change_due_at FROM subscriptions WHERE tenant_id = $1 AND external_id = $2::text
 """
 
 
@@ -199,7 +199,7 @@ async def get_subscription_by_external_id(
 
 
 LIST_SUBSCRIPTION_ITEMS: typing.Final = """-- name: ListSubscriptionItems :many
-SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
 """
 
 
@@ -214,7 +214,7 @@ async def list_subscription_items(
 
 
 LOCK_SUBSCRIPTIONS: typing.Final = """-- name: LockSubscriptions :many
-SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at
+SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at
 FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, id)
 JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.id
 ORDER BY s.tenant_id, s.id
@@ -233,7 +233,7 @@ async def lock_subscriptions(
 
 
 CLAIM_OLDEST_DUE: typing.Final = """-- name: ClaimOldestDue :many
-SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at FROM subscriptions s
+SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at FROM subscriptions s
 WHERE s.next_due_at <= $1::timestamptz
   AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id)
 ORDER BY s.next_due_at, s.tenant_id, s.id
@@ -254,7 +254,7 @@ async def claim_oldest_due(
 
 
 CLAIM_NEWEST_DUE: typing.Final = """-- name: ClaimNewestDue :many
-SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at FROM subscriptions s
+SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at FROM subscriptions s
 WHERE s.next_due_at <= $1::timestamptz
   AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id)
 ORDER BY s.next_due_at DESC, s.tenant_id DESC, s.id DESC
@@ -275,7 +275,7 @@ async def claim_newest_due(
 
 
 CLAIM_DUE_ON_TEST_CLOCKS: typing.Final = """-- name: ClaimDueOnTestClocks :many
-SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at FROM test_clocks c
+SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at FROM test_clocks c
 JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.next_due_at <= c.business_time
 WHERE $1::uuid IS NULL OR c.tenant_id = $1::uuid
 ORDER BY s.next_due_at, s.tenant_id, s.id

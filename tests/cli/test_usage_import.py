@@ -85,11 +85,15 @@ async def test_the_command_imports_and_says_what_became_of_the_rows(
     server = ["--address", f"127.0.0.1:{client.port}", "--key", client.key]
     arguments = ["import", str(file), *options, "--set", "meter=minutes", *server]
     result = await asyncio.to_thread(CliRunner().invoke, command, arguments)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert "3 accepted, 0 duplicate, 0 in conflict, 1 rejected" in result.output
+    assert "Error: 1 of 4 rows were not recorded; correct them" in result.output
     assert (tmp_path / "flights.csv.rejects.csv").exists()
     missing = await asyncio.to_thread(CliRunner().invoke, command, arguments[:2] + server)
     assert (missing.exit_code, "--map idempotency_key=COLUMN" in missing.output) == (1, True)
+    again = [*arguments, "--where", "carrier=UA", "--where", f"hour={flights(world, 1)[0][0]}"]
+    clean = await asyncio.to_thread(CliRunner().invoke, command, again)
+    assert clean.exit_code == 0, clean.output
 
 
 async def test_only_the_rows_that_the_filters_let_pass_are_sent(

@@ -40,6 +40,16 @@ class UsageServiceStub:
                 request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.BatchRecordUsageRequest.SerializeToString,
                 response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.BatchRecordUsageResponse.FromString,
                 _registered_method=True)
+        self.RecordUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/RecordUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RecordUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RecordUsageResponse.FromString,
+                _registered_method=True)
+        self.StreamUsage = channel.stream_stream(
+                '/tollway.usage.v1.UsageService/StreamUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -60,6 +70,32 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordUsage(self, request, context):
+        """Records one usage record and answers when it is committed. Calls of a tenant that wait at the same time share one
+        transaction, and a bad record among them fails alone. A record that is not recorded is an answer, not an error.
+
+        Permission: write.
+        Errors: INVALID_ARGUMENT for a request without a record. In the result: the reasons of BatchRecordUsage.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"record\": {\"idempotency_key\": \"by-hand-2\", \"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"quantity\": \"12.5\", \"timestamp\": \"$NOW\"}}" $ADDR tollway.usage.v1.UsageService/RecordUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamUsage(self, request_iterator, context):
+        """Records a stream of batches, each as BatchRecordUsage does, with one answer for each in order, after its commit. The
+        server takes a batch when the one before is answered, so a fast client is slowed down and nothing piles up. Records
+        that were sent and not answered when the stream breaks may be sent again: they are counted once.
+
+        Permission: write; a key that is revoked ends its stream.
+        Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
+        the results: the reasons of BatchRecordUsage.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"records\": [{\"idempotency_key\": \"by-hand-3\", \"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"quantity\": \"12.5\", \"timestamp\": \"$NOW\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -67,6 +103,16 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.BatchRecordUsage,
                     request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.BatchRecordUsageRequest.FromString,
                     response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.BatchRecordUsageResponse.SerializeToString,
+            ),
+            'RecordUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RecordUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RecordUsageResponse.SerializeToString,
+            ),
+            'StreamUsage': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +143,60 @@ class UsageService:
             '/tollway.usage.v1.UsageService/BatchRecordUsage',
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.BatchRecordUsageRequest.SerializeToString,
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.BatchRecordUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/RecordUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.RecordUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.RecordUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamUsage(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tollway.usage.v1.UsageService/StreamUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

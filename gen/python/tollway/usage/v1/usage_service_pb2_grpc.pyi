@@ -26,6 +26,24 @@ class UsageServiceStub:
     TIMESTAMP_INVALID, TIMESTAMP_IN_FUTURE, TIMESTAMP_TOO_OLD, PROPERTIES_INVALID, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-1\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/BatchRecordUsage
     """
+    RecordUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.RecordUsageRequest, _usage_service_pb2.RecordUsageResponse]
+    """Records one usage record and answers when it is committed. Calls of a tenant that wait at the same time share one
+    transaction, and a bad record among them fails alone. A record that is not recorded is an answer, not an error.
+
+    Permission: write.
+    Errors: INVALID_ARGUMENT for a request without a record. In the result: the reasons of BatchRecordUsage.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"record\\": {\\"idempotency_key\\": \\"by-hand-2\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/RecordUsage
+    """
+    StreamUsage: _aio.StreamStreamMultiCallable[_usage_service_pb2.StreamUsageRequest, _usage_service_pb2.StreamUsageResponse]
+    """Records a stream of batches, each as BatchRecordUsage does, with one answer for each in order, after its commit. The
+    server takes a batch when the one before is answered, so a fast client is slowed down and nothing piles up. Records
+    that were sent and not answered when the stream breaks may be sent again: they are counted once.
+
+    Permission: write; a key that is revoked ends its stream.
+    Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
+    the results: the reasons of BatchRecordUsage.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-3\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes in usage."""
@@ -44,6 +62,36 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         CUSTOMER_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, IDEMPOTENCY_KEY_INVALID, IDEMPOTENCY_KEY_REUSED, QUANTITY_INVALID,
         TIMESTAMP_INVALID, TIMESTAMP_IN_FUTURE, TIMESTAMP_TOO_OLD, PROPERTIES_INVALID, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-1\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/BatchRecordUsage
+        """
+
+    @_abc_1.abstractmethod
+    def RecordUsage(
+        self,
+        request: _usage_service_pb2.RecordUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.RecordUsageRequest, _abc.Awaitable[_usage_service_pb2.RecordUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.RecordUsageResponse]:
+        """Records one usage record and answers when it is committed. Calls of a tenant that wait at the same time share one
+        transaction, and a bad record among them fails alone. A record that is not recorded is an answer, not an error.
+
+        Permission: write.
+        Errors: INVALID_ARGUMENT for a request without a record. In the result: the reasons of BatchRecordUsage.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"record\\": {\\"idempotency_key\\": \\"by-hand-2\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/RecordUsage
+        """
+
+    @_abc_1.abstractmethod
+    def StreamUsage(
+        self,
+        request_iterator: _abc.AsyncIterator[_usage_service_pb2.StreamUsageRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_usage_service_pb2.StreamUsageRequest], _abc.AsyncIterator[_usage_service_pb2.StreamUsageResponse]],
+    ) -> _abc.AsyncIterator[_usage_service_pb2.StreamUsageResponse]:
+        """Records a stream of batches, each as BatchRecordUsage does, with one answer for each in order, after its commit. The
+        server takes a batch when the one before is answered, so a fast client is slowed down and nothing piles up. Records
+        that were sent and not answered when the stream breaks may be sent again: they are counted once.
+
+        Permission: write; a key that is revoked ends its stream.
+        Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
+        the results: the reasons of BatchRecordUsage.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-3\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...
