@@ -35,6 +35,7 @@ from . import (
     usage,
     usage_fold,
     webhook_deliveries,
+    webhook_health,
     webhook_history,
     webhooks,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "usage",
     "usage_fold",
     "webhook_deliveries",
+    "webhook_health",
     "webhook_history",
     "webhooks",
 ]
