@@ -44,6 +44,7 @@ from . import (
     usage_fold,
     waiting,
     webhook_deliveries,
+    webhook_health,
     webhook_history,
     webhooks,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "usage_fold",
     "waiting",
     "webhook_deliveries",
+    "webhook_health",
     "webhook_history",
     "webhooks",
 ]
