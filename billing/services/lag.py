@@ -1,7 +1,7 @@
 """Publish path and router, beside them: how far each part is behind.
 
-Invariant: each count ends at LAG_COUNT_MAX, so that looking at a house in trouble does not add to the trouble; and a bus
-that does not answer leaves its figures unknown, never zero.
+Invariant: each count ends at LAG_COUNT_MAX, so that looking at a house in trouble does not add to the trouble; and a
+bus that does not answer leaves its figures unknown, never zero.
 """
 
 from __future__ import annotations

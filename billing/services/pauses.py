@@ -2,8 +2,8 @@
 
 Invariant: a pause of the router is made and ended under the lock of every position row, so a cycle comes before it or
 after it; a partition never stops, since what is paused waits in router_waiting or in the outbox. No attempt is counted
-meanwhile, and what was parked goes, in order, before what comes later on its resource. Who ordered it, and why, is in the
-audit.
+meanwhile, and what was parked goes, in order, before what comes later on its resource. Who ordered it, and why, is in
+the audit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Operators pause a shard, a consumer or a tenant: nothing is lost, nobody else waits, and all goes through in order."""
+"""Operators pause a shard, a consumer or a tenant: nothing is lost, nobody else waits, all goes through in order."""
 
 from __future__ import annotations
 
