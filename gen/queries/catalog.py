@@ -26,7 +26,7 @@ INSERT_METER: typing.Final = """-- name: InsertMeter :one
 INSERT INTO meters (tenant_id, id, key, display_name, aggregation, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (tenant_id, key) DO NOTHING
-RETURNING tenant_id, id, key, display_name, aggregation, archived_at, version, created_at
+RETURNING tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by
 """
 
 
@@ -48,7 +48,7 @@ async def insert_meter(
 
 
 GET_METER: typing.Final = """-- name: GetMeter :one
-SELECT tenant_id, id, key, display_name, aggregation, archived_at, version, created_at FROM meters WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by FROM meters WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -63,7 +63,7 @@ async def get_meter(
 
 
 GET_METER_BY_KEY: typing.Final = """-- name: GetMeterByKey :one
-SELECT tenant_id, id, key, display_name, aggregation, archived_at, version, created_at FROM meters WHERE tenant_id = $1 AND key = $2
+SELECT tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by FROM meters WHERE tenant_id = $1 AND key = $2
 """
 
 
@@ -81,7 +81,7 @@ INSERT_PLAN: typing.Final = """-- name: InsertPlan :one
 INSERT INTO plans (tenant_id, id, key, display_name, currency, billing_interval, created_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (tenant_id, key) DO NOTHING
-RETURNING tenant_id, id, key, display_name, currency, billing_interval, version, created_at
+RETURNING tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at
 """
 
 
@@ -111,7 +111,7 @@ async def insert_plan(
 
 
 GET_PLAN: typing.Final = """-- name: GetPlan :one
-SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at FROM plans WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at FROM plans WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -126,7 +126,7 @@ async def get_plan(
 
 
 GET_PLAN_BY_KEY: typing.Final = """-- name: GetPlanByKey :one
-SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at FROM plans WHERE tenant_id = $1 AND key = $2
+SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at FROM plans WHERE tenant_id = $1 AND key = $2
 """
 
 
@@ -145,7 +145,7 @@ INSERT INTO prices (
     tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, created_at)
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at
+RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by
 """
 
 
@@ -180,7 +180,7 @@ async def insert_price(
 
 
 LIST_PRICES: typing.Final = """-- name: ListPrices :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at FROM prices WHERE tenant_id = $1 AND plan_id = $2 ORDER BY id
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by FROM prices WHERE tenant_id = $1 AND plan_id = $2 ORDER BY id
 """
 
 

@@ -126,7 +126,7 @@ async def list_invoices(
 
 
 LIST_INVOICE_LINES: typing.Final = """-- name: ListInvoiceLines :many
-SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
+SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, dimensions FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
 """
 
 

@@ -135,6 +135,7 @@ class InvoiceLine:
     quantity: decimal.Decimal
     amount: int
     steps: str
+    dimensions: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,6 +150,10 @@ class Meter:
     archived_at: datetime.datetime | None
     version: int
     created_at: datetime.datetime
+    value_property: str | None
+    unique_property: str | None
+    filters: str
+    group_by: list[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -163,6 +168,9 @@ class Plan:
     billing_interval: str
     version: int
     created_at: datetime.datetime
+    granularity: str
+    commitment: decimal.Decimal | None
+    archived_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -180,6 +188,8 @@ class Price:
     billing_timing: str
     version: int
     created_at: datetime.datetime
+    archived_at: datetime.datetime | None
+    superseded_by: uuid.UUID | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

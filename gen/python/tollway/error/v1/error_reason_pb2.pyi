@@ -164,6 +164,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_USAGE_RECORD_NOT_FOUND: _ErrorReason.ValueType  # 280
+    """NOT_FOUND: no usage record has this key. Metadata: idempotency_key."""
+    ERROR_REASON_USAGE_RECORD_VOIDED: _ErrorReason.ValueType  # 281
+    """FAILED_PRECONDITION: the usage record is voided; record it anew under another key. Metadata: idempotency_key."""
+    ERROR_REASON_USAGE_AMENDMENT_INVALID: _ErrorReason.ValueType  # 282
+    """INVALID_ARGUMENT: the record would not be accepted with this content. Metadata: cause, which is the reason that it
+    would be rejected with.
+    """
+    ERROR_REASON_TOO_MANY_REVISIONS: _ErrorReason.ValueType  # 283
+    """FAILED_PRECONDITION: the record has as many revisions as it may have. Metadata: idempotency_key, limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -312,4 +322,14 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_USAGE_RECORD_NOT_FOUND: ErrorReason.ValueType  # 280
+"""NOT_FOUND: no usage record has this key. Metadata: idempotency_key."""
+ERROR_REASON_USAGE_RECORD_VOIDED: ErrorReason.ValueType  # 281
+"""FAILED_PRECONDITION: the usage record is voided; record it anew under another key. Metadata: idempotency_key."""
+ERROR_REASON_USAGE_AMENDMENT_INVALID: ErrorReason.ValueType  # 282
+"""INVALID_ARGUMENT: the record would not be accepted with this content. Metadata: cause, which is the reason that it
+would be rejected with.
+"""
+ERROR_REASON_TOO_MANY_REVISIONS: ErrorReason.ValueType  # 283
+"""FAILED_PRECONDITION: the record has as many revisions as it may have. Metadata: idempotency_key, limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
