@@ -43,6 +43,7 @@ EVENTS: Final = 500  # of each tenant, for its one endpoint
 TOTAL: Final = TENANTS * EVENTS
 IDLE_S: Final = 0.25  # as the worker's loop
 PATIENCE_S: Final = 45.0
+LOOPBACK: Final = (ipaddress.ip_network("127.0.0.0/8"),)
 FILLING: Final = "x" * 600
 _ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 
@@ -105,7 +106,7 @@ async def _fill(env: Environment, url: str) -> list[bytes]:
         async with env.worker.transaction() as tx:
             draft = tenants.NewTenant(f"bench {number}", "live", "UTC")
             tenant = await tenants.create_tenant(tx, draft, cause, now=now)
-            endpoint = webhooks.NewEndpoint(url, ["customer.*"], "")
+            endpoint = webhooks.NewEndpoint(url, ["customer.*"], "", allowed=LOOPBACK)
             await webhooks.create_endpoint(tx, tenant.id, endpoint, cause, env.house.vault, now=now)
             new = [_event(tenant.id, new_id(now), cause, env) for _ in range(EVENTS)]
             ids = await events.emit(tx, new, now=now)
@@ -135,7 +136,7 @@ async def _send_all(env: Environment) -> float:
         env.worker, LeaseKind.SENDER, uuid4(), LeaseSettings(), shards=webhooks.SENDER_SHARDS
     )
     await keeper.step()
-    guard = Guard([ipaddress.ip_network("127.0.0.0/8")])
+    guard = Guard(LOOPBACK)
     client = WebhookClient(settings, guard, user_agent="tollway/bench")
     poster = Poster(client, env.house.vault, env.clock)
     sender = Sender(env.worker, keeper, poster, env.clock, wake, settings)

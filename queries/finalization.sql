@@ -35,6 +35,20 @@ ORDER BY i.finalize_at, i.tenant_id, i.id
 LIMIT @batch_max
 FOR NO KEY UPDATE OF s SKIP LOCKED;
 
+-- name: ClaimDueManualDrafts :many
+-- Manual drafts that were given a time that has come; with @on_test_clocks those of tenants with a test clock, of one of
+-- them if @tenant_id is given. They have no subscription to lock, so they are locked themselves.
+SELECT i.tenant_id, i.id, i.kind, i.boundary
+FROM invoices i
+LEFT JOIN test_clocks c ON c.tenant_id = i.tenant_id
+WHERE i.status = 'draft' AND i.subscription_id IS NULL AND i.finalize_at <= coalesce(c.business_time, @now::timestamptz)
+  AND (c.tenant_id IS NOT NULL) = @on_test_clocks::boolean
+  AND (sqlc.narg(tenant_id)::uuid IS NULL OR i.tenant_id = sqlc.narg(tenant_id)::uuid)
+  AND (i.retry_at IS NULL OR i.retry_at <= @now::timestamptz)
+ORDER BY i.finalize_at, i.tenant_id, i.id
+LIMIT @batch_max
+FOR NO KEY UPDATE OF i SKIP LOCKED;
+
 -- name: FlagClosing :exec
 -- Asks folds to keep off the usage periods that the drafts bill, until @closing_until (machine time).
 WITH held AS (
@@ -92,13 +106,23 @@ JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.id
 ORDER BY s.tenant_id, s.id
 FOR NO KEY UPDATE OF s SKIP LOCKED;
 
--- name: LockUsagePeriods :many
--- Every usage period that the drafts bill, before their records are read. A fold that holds one is waited for.
-SELECT p.item_id
-FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
-    AS g (tenant_id, subscription_id, kind, boundary)
-JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
-    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+-- name: LockPeriodsToBill :many
+-- In one sorted statement, before any record is read: every usage period that the drafts bill, and every billed one of
+-- their subscriptions that folds have marked for an adjustment. A fold that holds one is waited for; a mark that is
+-- made after this is the next invoice's.
+SELECT p.* FROM usage_periods p
+WHERE (p.tenant_id, p.item_id, p.period_start) IN (
+    SELECT o.tenant_id, o.item_id, o.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods o ON o.tenant_id = g.tenant_id AND o.subscription_id = g.subscription_id
+        AND o.bill_kind = g.kind AND o.bill_boundary = g.boundary
+    UNION
+    SELECT m.tenant_id, m.item_id, m.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[]) AS g (tenant_id, subscription_id)
+    JOIN usage_period_marks m ON m.tenant_id = g.tenant_id AND m.subscription_id = g.subscription_id
+        AND m.kind = 'adjust'
+)
 ORDER BY p.tenant_id, p.item_id, p.period_start
 FOR NO KEY UPDATE OF p;
 
@@ -124,16 +148,19 @@ WHERE EXISTS (
 -- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
-       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb
+       g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
+       g.steps::jsonb, g.derivation::jsonb, g.dimensions::jsonb
 FROM unnest(
     @tenant_ids::uuid[], @invoice_ids::uuid[], @line_numbers::integer[], @kinds::text[], @descriptions::text[],
-    @item_ids::uuid[], @price_ids::uuid[], @period_starts::timestamptz[], @period_ends::timestamptz[],
-    @quantities::text[], @amounts::bigint[], @steps::text[]
+    sqlc.narg(item_ids)::uuid[], sqlc.narg(price_ids)::uuid[], sqlc.narg(period_starts)::timestamptz[],
+    sqlc.narg(period_ends)::timestamptz[], @quantities::text[], @amounts::bigint[], @discounts::bigint[],
+    @tax_percents::text[], @taxes::bigint[], sqlc.narg(invoice_item_ids)::uuid[], @steps::text[],
+    @derivations::text[], @dimensions::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number;
 
@@ -161,15 +188,18 @@ ORDER BY s.tenant_id
 FOR NO KEY UPDATE;
 
 -- name: NumberInvoices :many
--- Draws the numbers of the whole batch and makes its drafts final. `numbers are gapless` rests on this one statement: a
--- rollback takes the numbers back with the invoices.
+-- Draws the numbers of the whole batch and makes its drafts final, with seller and buyer as they are now. `numbers are
+-- gapless` rests on this one statement: a rollback takes the numbers back with the invoices.
 WITH given AS (
-    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.total, g.amount_due, g.at,
-           row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
+    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.discount, g.tax, g.total, g.to_credit_balance,
+           g.credit_applied, g.at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
     FROM unnest(
         @tenant_ids::uuid[], @ids::uuid[], @statuses::text[], @versions::integer[], @subtotals::bigint[],
-        @totals::bigint[], @amounts_due::bigint[], @ats::timestamptz[]
-    ) WITH ORDINALITY AS g (tenant_id, id, status, versions, subtotal, total, amount_due, at, place)
+        @discounts::bigint[], @taxes::bigint[], @totals::bigint[], @to_credit_balances::bigint[],
+        @credits_applied::bigint[], @ats::timestamptz[]
+    ) WITH ORDINALITY AS g (
+        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, place
+    )
 ), drawn AS (
     UPDATE invoice_sequences
     SET last = invoice_sequences.last + wanted.count, last_at = greatest(wanted.at, invoice_sequences.last_at)
@@ -178,9 +208,14 @@ WITH given AS (
     RETURNING invoice_sequences.tenant_id, invoice_sequences.last - wanted.count AS before, invoice_sequences.last_at
 )
 UPDATE invoices
-SET status = given.status, subtotal = given.subtotal, total = given.total, amount_due = given.amount_due,
+SET status = given.status, subtotal = given.subtotal, discount = given.discount, tax = given.tax, total = given.total,
+    to_credit_balance = given.to_credit_balance, credit_applied = given.credit_applied,
+    amount_due = given.total - given.credit_applied, parties = who.parties,
     number = 'INV-' || lpad((drawn.before + given.place)::text, greatest(6, length((drawn.before + given.place)::text)), '0'),
     finalized_at = drawn.last_at, blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
-FROM given JOIN drawn ON drawn.tenant_id = given.tenant_id
+FROM given
+JOIN drawn ON drawn.tenant_id = given.tenant_id
+JOIN invoices i ON i.tenant_id = given.tenant_id AND i.id = given.id
+JOIN invoice_parties who ON who.tenant_id = i.tenant_id AND who.customer_id = i.customer_id
 WHERE invoices.tenant_id = given.tenant_id AND invoices.id = given.id AND invoices.status = 'draft'
 RETURNING invoices.*;

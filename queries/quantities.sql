@@ -1,67 +1,123 @@
--- Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking).
+-- Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
+-- views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
 
--- name: ListQuantitiesFromRecords :many
--- One row per usage period that exists: its effective records, exactly. Of a record with revisions the highest folded one
--- counts, wherever it belongs. The quantity is null where the meter's aggregation needs more than count, sum and max.
-SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
-       m.aggregation,
-       CASE m.aggregation
-           WHEN 'count' THEN e.records::numeric
-           WHEN 'sum' THEN e.total
-           WHEN 'max' THEN e.highest
-       END::numeric AS "quantity?"
+-- name: ListPeriodMeters :many
+-- What the meters of these usage periods count.
+SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
-JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
-CROSS JOIN LATERAL (
-    SELECT count(*) AS records, coalesce(sum(r.quantity), 0) AS total, coalesce(max(r.quantity), 0) AS highest
-    FROM usage_records r
-    WHERE r.tenant_id = k.tenant_id AND r.item_id = k.item_id AND r.period_start = k.period_start
-      AND r.folded AND NOT r.voided
-      AND NOT EXISTS (
-          SELECT FROM usage_records later
-          WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
-            AND later.revision > r.revision AND later.folded
-      )
-) AS e;
+JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id;
 
--- name: ListQuantitiesFromBuckets :many
--- The same from the hour buckets, with the number of records; a period without buckets has no row.
-SELECT b.tenant_id, b.item_id, b.period_start, sum(b.records)::bigint AS records, sum(b.quantity_sum)::numeric AS total,
-       max(b.quantity_max)::numeric AS highest
+-- name: ListSumsFromRecords :many
+-- Count, sum and max, one row per usage period and group that has records.
+SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+       c.group_key::text AS group_key, count(*) AS records, sum(c.quantity)::numeric AS total,
+       max(c.quantity)::numeric AS highest
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN counted_usage c
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key;
+
+-- name: ListUniquesFromRecords :many
+-- How many distinct values the meter's property has; a record without it counts nobody.
+SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+       c.group_key::text AS group_key, count(*) AS records, count(DISTINCT c.unique_value) AS uniques
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN counted_usage c
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key;
+
+-- name: ListLatestFromRecords :many
+-- The last value in time; of two at one instant that with the greater key.
+SELECT DISTINCT ON (k.tenant_id, k.item_id, k.period_start, c.group_key)
+       k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+       c.group_key::text AS group_key, c.quantity::numeric AS quantity
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN counted_usage c
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+ORDER BY k.tenant_id, k.item_id, k.period_start, c.group_key, c.used_at DESC, c.root_key COLLATE "C" DESC;
+
+-- name: ListLevelsFromRecords :many
+-- For the weighted sum: the level at the start, that is the sum of all earlier deltas of the item, and the area under the
+-- level, in units x seconds, exactly. A group whose level is zero throughout has no row.
+SELECT q.tenant_id, q.item_id, q.period_start, q.group_key, q.records,
+       (q.opening * extract(epoch FROM q.period_end - q.period_start) + q.moved)::numeric AS area
+FROM (
+    SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+           p.period_end, c.group_key::text AS group_key,
+           count(*) FILTER (WHERE c.period_start = k.period_start) AS records,
+           coalesce(sum(c.quantity) FILTER (WHERE c.period_start < k.period_start), 0) AS opening,
+           coalesce(sum(c.quantity * extract(epoch FROM p.period_end - c.used_at))
+               FILTER (WHERE c.period_start = k.period_start), 0) AS moved
+    FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[])
+        AS k (tenant_id, item_id, period_start)
+    JOIN usage_periods p
+        ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
+    JOIN counted_usage c
+        ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start <= k.period_start
+    GROUP BY k.tenant_id, k.item_id, k.period_start, p.period_end, c.group_key
+) AS q
+WHERE q.records > 0 OR q.opening <> 0;
+
+-- name: ListAllowancesFromRecords :many
+-- For percentages: events in time order, of which the first are free until their number or their amount is used up. Whose
+-- amount crosses the free one is not free, and neither is one that comes when nothing is left.
+SELECT q.tenant_id, q.item_id, q.period_start, q.group_key, count(*) AS records, sum(q.quantity)::numeric AS total,
+       coalesce(least(
+           sum(q.quantity) FILTER (WHERE q.free_events IS NULL OR q.place <= q.free_events), q.free_amount
+       ), 0)::numeric AS free_amount,
+       count(*) FILTER (
+           WHERE (q.free_events IS NULL OR q.place <= q.free_events)
+             AND (q.free_amount IS NULL OR (q.so_far <= q.free_amount AND q.so_far - q.quantity < q.free_amount))
+       )::bigint AS free_events
+FROM (
+    SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+           c.group_key::text AS group_key, c.quantity, k.free_events, k.free_amount::numeric AS free_amount,
+           row_number() OVER events AS place, sum(c.quantity) OVER events AS so_far
+    FROM unnest(
+        @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], sqlc.narg(free_events)::bigint[],
+        sqlc.narg(free_amounts)::text[]
+    ) AS k (tenant_id, item_id, period_start, free_events, free_amount)
+    JOIN counted_usage c
+        ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    WINDOW events AS (
+        PARTITION BY k.tenant_id, k.item_id, k.period_start, c.group_key
+        ORDER BY c.used_at, c.root_key COLLATE "C" ROWS UNBOUNDED PRECEDING
+    )
+) AS q
+GROUP BY q.tenant_id, q.item_id, q.period_start, q.group_key, q.free_amount;
+
+-- name: ListSumsFromBuckets :many
+-- The same as from the records, from the hour buckets; a period without buckets has no row.
+SELECT b.tenant_id, b.item_id, b.period_start, b.group_key, sum(b.records)::bigint AS records,
+       sum(b.quantity_sum)::numeric AS total, max(b.quantity_max)::numeric AS highest
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_buckets b
     ON b.tenant_id = k.tenant_id AND b.item_id = k.item_id AND b.period_start = k.period_start
-GROUP BY b.tenant_id, b.item_id, b.period_start;
+WHERE b.records > 0
+GROUP BY b.tenant_id, b.item_id, b.period_start, b.group_key;
 
 -- name: CountUnreconciledBuckets :one
 -- How many hour buckets say another thing than the effective records do, or are missing, or have no record.
 WITH recorded AS (
-    SELECT r.tenant_id, r.item_id, r.period_start, date_trunc('hour', r.used_at, 'UTC') AS hour, count(*) AS records,
-           sum(r.quantity) AS quantity_sum, max(r.quantity) AS quantity_max
-    FROM usage_records r
-    WHERE r.item_id IS NOT NULL AND r.folded AND NOT r.voided
-      AND (sqlc.narg(tenant_id)::uuid IS NULL OR r.tenant_id = sqlc.narg(tenant_id)::uuid)
-      AND NOT EXISTS (
-          SELECT FROM usage_records later
-          WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
-            AND later.revision > r.revision AND later.folded
-      )
-    GROUP BY r.tenant_id, r.item_id, r.period_start, date_trunc('hour', r.used_at, 'UTC')
+    SELECT c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC') AS hour, c.group_key,
+           count(*) AS records, sum(c.quantity) AS quantity_sum, max(c.quantity) AS quantity_max
+    FROM counted_usage c
+    WHERE sqlc.narg(tenant_id)::uuid IS NULL OR c.tenant_id = sqlc.narg(tenant_id)::uuid
+    GROUP BY c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC'), c.group_key
 ), bucketed AS (
     -- A bucket that was recomputed to nothing agrees with no record at all.
-    SELECT b.tenant_id, b.item_id, b.period_start, b.hour, sum(b.records) AS records,
-           sum(b.quantity_sum) AS quantity_sum, max(b.quantity_max) AS quantity_max
+    SELECT b.tenant_id, b.item_id, b.period_start, b.hour, b.group_key, b.records, b.quantity_sum, b.quantity_max
     FROM usage_buckets b
     WHERE b.records > 0
       AND (sqlc.narg(tenant_id)::uuid IS NULL OR b.tenant_id = sqlc.narg(tenant_id)::uuid)
-    GROUP BY b.tenant_id, b.item_id, b.period_start, b.hour
 )
 SELECT count(*)
 FROM recorded
 FULL JOIN bucketed
     ON bucketed.tenant_id = recorded.tenant_id AND bucketed.item_id = recorded.item_id
     AND bucketed.period_start = recorded.period_start AND bucketed.hour = recorded.hour
+    AND bucketed.group_key = recorded.group_key
 WHERE (bucketed.records, bucketed.quantity_sum, bucketed.quantity_max)
     IS DISTINCT FROM (recorded.records, recorded.quantity_sum, recorded.quantity_max);

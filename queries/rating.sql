@@ -50,33 +50,42 @@ LIMIT @marks_max;
 
 -- name: ListPeriodsToRate :many
 -- Under the subscription's lock, which finalization takes as well: so a status that is read here stands.
-SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.meter_id, p.price_id, p.status,
-       (p.bill_kind IS NOT NULL)::boolean AS is_billable, m.aggregation
+SELECT p.*
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
-JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 ORDER BY p.tenant_id, p.item_id, p.period_start;
 
 -- name: ListRunningCharges :many
-SELECT c.tenant_id, c.subscription_id, c.item_id, c.period_start, c.amount
+-- What each usage period that is not billed costs as of its last rating.
+SELECT c.tenant_id, c.subscription_id, c.item_id, c.period_start, sum(c.amount)::bigint AS amount
 FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[]) AS k (tenant_id, subscription_id)
 JOIN charges c ON c.tenant_id = k.tenant_id AND c.subscription_id = k.subscription_id
 JOIN usage_periods p
     ON p.tenant_id = c.tenant_id AND p.item_id = c.item_id AND p.period_start = c.period_start
-WHERE p.status <> 'billed';
+WHERE p.status <> 'billed'
+GROUP BY c.tenant_id, c.subscription_id, c.item_id, c.period_start;
 
 -- name: UpsertCharges :exec
-INSERT INTO charges (tenant_id, item_id, period_start, subscription_id, quantity, amount, currency, rated_at)
-SELECT g.tenant_id, g.item_id, g.period_start, g.subscription_id, g.quantity::numeric, g.amount, g.currency,
-       @now::timestamptz
+INSERT INTO charges (
+    tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.quantity::numeric, g.amount,
+       g.currency, @now::timestamptz
 FROM unnest(
-    @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @subscription_ids::uuid[],
-    @quantities::text[], @amounts::bigint[], @currencies::text[]
-) AS g (tenant_id, item_id, period_start, subscription_id, quantity, amount, currency)
-ORDER BY g.tenant_id, g.item_id, g.period_start
-ON CONFLICT (tenant_id, item_id, period_start) DO UPDATE
+    @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @kinds::text[], @group_keys::text[],
+    @subscription_ids::uuid[], @quantities::text[], @amounts::bigint[], @currencies::text[]
+) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency)
+ORDER BY g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key
+ON CONFLICT (tenant_id, item_id, period_start, kind, group_key) DO UPDATE
 SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at;
+
+-- name: DeleteStaleCharges :exec
+-- Of the usage periods that were rated at @now, the charges that were not: groups that have no record any more. For
+-- callers that hold the subscriptions' locks.
+DELETE FROM charges
+USING unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+WHERE charges.tenant_id = k.tenant_id AND charges.item_id = k.item_id AND charges.period_start = k.period_start
+  AND charges.rated_at <> @now::timestamptz;
 
 -- name: MoveUsagePeriods :exec
 -- By the lifecycle's table. Folds that hold a period are waited for; only its first rating moves it, so this is rare.
@@ -130,10 +139,12 @@ WHERE usage_period_marks.tenant_id = k.tenant_id AND usage_period_marks.id = k.i
 
 -- name: ListCharges :many
 -- The running charges of a subscription: of its usage periods that are not billed, oldest first.
-SELECT c.item_id, p.meter_id, p.price_id, p.period_start, p.period_end, c.quantity, c.amount, c.currency, c.rated_at
+SELECT c.item_id, p.meter_id, p.price_id, p.period_start, p.period_end, c.kind, c.group_key, m.group_by, c.quantity,
+       c.amount, c.currency, c.rated_at
 FROM charges c
 JOIN usage_periods p
     ON p.tenant_id = c.tenant_id AND p.item_id = c.item_id AND p.period_start = c.period_start
+JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 WHERE c.tenant_id = @tenant_id AND c.subscription_id = @subscription_id AND p.status <> 'billed'
-ORDER BY p.period_start, c.item_id
+ORDER BY p.period_start, c.item_id, c.kind DESC, c.group_key
 LIMIT @rows_max;

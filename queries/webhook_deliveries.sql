@@ -2,14 +2,14 @@
 
 -- name: ListRecentlyDue :many
 -- The endpoints of these shards for which something became due in the window, and when last.
-SELECT d.webhook_id, max(d.due_at)::timestamptz AS due_at
+SELECT d.tenant_id, d.webhook_id, max(d.due_at)::timestamptz AS due_at
 FROM webhook_deliveries d
 WHERE d.status = 'pending' AND d.shard = ANY (@shards::smallint[]) AND d.due_at > @after AND d.due_at <= @now
-GROUP BY d.webhook_id;
+GROUP BY d.tenant_id, d.webhook_id;
 
 -- name: ListDueEndpoints :many
 -- The endpoints of these shards for which anything is due, however long: one probe of the index each.
-SELECT w.id AS webhook_id, d.due_at
+SELECT w.tenant_id, w.id AS webhook_id, d.due_at
 FROM webhooks w
 CROSS JOIN LATERAL (
     SELECT x.due_at FROM webhook_deliveries x
@@ -55,7 +55,7 @@ WITH owned AS (
     GROUP BY owned.claim_id, owned.shard, owned.term
 )
 SELECT claimed.tenant_id, claimed.webhook_id, claimed.event_id, claimed.nonce, claimed.shard, claimed.attempts,
-       w.url, w.headers, w.payload, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
+       w.url, w.headers, w.payload, w.rate_per_second, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
 FROM claimed
 JOIN webhooks w ON w.tenant_id = claimed.tenant_id AND w.id = claimed.webhook_id
 CROSS JOIN LATERAL (

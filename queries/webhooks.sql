@@ -1,8 +1,12 @@
 -- Webhook path: the endpoints, their secrets, and what the fan-out makes for them.
 
 -- name: InsertWebhook :one
-INSERT INTO webhooks (tenant_id, id, url, subjects, description, status, shard, created_at)
-VALUES (@tenant_id, @id, @url, @subjects, @description, 'enabled', @shard, @now)
+INSERT INTO webhooks (
+    tenant_id, id, url, subjects, description, headers, metadata, payload, rate_per_second, schema_version, status,
+    shard, created_at)
+VALUES (
+    @tenant_id, @id, @url, @subjects, @description, @headers, @metadata, @payload, @rate_per_second, @schema_version,
+    'enabled', @shard, @now)
 RETURNING *;
 
 -- name: InsertWebhookSecret :exec
@@ -27,7 +31,7 @@ LIMIT @page_max;
 -- name: UpdateWebhook :one
 UPDATE webhooks
 SET url = @url, subjects = @subjects, description = @description, headers = @headers, metadata = @metadata,
-    payload = @payload, status = @status, disabled_reason = @disabled_reason, version = webhooks.version + 1
+    payload = @payload, rate_per_second = @rate_per_second, schema_version = @schema_version, status = @status, disabled_reason = @disabled_reason, version = webhooks.version + 1
 WHERE tenant_id = @tenant_id AND id = @id AND version = @version
 RETURNING *;
 

@@ -21,6 +21,7 @@ from queries.models import Webhook
 from tollway.customer.v1 import customer_events_pb2
 from tollway.event.v1 import event_pb2
 
+from billing.domain.address import Network
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.ids import new_id
 from billing.runtime.vault import Vault
@@ -34,7 +35,7 @@ from billing.services.webhooks import SENDER_SHARDS, NewEndpoint, create_endpoin
 from tests.conftest import Databases
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.webhooks.client import WebhookClient
-from workers.webhooks.guard import Guard, Network
+from workers.webhooks.guard import Guard
 from workers.webhooks.poster import Poster
 from workers.webhooks.sender import Sender
 from workers.webhooks.settings import SenderSettings
@@ -130,9 +131,11 @@ class WebhookWorld:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     keepers: list[LeaseKeeper] = field(default_factory=list)
 
-    async def endpoint(self, path: str, *subjects: str, answer: Answer = ok) -> Webhook:
+    async def endpoint(
+        self, path: str, *subjects: str, answer: Answer = ok, **more: Any
+    ) -> Webhook:
         """An endpoint at the receiver, which verifies what comes for it."""
-        draft = NewEndpoint(self.receiver.url(path), subjects, "")
+        draft = NewEndpoint(self.receiver.url(path), subjects, "", **more, allowed=LOOPBACK)
         async with self.databases.api.transaction(self.tenant_id) as tx:
             webhook, secret = await create_endpoint(
                 tx, self.tenant_id, draft, self.cause, VAULT, now=self.databases.clock.now()

@@ -45,6 +45,8 @@ class Prefix(StrEnum):
     CREDIT_NOTE = "crn"
     CREDIT_ENTRY = "cre"
     PAYMENT = "pay"
+    DISCOUNT = "dsc"
+    INVOICE_ITEM = "itm"
     WEBHOOK_ENDPOINT = "whe"
     WEBHOOK_SECRET = "whs"  # noqa: S105 - a prefix, not a password
     DELIVERY = "dlv"

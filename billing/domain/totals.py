@@ -71,9 +71,13 @@ class LineTotal:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """An invoice's sums. `to_credit_balance` is what a negative sum gives the customer."""
+    """An invoice's sums. `to_credit_balance` is what a negative sum gives the customer.
+
+    `by_discount` is what each discount took, in their order; own discounts of lines come on top.
+    """
 
     lines: tuple[LineTotal, ...]
+    by_discount: tuple[Money, ...]
     subtotal: Money
     discount: Money
     tax: Money
@@ -102,7 +106,7 @@ def invoice_totals(
             f"An invoice has at most {LINES_MAX} lines and {DISCOUNTS_MAX} discounts; split it."
         )
     currency = credit_available.currency
-    nets = _discounted(lines, discounts, currency)
+    nets, taken = _discounted(lines, discounts, currency)
     totals = tuple(
         LineTotal(line.amount, line.amount - net, tax_of(net, line.tax_percent))
         for line, net in zip(lines, nets, strict=True)
@@ -115,6 +119,7 @@ def invoice_totals(
     total = max(balance, nothing)
     return Totals(
         totals,
+        taken,
         subtotal,
         discount,
         tax,
@@ -155,18 +160,22 @@ def commitment_true_up(
     return max(promised - usage_and_fees, Money.zero(usage_and_fees.currency))
 
 
-def _discounted(lines: Sequence[Line], discounts: Sequence[Discount], currency: str) -> list[Money]:
-    """Each line after all discounts."""
+def _discounted(
+    lines: Sequence[Line], discounts: Sequence[Discount], currency: str
+) -> tuple[list[Money], tuple[Money, ...]]:
+    """Each line after all discounts, and what each discount took."""
     shared = [i for i, line in enumerate(lines) if line.own_discount_percent is None]
     nets = [line.amount for line in lines]
+    taken = []
     for discount in discounts:
         parts = _spread(discount, [nets[i] for i in shared], currency)
+        taken.append(total_of(parts, currency))
         for i, part in zip(shared, parts, strict=True):
             nets[i] -= part
     for i, line in enumerate(lines):
         if line.own_discount_percent is not None:
             nets[i] -= tax_of(line.amount, line.own_discount_percent)
-    return nets
+    return nets, tuple(taken)
 
 
 def _spread(discount: Discount, nets: Sequence[Money], currency: str) -> list[Money]:

@@ -6,21 +6,21 @@ computed once more from the records and takes nothing from here. Trial usage is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 from uuid import UUID
 
 import queries.rating
-from queries.rating import ListChargesRow, ListPeriodsToRateRow
+from queries.rating import ListChargesRow
 
+from billing.domain.errors import CurrencyMismatch
 from billing.domain.money import Money
-from billing.domain.pricing import Usage, rate
 from billing.runtime.db import Connection
-from billing.services.price_book import BookedPrice
-from billing.services.quantities import Bucketed, PeriodKey
+from billing.services.invoice_line import LineKind
+from billing.services.period_rating import RatedPeriod
+from billing.services.quantity_reads import PeriodKey, group_key_of, key_of
 from billing.services.subscriptions import get_subscription
 
 CHARGES_SHOWN_MAX: Final = 1000
@@ -29,17 +29,45 @@ RunningCharge = ListChargesRow
 
 
 @dataclass(frozen=True, slots=True)
+class ChargeLine:
+    """A line that the invoice would have."""
+
+    kind: LineKind
+    group_key: str
+    quantity: Fraction
+    amount: Money
+
+
+@dataclass(frozen=True, slots=True)
 class Charge:
     """What a usage period costs as of now."""
 
-    period: ListPeriodsToRateRow
-    quantity: Decimal
-    amount: Money
+    rated: RatedPeriod
 
     @property
     def key(self) -> PeriodKey:
         """Which usage period."""
-        return PeriodKey(self.period.tenant_id, self.period.item_id, self.period.period_start)
+        return key_of(self.rated.row)
+
+    @property
+    def is_billable(self) -> bool:
+        """Whether an invoice will bill it: not so a trial."""
+        return self.rated.row.bill_kind is not None
+
+    @property
+    def amount(self) -> Money:
+        """All of it; a trial costs nothing."""
+        total = self.rated.total
+        return total if self.is_billable else Money.zero(total.currency)
+
+    def lines(self) -> Iterator[ChargeLine]:
+        """One for each group value, and the true-up, if there is one."""
+        nothing = Money.zero(self.rated.true_up.currency)
+        for group, one in self.rated.groups.items():
+            amount = one.amount if self.is_billable else nothing
+            yield ChargeLine(LineKind.USAGE, group_key_of(group), one.quantity, amount)
+        if self.rated.true_up and self.is_billable:
+            yield ChargeLine(LineKind.TRUE_UP, "", Fraction(0), self.rated.true_up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +78,16 @@ class Charges:
     failure: str
 
 
-def charge(period: ListPeriodsToRateRow, used: Bucketed, booked: BookedPrice) -> Charge:
-    """The charge of a usage period. Raises what the price says: InvalidPrice, UsageNotRatable, AmountOutOfRange."""
-    quantity = used.quantity(period.aggregation)
-    usage = Usage(Fraction(quantity), events_count=used.records)
-    amount = rate(booked.price, usage).total
-    if not period.is_billable:
-        amount = Money.zero(amount.currency)
-    return Charge(period, quantity, amount)
+def charge(rated: RatedPeriod, currency: str) -> Charge:
+    """The charge of a usage period of a subscription in `currency`. Raises CurrencyMismatch."""
+    actual = rated.booked.row.currency
+    if actual != currency:
+        raise CurrencyMismatch(
+            f"The subscription is in {currency} and its price {rated.booked.row.display_name!r} in {actual};"
+            " migrate it to a price in its own currency.",
+            metadata={"expected": currency, "actual": actual},
+        )
+    return Charge(rated)
 
 
 async def get_charges(

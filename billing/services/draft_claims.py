@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import TypedDict
 from uuid import UUID
 
 import queries.finalization
@@ -56,11 +57,11 @@ class OnTestClocks:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A draft to be made final: what it bills, and for which subscription."""
+    """A draft to be made final: what it bills, and for which subscription; a manual one has none."""
 
     tenant_id: UUID
     id: UUID
-    subscription_id: UUID
+    subscription_id: UUID | None
     kind: str
     boundary: datetime
 
@@ -76,22 +77,21 @@ async def claim_due(
     claimed = [_claimed(row) for row in rows if not row.usage_pending]
     until = now + timedelta(seconds=settings.claim_s)
     if claimed:
-        await queries.finalization.flag_closing(
-            tx,
-            closing_until=until,
-            tenant_ids=[draft.tenant_id for draft in claimed],
-            subscription_ids=[draft.subscription_id for draft in claimed],
-            kinds=[draft.kind for draft in claimed],
-            boundaries=[draft.boundary for draft in claimed],
-        )
-    if rows:
-        later = settings.retry_at(Blocked.USAGE_PENDING, now)
+        await queries.finalization.flag_closing(tx, closing_until=until, **billed_by(claimed))
+    claimed += await _manual(tx, scope, settings, now)
+    later = settings.retry_at(Blocked.USAGE_PENDING, now)
+    held: list[tuple[UUID, UUID, Blocked | None, datetime]]
+    held = [(draft.tenant_id, draft.id, None, until) for draft in claimed]
+    held += [
+        (row.tenant_id, row.id, Blocked.USAGE_PENDING, later) for row in rows if row.usage_pending
+    ]
+    if held:
         await queries.finalization.hold_drafts(
             tx,
-            tenant_ids=[row.tenant_id for row in rows],
-            ids=[row.id for row in rows],
-            blocked_reasons=[Blocked.USAGE_PENDING if row.usage_pending else None for row in rows],
-            retry_ats=[later if row.usage_pending else until for row in rows],
+            tenant_ids=[tenant for tenant, _, _, _ in held],
+            ids=[identity for _, identity, _, _ in held],
+            blocked_reasons=[reason for _, _, reason, _ in held],
+            retry_ats=[at for _, _, _, at in held],
         )
     return claimed
 
@@ -109,13 +109,7 @@ async def let_go(
     """
     if not drafts:
         return
-    await queries.finalization.unflag_closing(
-        tx,
-        tenant_ids=[draft.tenant_id for draft in drafts],
-        subscription_ids=[draft.subscription_id for draft in drafts],
-        kinds=[draft.kind for draft in drafts],
-        boundaries=[draft.boundary for draft in drafts],
-    )
+    await queries.finalization.unflag_closing(tx, **billed_by(drafts))
     reasons = [blocked.get(draft.id) for draft in drafts]
     await queries.finalization.hold_drafts(
         tx,
@@ -135,6 +129,41 @@ async def _list_due(
         )
     return await queries.finalization.claim_due_drafts_on_test_clocks(
         tx, tenant_id=scope.tenant_id, now=now, batch_max=settings.batch_max
+    )
+
+
+async def _manual(
+    tx: Connection, scope: OnTestClocks | None, settings: FinalizationSettings, now: datetime
+) -> list[Claimed]:
+    rows = await queries.finalization.claim_due_manual_drafts(
+        tx,
+        now=now,
+        on_test_clocks=scope is not None,
+        tenant_id=scope.tenant_id if scope else None,
+        batch_max=settings.batch_max,
+    )
+    return [Claimed(row.tenant_id, row.id, None, row.kind, row.boundary) for row in rows]
+
+
+class Bills(TypedDict):
+    """What drafts of subscriptions bill, as the statements take it."""
+
+    tenant_ids: list[UUID]
+    subscription_ids: list[UUID]
+    kinds: list[str]
+    boundaries: list[datetime]
+
+
+def billed_by(drafts: Sequence[Claimed]) -> Bills:
+    """The subscriptions' drafts among these; manual ones bill no usage."""
+    of_subscriptions = [draft for draft in drafts if draft.subscription_id]
+    return Bills(
+        tenant_ids=[draft.tenant_id for draft in of_subscriptions],
+        subscription_ids=[
+            draft.subscription_id for draft in of_subscriptions if draft.subscription_id
+        ],
+        kinds=[draft.kind for draft in of_subscriptions],
+        boundaries=[draft.boundary for draft in of_subscriptions],
     )
 
 

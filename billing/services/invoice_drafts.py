@@ -92,6 +92,7 @@ def _cycle_of(event: Incoming) -> CycleKey:
 
 def _generated(draft: Invoice) -> payloads.InvoiceGenerated:
     assert draft.subscription_id is not None, "it was made for a subscription's cycle"
+    assert draft.finalize_at is not None, "its grace ends"
     boundary, final = Timestamp(), Timestamp()
     boundary.FromDatetime(draft.boundary)
     final.FromDatetime(draft.finalize_at)

@@ -42,7 +42,9 @@ def status_changes(
             payloads.InvoiceStatusChanged(
                 invoice_id=resource,
                 customer_id=encode(Prefix.CUSTOMER, invoice.customer_id),
-                subscription_id=encode(Prefix.SUBSCRIPTION, _subscription(invoice)),
+                subscription_id=encode(Prefix.SUBSCRIPTION, invoice.subscription_id)
+                if invoice.subscription_id
+                else "",
                 old_status=wire_status(old),
                 new_status=wire_status(new),
                 number=invoice.number or "",
@@ -66,13 +68,14 @@ def usage_billed(invoice: Invoice, lines: Sequence[Line], version: int, at: date
     # A true-up is a further line of the same period and names no meter.
     for line in lines:
         if line.meter_id is not None:
-            if line.period not in spans:
-                spans[line.period] = _range(line.period)
+            item_id, period = line.usage_key
+            if period not in spans:
+                spans[period] = _range(period)
             payload.periods.add(
-                subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, line.item_id),
+                subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, item_id),
                 meter_id=encode(Prefix.METER, line.meter_id),
                 quantity=decimal_text(line.quantity),
-                period=spans[line.period],
+                period=spans[period],
             )
     return NewEvent(invoice.tenant_id, resource, version, payload, at, _cause(invoice))
 

@@ -6,29 +6,19 @@ the preview is exactly what finalizing would give.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from queries.models import Invoice
 
-from billing.domain import totals
-from billing.domain.errors import BillingError, Precondition
-from billing.domain.money import Money
-from billing.domain.totals import Totals
+from billing.domain.errors import BillingError
 from billing.runtime.db import Connection
 from billing.services.draft_facts import DraftFacts, read_facts
+from billing.services.draft_money import Computed, DraftMoney, in_order, read_money
+from billing.services.draft_periods import PeriodsByDraft, list_periods, share_out
 from billing.services.fee_lines import fee_lines
-from billing.services.invoice_line import Line
-from billing.services.usage_lines import usage_lines
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What a draft is to become."""
-
-    lines: Sequence[Line]
-    totals: Totals
+from billing.services.usage_lines import adjustment_lines, usage_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +28,55 @@ class Uncomputed:
     error: BillingError
 
 
-class NegativeTotal(Precondition):
-    """The invoice's lines sum to less than nothing, and there is no credit balance to take the rest."""
+async def preview(tx: Connection, draft: Invoice) -> Computed | Uncomputed:
+    """What finalizing the draft alone would give now. `tx` must read one snapshot."""
+    periods = share_out([draft], await list_periods(tx, [draft]))
+    return (await compute(tx, [draft], periods))[draft.id]
 
-    reason = "RATING_FAILED"
+
+async def compute(
+    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
+) -> dict[UUID, Computed | Uncomputed]:
+    """Lines and totals by invoice id, over the usage periods given.
+
+    One draft that cannot be computed does not hold back the others.
+    """
+    money = await read_money(tx, drafts)
+    facts = await _read_facts(tx, [draft for draft in drafts if draft.subscription_id], periods)
+    return {draft.id: _computed(draft, facts.get(draft.id), money) for draft in in_order(drafts)}
 
 
-async def compute(tx: Connection, drafts: Sequence[Invoice]) -> dict[UUID, Computed | Uncomputed]:
-    """Lines and totals by invoice id. One draft that cannot be computed does not hold back the others."""
+async def _read_facts(
+    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
+) -> Mapping[UUID, DraftFacts | BillingError]:
+    """The facts of subscriptions' drafts; read for each alone where those of one cannot be had."""
+    if not drafts:
+        return {}
     try:
-        facts = await read_facts(tx, drafts)
+        facts = await read_facts(tx, drafts, periods)
     except BillingError as error:
         if len(drafts) == 1:
-            return {drafts[0].id: Uncomputed(error)}
-        alone = [await compute(tx, [draft]) for draft in drafts]
-        return {identity: outcome for one in alone for identity, outcome in one.items()}
-    return {draft.id: _computed(draft, facts) for draft in drafts}
+            return {drafts[0].id: error}
+        alone = [await _read_facts(tx, [draft], periods) for draft in drafts]
+        return {identity: found for one in alone for identity, found in one.items()}
+    return {draft.id: facts for draft in drafts}
 
 
-def _computed(draft: Invoice, facts: DraftFacts) -> Computed | Uncomputed:
+def _computed(
+    draft: Invoice, facts: DraftFacts | BillingError | None, money: DraftMoney
+) -> Computed | Uncomputed:
+    """`facts` are None for a manual invoice, which has items alone."""
+    if isinstance(facts, BillingError):
+        return Uncomputed(facts)
     try:
-        lines = [*usage_lines(draft, facts), *fee_lines(draft, facts)]
-        summed = totals.invoice_totals(
-            [totals.Line(line.amount) for line in lines], (), Money.zero(draft.currency)
-        )
-        if summed.to_credit_balance:
-            raise NegativeTotal()
+        lines = money.item_lines(draft)
+        if facts is None:
+            return money.settle(draft, lines, {})
+        billed = [
+            *usage_lines(draft, facts),
+            *adjustment_lines(draft, facts),
+            *fee_lines(draft, facts),
+        ]
+        return money.settle(draft, billed + lines, facts.prices)
     except BillingError as error:
         return Uncomputed(error)
-    return Computed(lines, summed)

@@ -7,9 +7,10 @@ what was computed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, Final
+from uuid import UUID
 
 import queries.finalization
 import queries.invoices
@@ -19,9 +20,9 @@ from billing.domain.decimals import decimal_text
 from billing.domain.money import Money
 from billing.domain.period import Period
 from billing.runtime.db import Connection
-from billing.services.invoice_line import Line, LineKind
+from billing.services.invoice_line import Derivation, EarlierAmount, Line, LineKind
 
-Value = TypeVar("Value")
+_ZERO: Final = Fraction(0)
 
 
 async def insert_lines(tx: Connection, invoices: Sequence[tuple[Invoice, Sequence[Line]]]) -> None:
@@ -40,11 +41,17 @@ async def insert_lines(tx: Connection, invoices: Sequence[tuple[Invoice, Sequenc
         descriptions=[line.description for _, _, line in rows],
         item_ids=[line.item_id for _, _, line in rows],
         price_ids=[line.price_id for _, _, line in rows],
-        period_starts=[line.period.start for _, _, line in rows],
-        period_ends=[line.period.end for _, _, line in rows],
+        period_starts=[line.period.start if line.period else None for _, _, line in rows],
+        period_ends=[line.period.end if line.period else None for _, _, line in rows],
         quantities=[decimal_text(line.quantity) for _, _, line in rows],
         amounts=[line.amount.minor_units for _, _, line in rows],
+        discounts=[_units(line.discount) for _, _, line in rows],
+        tax_percents=[decimal_text(line.tax_percent or _ZERO) for _, _, line in rows],
+        taxes=[_units(line.tax) for _, _, line in rows],
+        invoice_item_ids=[line.invoice_item_id for _, _, line in rows],
         steps=[json.dumps(list(line.steps)) for _, _, line in rows],
+        derivations=[_stored(line.derivation) for _, _, line in rows],
+        dimensions=[json.dumps(dict(line.dimensions)) for _, _, line in rows],
     )
 
 
@@ -57,18 +64,48 @@ async def read_lines(tx: Connection, invoice: Invoice) -> list[Line]:
 
 
 def _line(row: InvoiceLine, currency: str) -> Line:
+    period = None
+    if row.period_start is not None and row.period_end is not None:
+        period = Period(row.period_start, row.period_end)
     return Line(
         LineKind(row.kind),
         row.description,
-        _given(row.item_id),
-        _given(row.price_id),
-        Period(_given(row.period_start), _given(row.period_end)),
+        row.item_id,
+        row.price_id,
+        period,
         Fraction(row.quantity),
         Money(row.amount, currency),
         json.loads(row.steps),
+        _read(json.loads(row.derivation), currency),
+        dimensions=json.loads(row.dimensions),
+        invoice_item_id=row.invoice_item_id,
+        tax_percent=Fraction(row.tax_percent),
+        discount=Money(row.discount, currency),
+        tax=Money(row.tax, currency),
     )
 
 
-def _given(value: Value | None) -> Value:
-    assert value is not None, "every line of a cycle's invoice names its item, price and period"
-    return value
+def _stored(derivation: Derivation) -> str:
+    stored: dict[str, Any] = {"exact": str(derivation.exact), "share": str(derivation.share)}
+    if derivation.earlier:
+        stored["earlier"] = [
+            [str(one.invoice_id), one.number, one.line_number, one.amount.minor_units, one.waived]
+            for one in derivation.earlier
+        ]
+    return json.dumps(stored)
+
+
+def _read(stored: Mapping[str, Any], currency: str) -> Derivation:
+    return Derivation(
+        Fraction(stored["exact"]),
+        Fraction(stored["share"]),
+        tuple(
+            EarlierAmount(UUID(invoice), number, line, Money(amount, currency), waived)
+            for invoice, number, line, amount, waived in stored.get("earlier", ())
+        ),
+    )
+
+
+def _units(amount: Money | None) -> int:
+    assert amount is not None, "a line is stored with its totals"
+    return amount.minor_units

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from uuid import UUID
 
+import queries.discounts
 import queries.invoices
 from queries.models import Invoice
 
 from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
 from billing.domain.invoice import InvoiceStatus
+from billing.domain.money import Money
+from billing.domain.totals import Totals
 from billing.runtime.db import Connection
 from billing.services import customers, subscriptions
 from billing.services.draft_claims import Blocked
+from billing.services.draft_money import Computed
 from billing.services.invoice_line import Line
-from billing.services.invoice_lines import Computed, compute
+from billing.services.invoice_lines import preview
 from billing.services.invoice_lines_store import read_lines
+from billing.services.parties import Parties, current_parties, read_parties
 
 
 class InvoiceNotFound(NotFound):
@@ -45,6 +51,18 @@ class InvoiceView:
 
     row: Invoice
     lines: Sequence[Line]
+    discounts: Sequence[InvoiceDiscount]
+    parties: Parties
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceDiscount:
+    """What a discount took from an invoice; `percent` is None for one by amount."""
+
+    discount_id: UUID
+    display_name: str
+    percent: Fraction | None
+    amount: Money
 
 
 async def get_invoice(tx: Connection, tenant_id: UUID, invoice_id: UUID) -> InvoiceView:
@@ -56,18 +74,47 @@ async def get_invoice(tx: Connection, tenant_id: UUID, invoice_id: UUID) -> Invo
     if row is None:
         raise InvoiceNotFound(metadata={"invoice": encode(Prefix.INVOICE, invoice_id)})
     if row.status != InvoiceStatus.DRAFT:
-        return InvoiceView(row, await read_lines(tx, row))
-    outcome = (await compute(tx, [row]))[row.id]
+        assert row.parties is not None, "they are written with the number"
+        lines, discounts = await read_lines(tx, row), await _read_discounts(tx, row)
+        return InvoiceView(row, lines, discounts, read_parties(row.parties))
+    parties = await current_parties(tx, tenant_id, row.customer_id)
+    outcome = await preview(tx, row)
     if not isinstance(outcome, Computed):
-        return InvoiceView(replace(row, blocked_reason=Blocked.RATING_FAILED.value), ())
-    totals = outcome.totals
-    previewed = replace(
-        row,
+        blocked = replace(row, blocked_reason=Blocked.RATING_FAILED.value)
+        return InvoiceView(blocked, (), (), parties)
+    discounts = [
+        InvoiceDiscount(used.row.id, used.row.display_name, used.percent, used.amount)
+        for used in outcome.discounts
+    ]
+    return InvoiceView(with_totals(row, outcome.totals), outcome.lines, discounts, parties)
+
+
+async def _read_discounts(tx: Connection, row: Invoice) -> list[InvoiceDiscount]:
+    return [
+        InvoiceDiscount(
+            used.discount_id,
+            used.display_name,
+            None if used.percent is None else Fraction(used.percent),
+            Money(used.amount, row.currency),
+        )
+        for used in await queries.discounts.list_invoice_discounts(
+            tx, tenant_id=row.tenant_id, invoice_id=row.id
+        )
+    ]
+
+
+def with_totals(draft: Invoice, totals: Totals) -> Invoice:
+    """The draft with the amounts that finalizing it now would give."""
+    return replace(
+        draft,
         subtotal=totals.subtotal.minor_units,
+        discount=totals.discount.minor_units,
+        tax=totals.tax.minor_units,
         total=totals.total.minor_units,
+        to_credit_balance=totals.to_credit_balance.minor_units,
+        credit_applied=totals.credit_applied.minor_units,
         amount_due=totals.amount_due.minor_units,
     )
-    return InvoiceView(previewed, outcome.lines)
 
 
 async def list_invoices(

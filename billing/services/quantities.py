@@ -1,97 +1,95 @@
-"""Usage path, step 4, and invoice path, step 4: how much was used in a usage period.
+"""Usage path, step 3, and invoice path, step 4: how much was used in usage periods, by group.
 
 Invariant: money is computed from the recorded rows; the buckets serve running charges, and `reconciliation` says that
-the two agree. Both answers are exact decimals.
+the two agree. Every answer is exact, and the same as billing.domain.meter gives for the same records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from uuid import UUID
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from fractions import Fraction
 
 import queries.quantities
+from queries.models import UsagePeriod
 
-from billing.domain.errors import UsageNotRatable
+from billing.domain.meter import Aggregation
+from billing.domain.pricing import Price, Usage
 from billing.runtime.db import Connection
+from billing.services.quantity_reads import READS, Asked, Group, PeriodKey, Way, group_of, key_of
+
+__all__ = ["Group", "Measured", "PeriodKey", "Source", "key_of", "measure"]
+
+
+class Source(StrEnum):
+    """Where quantities come from: the records, or the hour buckets as far as they can tell."""
+
+    RECORDS = "records"
+    BUCKETS = "buckets"
 
 
 @dataclass(frozen=True, slots=True)
-class PeriodKey:
-    """One usage period: a subscription item and the start of the period."""
+class Measured:
+    """What a usage period holds for each group value, in the order of the meter's `group_by`.
 
-    tenant_id: UUID
-    item_id: UUID
-    period_start: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Bucketed:
-    """What the hour buckets of a usage period add up to."""
-
-    records: int
-    total: Decimal
-    highest: Decimal
-
-    def quantity(self, aggregation: str) -> Decimal:
-        """The meter's answer. Raises UsageNotRatable for what buckets cannot tell."""
-        match aggregation:
-            case "count":
-                return Decimal(self.records)
-            case "sum":
-                return self.total
-            case "max":
-                return self.highest
-            case _:
-                raise _not_countable(aggregation)
-
-
-NOTHING_USED = Bucketed(0, Decimal(0), Decimal(0))
-
-
-async def quantities_from_records(
-    tx: Connection, keys: Sequence[PeriodKey]
-) -> dict[PeriodKey, Decimal]:
-    """The quantity of each period by its meter's aggregation, from the effective records; zero where there are none.
-
-    A period that does not exist is left out. For finalization: lock the usage periods in an earlier statement of the
-    same transaction, then nothing can be folded into them behind this one. Raises UsageNotRatable.
+    Without group-by there is one group, (), at zero usage too.
     """
-    rows = await queries.quantities.list_quantities_from_records(
-        tx,
-        tenant_ids=[key.tenant_id for key in keys],
-        item_ids=[key.item_id for key in keys],
-        period_starts=[key.period_start for key in keys],
-    )
-    quantities = {}
-    for row in rows:
-        if row.quantity is None:
-            raise _not_countable(row.aggregation)
-        quantities[PeriodKey(row.tenant_id, row.item_id, row.period_start)] = row.quantity
-    return quantities
+
+    group_by: Group
+    groups: Mapping[Group, Usage]
 
 
-async def quantities_from_buckets(
-    tx: Connection, keys: Sequence[PeriodKey]
-) -> dict[PeriodKey, Bucketed]:
-    """What the buckets of each period add up to; a period without buckets is left out."""
-    rows = await queries.quantities.list_quantities_from_buckets(
+async def measure(
+    tx: Connection, wanted: Sequence[tuple[UsagePeriod, Price]], source: Source = Source.RECORDS
+) -> dict[PeriodKey, Measured]:
+    """What each usage period holds, for the price that will rate it.
+
+    Of records the effective ones count: those with a stored owner, each in its highest folded revision. Lock the
+    periods first in the same transaction, then nothing can be folded into them behind this.
+    """
+    if not wanted:
+        return {}
+    meters = await queries.quantities.list_period_meters(
         tx,
-        tenant_ids=[key.tenant_id for key in keys],
-        item_ids=[key.item_id for key in keys],
-        period_starts=[key.period_start for key in keys],
+        tenant_ids=[row.tenant_id for row, _ in wanted],
+        item_ids=[row.item_id for row, _ in wanted],
+        period_starts=[row.period_start for row, _ in wanted],
     )
+    meter_of = {PeriodKey(row.tenant_id, row.item_id, row.period_start): row for row in meters}
+    asked: dict[Way, list[Asked]] = defaultdict(list)
+    for row, price in wanted:
+        aggregation = Aggregation(meter_of[key_of(row)].aggregation)
+        asked[_way(aggregation, price, source)].append(Asked(row, aggregation, price))
+    groups: dict[PeriodKey, dict[Group, Usage]] = defaultdict(dict)
+    for way, ones in asked.items():
+        for key, group_key, usage in await READS[way](tx, ones):
+            group = group_of(group_key)
+            named = dict(zip(meter_of[key].group_by, group, strict=True))
+            groups[key][group] = replace(usage, dimensions=named) if named else usage
     return {
-        PeriodKey(row.tenant_id, row.item_id, row.period_start): Bucketed(
-            row.records, row.total, row.highest
-        )
-        for row in rows
+        key: Measured(tuple(meter.group_by), _groups(groups.get(key, {}), bool(meter.group_by)))
+        for key, meter in meter_of.items()
     }
 
 
-def _not_countable(aggregation: str) -> UsageNotRatable:
-    return UsageNotRatable(
-        f"Meters that aggregate by {aggregation} cannot be rated; count, sum and max can."
-    )
+def _way(aggregation: Aggregation, price: Price, source: Source) -> Way:
+    """The statement that can answer: buckets cannot tell values apart, nor events in time order."""
+    match aggregation:
+        case Aggregation.UNIQUE:
+            return Way.UNIQUES
+        case Aggregation.LATEST:
+            return Way.LATEST
+        case Aggregation.WEIGHTED_SUM:
+            return Way.LEVELS
+        case _:
+            if price.needs_events:
+                return Way.ALLOWANCES
+            return Way.BUCKETS if source is Source.BUCKETS else Way.SUMS
+
+
+def _groups(found: Mapping[Group, Usage], grouped: bool) -> Mapping[Group, Usage]:
+    if found or grouped:
+        return found
+    return {(): Usage(Fraction(0), events_count=0)}

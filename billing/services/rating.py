@@ -16,25 +16,17 @@ from typing import Final
 from uuid import UUID
 
 import queries.rating
-from queries.rating import (
-    ClaimSubscriptionsToRateRow,
-    ListDueMarksRow,
-    ListPeriodsToRateRow,
-    ListRunningChargesRow,
-)
+from queries.models import UsagePeriod
+from queries.rating import ClaimSubscriptionsToRateRow, ListDueMarksRow, ListRunningChargesRow
 
 from billing.domain.errors import BillingError
 from billing.domain.money import Money, total_of
 from billing.domain.usage import UsagePeriodStatus
 from billing.runtime.db import Connection
 from billing.services.charges import charge
-from billing.services.price_book import BookedPrice, PriceKey, load_prices
-from billing.services.quantities import (
-    NOTHING_USED,
-    Bucketed,
-    PeriodKey,
-    quantities_from_buckets,
-)
+from billing.services.period_rating import RatedPeriod, rate_periods
+from billing.services.quantities import Source
+from billing.services.quantity_reads import PeriodKey, key_of
 from billing.services.rating_outcome import Failed, Rated, Turn, write_failed, write_rated
 
 log = logging.getLogger(__name__)
@@ -61,9 +53,8 @@ class RatingSettings:
 class _Facts:
     """What the charges of a batch are computed from."""
 
-    periods: Mapping[Position, Sequence[ListPeriodsToRateRow]]
-    used: Mapping[PeriodKey, Bucketed]
-    prices: Mapping[PriceKey, BookedPrice]
+    periods: Mapping[Position, Sequence[UsagePeriod]]
+    rated: Mapping[PeriodKey, RatedPeriod | BillingError]
     running: Mapping[Position, Sequence[ListRunningChargesRow]]
 
 
@@ -150,7 +141,7 @@ async def _read(tx: Connection, turns: Sequence[Turn]) -> _Facts:
         tenant_ids=[turn.row.tenant_id for turn in turns],
         subscription_ids=[turn.row.id for turn in turns],
     )
-    by_subscription: dict[Position, list[ListPeriodsToRateRow]] = defaultdict(list)
+    by_subscription: dict[Position, list[UsagePeriod]] = defaultdict(list)
     for row in unbilled:
         by_subscription[row.tenant_id, row.subscription_id].append(row)
     running_of: dict[Position, list[ListRunningChargesRow]] = defaultdict(list)
@@ -158,8 +149,7 @@ async def _read(tx: Connection, turns: Sequence[Turn]) -> _Facts:
         running_of[kept.tenant_id, kept.subscription_id].append(kept)
     return _Facts(
         by_subscription,
-        await quantities_from_buckets(tx, keys),
-        await load_prices(tx, [(row.tenant_id, row.price_id) for row in unbilled]),
+        await rate_periods(tx, unbilled, Source.BUCKETS),
         running_of,
     )
 
@@ -177,14 +167,12 @@ def _outcome(turn: Turn, facts: _Facts) -> Rated | Failed:
 
 def _rated(turn: Turn, facts: _Facts) -> Rated:
     position = (turn.row.tenant_id, turn.row.id)
-    charges = [
-        charge(
-            row,
-            facts.used.get(PeriodKey(row.tenant_id, row.item_id, row.period_start), NOTHING_USED),
-            facts.prices[row.tenant_id, row.price_id],
-        )
-        for row in facts.periods.get(position, ())
-    ]
+    charges = []
+    for row in facts.periods.get(position, ()):
+        rated = facts.rated[key_of(row)]
+        if isinstance(rated, BillingError):
+            raise rated
+        charges.append(charge(rated, turn.row.currency))
     amounts = {
         PeriodKey(row.tenant_id, row.item_id, row.period_start): Money(
             row.amount, turn.row.currency

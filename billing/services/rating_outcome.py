@@ -20,6 +20,7 @@ from tollway.type.v1 import money_pb2, time_range_pb2
 from tollway.usage.v1 import usage_events_pb2
 
 from billing.domain.backoff import ExponentialBackoff
+from billing.domain.decimals import decimal_text
 from billing.domain.ids import Prefix, encode
 from billing.domain.money import Money
 from billing.domain.usage import MACHINE, UsagePeriodAction, UsagePeriodStatus
@@ -129,7 +130,7 @@ async def write_failed(tx: Connection, outcomes: Sequence[Failed], now: datetime
 
 
 async def _write_charges(tx: Connection, charges: Sequence[Charge], now: datetime) -> None:
-    first = [one for one in charges if one.period.status in _FROM_STATUSES]
+    first = [one for one in charges if one.rated.row.status in _FROM_STATUSES]
     if first:
         await queries.rating.move_usage_periods(
             tx,
@@ -139,15 +140,25 @@ async def _write_charges(tx: Connection, charges: Sequence[Charge], now: datetim
             from_statuses=list(_FROM_STATUSES),
             to_status=_TO_STATUS,
         )
+    lines = [(one, line) for one in charges for line in one.lines()]
     await queries.rating.upsert_charges(
+        tx,
+        tenant_ids=[one.key.tenant_id for one, _ in lines],
+        item_ids=[one.key.item_id for one, _ in lines],
+        period_starts=[one.key.period_start for one, _ in lines],
+        kinds=[line.kind for _, line in lines],
+        group_keys=[line.group_key for _, line in lines],
+        subscription_ids=[one.rated.row.subscription_id for one, _ in lines],
+        quantities=[decimal_text(line.quantity) for _, line in lines],
+        amounts=[line.amount.minor_units for _, line in lines],
+        currencies=[line.amount.currency for _, line in lines],
+        now=now,
+    )
+    await queries.rating.delete_stale_charges(
         tx,
         tenant_ids=[one.key.tenant_id for one in charges],
         item_ids=[one.key.item_id for one in charges],
         period_starts=[one.key.period_start for one in charges],
-        subscription_ids=[one.period.subscription_id for one in charges],
-        quantities=[f"{one.quantity:f}" for one in charges],
-        amounts=[one.amount.minor_units for one in charges],
-        currencies=[one.amount.currency for one in charges],
         now=now,
     )
 
@@ -188,12 +199,13 @@ def _failed(
 
 
 def _period(one: Charge) -> usage_events_pb2.RatedUsage:
+    row = one.rated.row
     span = time_range_pb2.TimeRange()
-    span.start.FromDatetime(one.period.period_start)
-    span.end.FromDatetime(one.period.period_end)
+    span.start.FromDatetime(row.period_start)
+    span.end.FromDatetime(row.period_end)
     return usage_events_pb2.RatedUsage(
-        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, one.period.item_id),
-        meter_id=encode(Prefix.METER, one.period.meter_id),
+        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, row.item_id),
+        meter_id=encode(Prefix.METER, row.meter_id),
         period=span,
-        quantity=f"{one.quantity:f}",
+        quantity=decimal_text(one.rated.quantity),
     )

@@ -40,6 +40,14 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """An endpoint for which something is due."""
+
+    tenant_id: UUID
+    webhook_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """One delivery to attempt. `headers` are the tenant's own, a JSON object; `payload` is 'fat' or 'thin'.
 
@@ -56,6 +64,7 @@ class Claimed:
     url: str
     headers: str
     payload: str
+    rate_per_second: int
     ciphertexts: Sequence[bytes]
     envelope: bytes | None
 
@@ -81,17 +90,17 @@ class Attempt:
 
 async def recently_due(
     connection: Connection, leases: Sequence[Lease], *, after: datetime, now: datetime
-) -> list[UUID]:
+) -> list[Due]:
     """The endpoints for which something became due after `after`, the latest last."""
     rows = await statements.list_recently_due(
         connection, shards=[lease.shard for lease in leases], after=after, now=now
     )
-    return [row.webhook_id for row in sorted(rows, key=lambda row: row.due_at)]
+    return [Due(row.tenant_id, row.webhook_id) for row in sorted(rows, key=lambda row: row.due_at)]
 
 
 async def discover(
     connection: Connection, leases: Sequence[Lease], *, after: UUID, now: datetime
-) -> list[UUID]:
+) -> list[Due]:
     """At most 10,000 endpoints above `after`, by id, for which anything is due, however long it has been."""
     rows = await statements.list_due_endpoints(
         connection,
@@ -100,7 +109,7 @@ async def discover(
         after=after,
         most=ENDPOINTS_PER_DISCOVERY_MAX,
     )
-    return [row.webhook_id for row in rows]
+    return [Due(row.tenant_id, row.webhook_id) for row in rows]
 
 
 async def claim(
@@ -141,6 +150,7 @@ async def claim(
             row.url,
             row.headers,
             row.payload,
+            row.rate_per_second,
             row.ciphertexts,
             row.envelope,
         )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import queries.webhooks
@@ -21,6 +21,7 @@ from google.protobuf.message import Message
 from queries.models import Webhook
 from tollway.webhook.v1 import webhook_events_pb2 as told
 
+from billing.domain.address import Network
 from billing.domain.errors import Conflict, Invalid
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import (
@@ -37,9 +38,9 @@ from billing.services.actor import Cause
 from billing.services.business_time import business_time
 from billing.services.tenants import get_tenant
 from billing.services.webhook_headers import check_headers
-from billing.services.webhook_subjects import check_patterns
+from billing.services.webhook_subjects import check_wanted
 from billing.services.webhook_url import check_url
-from billing.services.webhooks import EndpointNotFound
+from billing.services.webhooks import EndpointNotFound, Payload, pinned_version
 
 
 class EtagMismatch(Conflict):
@@ -48,23 +49,20 @@ class EtagMismatch(Conflict):
     reason = "ETAG_MISMATCH"
 
 
-class Payload(StrEnum):
-    """How much of an event a request carries."""
-
-    FAT = "fat"
-    THIN = "thin"
-
-
 class DisabledReason(StrEnum):
     """Why an endpoint is disabled."""
 
     TENANT = "tenant"
     GONE = "gone"  # it answered 410
+    FAILING = "failing"  # 5 days of only failures
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointChange:
-    """What to change: None leaves it. `etag` empty changes whatever is there."""
+    """What to change: None leaves it. `etag` empty changes whatever is there.
+
+    `allowed` are the networks that the operator allows beside the public internet.
+    """
 
     url: str | None = None
     subjects: Sequence[str] | None = None
@@ -72,11 +70,16 @@ class EndpointChange:
     headers: Mapping[str, str] | None = None
     metadata: Mapping[str, str] | None = None
     payload: Payload | None = None
+    rate_per_second: int | None = None
+    schema_version: int | None = None
     etag: str = ""
+    allowed: Sequence[Network] = ()
 
 
 CHANGEABLE: Final = tuple(
-    field.name for field in dataclasses.fields(EndpointChange) if field.name != "etag"
+    field.name
+    for field in dataclasses.fields(EndpointChange)
+    if field.name not in {"etag", "allowed"}
 )
 # What an endpoint's step does to its deliveries.
 _MOVES: Final = {
@@ -111,8 +114,8 @@ async def update_endpoint(
 ) -> Webhook:
     """The changed endpoint; emits webhook.endpoint.updated.
 
-    Raises EndpointNotFound, EtagMismatch, UrlNotAllowed, SubjectInvalid, HeaderNotAllowed, or Invalid when nothing is
-    to be changed.
+    Raises EndpointNotFound, EtagMismatch, UrlNotAllowed, SubjectInvalid, HeaderNotAllowed, SchemaVersionUnknown, or
+    Invalid when nothing is to be changed.
     """
     if all(getattr(change, name) is None for name in CHANGEABLE):
         raise Invalid.field("update_mask", f"must name a field: {', '.join(CHANGEABLE)}")
@@ -121,7 +124,7 @@ async def update_endpoint(
         raise EtagMismatch(metadata={"endpoint": _name(webhook_id)})
     if change.url is not None:
         tenant = await get_tenant(tx, tenant_id)
-        check_url(change.url, test_mode=tenant.mode == "test")
+        check_url(change.url, test_mode=tenant.mode == "test", allowed=change.allowed)
     after = await _write(tx, _changed(before, change))
     payload = told.WebhookEndpointUpdated(
         endpoint_id=_name(webhook_id), url=after.url, subjects=after.subjects
@@ -131,20 +134,26 @@ async def update_endpoint(
 
 
 def _changed(webhook: Webhook, change: EndpointChange) -> Webhook:
-    given: dict[str, object] = {}
-    if change.url is not None:
-        given["url"] = change.url
-    if change.subjects is not None:
-        given["subjects"] = check_patterns(change.subjects)
-    if change.description is not None:
-        given["description"] = change.description
-    if change.headers is not None:
-        given["headers"] = json.dumps(check_headers(change.headers))
-    if change.metadata is not None:
-        given["metadata"] = json.dumps(dict(change.metadata))
-    if change.payload is not None:
-        given["payload"] = change.payload.value
-    return dataclasses.replace(webhook, **given)  # type: ignore[arg-type] # each by its field's name
+    given = {
+        name: _STORED.get(name, _as_it_is)(value)
+        for name in CHANGEABLE
+        if (value := getattr(change, name)) is not None
+    }
+    return dataclasses.replace(webhook, **given)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+# How a changed field is checked and stored; the others are stored as they are given.
+_STORED: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "subjects": check_wanted,
+    "headers": lambda headers: json.dumps(check_headers(headers)),
+    "metadata": lambda metadata: json.dumps(dict(metadata)),
+    "payload": lambda payload: payload.value,
+    "schema_version": pinned_version,
+}
 
 
 async def enable_endpoint(
@@ -249,6 +258,8 @@ async def _write(tx: Connection, webhook: Webhook) -> Webhook:
         headers=webhook.headers,
         metadata=webhook.metadata,
         payload=webhook.payload,
+        rate_per_second=webhook.rate_per_second,
+        schema_version=webhook.schema_version,
         status=webhook.status,
         disabled_reason=webhook.disabled_reason,
     )

@@ -1,7 +1,8 @@
-"""The door: `tollway webhooks`. Invariant: everything but `resend` only looks."""
+"""The door: `tollway webhooks`. Invariant: everything but `resend` and `recover` only looks."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC
 from typing import Any, Final, TypeVar
@@ -16,7 +17,10 @@ from rich.table import Table
 from tollway.webhook.v1 import delivery_service_pb2 as pb
 from tollway.webhook.v1.delivery_service_pb2_grpc import WebhookDeliveryServiceStub
 
+from billing.domain.signature import Secret
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.listen import ListenOptions, is_forwardable, secret_for
+from cli.listen import listen as listen_to
 
 Answer = TypeVar("Answer", bound=Message)
 STATUSES: Final = ("pending", "parked", "delivered", "dead", "canceled")
@@ -184,6 +188,30 @@ def explain(connection: Connection, endpoint: str, event: str, as_json: bool) ->
     click.echo(
         f"subject {answer.subject}; the endpoint wants {', '.join(answer.endpoint_subjects)}"
     )
+
+
+@command.command()
+@connection_options
+@click.option("--forward", required=True, help="Where to post: http://localhost:3000/hook.")
+@click.option("--subject", "subjects", multiple=True, help='Only these, such as "invoice.*".')
+@click.option("--secret", default="", help="Sign with this whsec_…, not with the one of the key.")
+@click.option("--thin", is_flag=True, help="Post ids alone.")
+@click.option("--from-beginning", is_flag=True, help="Begin with the oldest event of the feed.")
+@click.option("--count", type=click.IntRange(0), default=0, help="End after so many; 0: never.")
+def listen(
+    connection: Connection, forward: str, secret: str, subjects: tuple[str, ...], **more: Any
+) -> None:
+    """Post the tenant's events, signed, to a port of this machine: for receivers under development."""
+    if not is_forwardable(forward):
+        raise click.BadParameter(
+            "give a URL such as http://localhost:3000/hook", param_hint="--forward"
+        )
+    signer = Secret.parse(secret) if secret else secret_for(connection.key)
+    click.echo(f"signing secret: {signer.to_text()}")
+    click.echo(f"events go to {forward}; stop with Ctrl+C", err=True)
+    options = ListenOptions(forward, signer, subjects, **more)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(listen_to(connection, options, click.echo))
 
 
 def _call(connection: Connection, ask: Callable[[Any, dict[str, Any]], Awaitable[Answer]]) -> Any:

@@ -301,7 +301,7 @@ async def find_blocked_draft(
     conn: ConnectionLike,
     *,
     tenant_id: uuid.UUID,
-    business_time: datetime.datetime,
+    business_time: datetime.datetime | None,
 ) -> FindBlockedDraftRow | None:
     row = await conn.fetchrow(FIND_BLOCKED_DRAFT, tenant_id, business_time)
     return None if row is None else FindBlockedDraftRow(*row)

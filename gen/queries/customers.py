@@ -21,7 +21,7 @@ INSERT_CUSTOMER: typing.Final = """-- name: InsertCustomer :one
 INSERT INTO customers (tenant_id, id, external_id, display_name, time_zone, created_at)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
-RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at
+RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
 """
 
 
@@ -51,7 +51,7 @@ async def insert_customer(
 
 
 GET_CUSTOMER: typing.Final = """-- name: GetCustomer :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at FROM customers WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -66,7 +66,7 @@ async def get_customer(
 
 
 GET_CUSTOMER_BY_EXTERNAL_ID: typing.Final = """-- name: GetCustomerByExternalId :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at FROM customers WHERE tenant_id = $1 AND external_id = $2::text
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND external_id = $2::text
 """
 
 

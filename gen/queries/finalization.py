@@ -15,10 +15,12 @@ from .connection import ConnectionLike, affected_rows
 __all__ = [
     "ClaimDueDraftsOnTestClocksRow",
     "ClaimDueDraftsRow",
+    "ClaimDueManualDraftsRow",
     "TakeSubscriptionsRow",
     "bill_usage_periods",
     "claim_due_drafts",
     "claim_due_drafts_on_test_clocks",
+    "claim_due_manual_drafts",
     "delete_marks",
     "flag_closing",
     "hold_drafts",
@@ -26,7 +28,7 @@ __all__ = [
     "list_usage_pending",
     "lock_drafts",
     "lock_invoice_sequences",
-    "lock_usage_periods",
+    "lock_periods_to_bill",
     "number_invoices",
     "take_subscriptions",
     "unflag_closing",
@@ -117,6 +119,45 @@ async def claim_due_drafts_on_test_clocks(
     """The same of tenants with a test clock, of one of them if @tenant_id is given."""
     rows = await conn.fetch(CLAIM_DUE_DRAFTS_ON_TEST_CLOCKS, tenant_id, now, batch_max)
     return [ClaimDueDraftsOnTestClocksRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClaimDueManualDraftsRow:
+    """One row of claim_due_manual_drafts."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    kind: str
+    boundary: datetime.datetime
+
+
+CLAIM_DUE_MANUAL_DRAFTS: typing.Final = """-- name: ClaimDueManualDrafts :many
+SELECT i.tenant_id, i.id, i.kind, i.boundary
+FROM invoices i
+LEFT JOIN test_clocks c ON c.tenant_id = i.tenant_id
+WHERE i.status = 'draft' AND i.subscription_id IS NULL AND i.finalize_at <= coalesce(c.business_time, $1::timestamptz)
+  AND (c.tenant_id IS NOT NULL) = $2::boolean
+  AND ($3::uuid IS NULL OR i.tenant_id = $3::uuid)
+  AND (i.retry_at IS NULL OR i.retry_at <= $1::timestamptz)
+ORDER BY i.finalize_at, i.tenant_id, i.id
+LIMIT $4
+FOR NO KEY UPDATE OF i SKIP LOCKED
+"""
+
+
+async def claim_due_manual_drafts(
+    conn: ConnectionLike,
+    *,
+    now: datetime.datetime,
+    on_test_clocks: bool,
+    tenant_id: uuid.UUID | None,
+    batch_max: int,
+) -> list[ClaimDueManualDraftsRow]:
+    """Manual drafts that were given a time that has come; with @on_test_clocks those of tenants with a test clock, of one of
+    them if @tenant_id is given. They have no subscription to lock, so they are locked themselves.
+    """
+    rows = await conn.fetch(CLAIM_DUE_MANUAL_DRAFTS, now, on_test_clocks, tenant_id, batch_max)
+    return [ClaimDueManualDraftsRow(*row) for row in rows]
 
 
 FLAG_CLOSING: typing.Final = """-- name: FlagClosing :exec
@@ -236,32 +277,43 @@ async def take_subscriptions(
     return [TakeSubscriptionsRow(*row) for row in rows]
 
 
-LOCK_USAGE_PERIODS: typing.Final = """-- name: LockUsagePeriods :many
-SELECT p.item_id
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
-    AS g (tenant_id, subscription_id, kind, boundary)
-JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
-    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+LOCK_PERIODS_TO_BILL: typing.Final = """-- name: LockPeriodsToBill :many
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
+WHERE (p.tenant_id, p.item_id, p.period_start) IN (
+    SELECT o.tenant_id, o.item_id, o.period_start
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods o ON o.tenant_id = g.tenant_id AND o.subscription_id = g.subscription_id
+        AND o.bill_kind = g.kind AND o.bill_boundary = g.boundary
+    UNION
+    SELECT m.tenant_id, m.item_id, m.period_start
+    FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, subscription_id)
+    JOIN usage_period_marks m ON m.tenant_id = g.tenant_id AND m.subscription_id = g.subscription_id
+        AND m.kind = 'adjust'
+)
 ORDER BY p.tenant_id, p.item_id, p.period_start
 FOR NO KEY UPDATE OF p
 """
 
 
-async def lock_usage_periods(
+async def lock_periods_to_bill(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     kinds: collections.abc.Sequence[str],
     boundaries: collections.abc.Sequence[datetime.datetime],
-) -> list[uuid.UUID]:
-    """Every usage period that the drafts bill, before their records are read. A fold that holds one is waited for."""
-    rows = await conn.fetch(LOCK_USAGE_PERIODS, tenant_ids, subscription_ids, kinds, boundaries)
-    return [row[0] for row in rows]
+) -> list[models.UsagePeriod]:
+    """In one sorted statement, before any record is read: every usage period that the drafts bill, and every billed one of
+    their subscriptions that folds have marked for an adjustment. A fold that holds one is waited for; a mark that is
+    made after this is the next invoice's.
+    """
+    rows = await conn.fetch(LOCK_PERIODS_TO_BILL, tenant_ids, subscription_ids, kinds, boundaries)
+    return [models.UsagePeriod(*row) for row in rows]
 
 
 LOCK_DRAFTS: typing.Final = """-- name: LockDrafts :many
-SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at
+SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties
 FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
 WHERE i.status = 'draft'
@@ -306,16 +358,19 @@ async def list_usage_pending(
 INSERT_LINES: typing.Final = """-- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
-       g.period_end, g.quantity::numeric, g.amount, g.steps::jsonb
+       g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
+       g.steps::jsonb, g.derivation::jsonb, g.dimensions::jsonb
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[],
-    $6::uuid[], $7::uuid[], $8::timestamptz[], $9::timestamptz[],
-    $10::text[], $11::bigint[], $12::text[]
+    $6::uuid[], $7::uuid[], $8::timestamptz[],
+    $9::timestamptz[], $10::text[], $11::bigint[], $12::bigint[],
+    $13::text[], $14::bigint[], $15::uuid[], $16::text[],
+    $17::text[], $18::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    steps
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number
 """
@@ -329,13 +384,19 @@ async def insert_lines(
     line_numbers: collections.abc.Sequence[int],
     kinds: collections.abc.Sequence[str],
     descriptions: collections.abc.Sequence[str],
-    item_ids: collections.abc.Sequence[uuid.UUID],
-    price_ids: collections.abc.Sequence[uuid.UUID],
-    period_starts: collections.abc.Sequence[datetime.datetime],
-    period_ends: collections.abc.Sequence[datetime.datetime],
+    item_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    price_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    period_starts: collections.abc.Sequence[datetime.datetime | None] | None,
+    period_ends: collections.abc.Sequence[datetime.datetime | None] | None,
     quantities: collections.abc.Sequence[str],
     amounts: collections.abc.Sequence[int],
+    discounts: collections.abc.Sequence[int],
+    tax_percents: collections.abc.Sequence[str],
+    taxes: collections.abc.Sequence[int],
+    invoice_item_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     steps: collections.abc.Sequence[str],
+    derivations: collections.abc.Sequence[str],
+    dimensions: collections.abc.Sequence[str],
 ) -> None:
     await conn.execute(
         INSERT_LINES,
@@ -350,7 +411,13 @@ async def insert_lines(
         period_ends,
         quantities,
         amounts,
+        discounts,
+        tax_percents,
+        taxes,
+        invoice_item_ids,
         steps,
+        derivations,
+        dimensions,
     )
 
 
@@ -422,12 +489,15 @@ async def lock_invoice_sequences(
 
 NUMBER_INVOICES: typing.Final = """-- name: NumberInvoices :many
 WITH given AS (
-    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.total, g.amount_due, g.at,
-           row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
+    SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.discount, g.tax, g.total, g.to_credit_balance,
+           g.credit_applied, g.at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::bigint[],
-        $6::bigint[], $7::bigint[], $8::timestamptz[]
-    ) WITH ORDINALITY AS g (tenant_id, id, status, versions, subtotal, total, amount_due, at, place)
+        $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+        $10::bigint[], $11::timestamptz[]
+    ) WITH ORDINALITY AS g (
+        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, place
+    )
 ), drawn AS (
     UPDATE invoice_sequences
     SET last = invoice_sequences.last + wanted.count, last_at = greatest(wanted.at, invoice_sequences.last_at)
@@ -436,12 +506,17 @@ WITH given AS (
     RETURNING invoice_sequences.tenant_id, invoice_sequences.last - wanted.count AS before, invoice_sequences.last_at
 )
 UPDATE invoices
-SET status = given.status, subtotal = given.subtotal, total = given.total, amount_due = given.amount_due,
+SET status = given.status, subtotal = given.subtotal, discount = given.discount, tax = given.tax, total = given.total,
+    to_credit_balance = given.to_credit_balance, credit_applied = given.credit_applied,
+    amount_due = given.total - given.credit_applied, parties = who.parties,
     number = 'INV-' || lpad((drawn.before + given.place)::text, greatest(6, length((drawn.before + given.place)::text)), '0'),
     finalized_at = drawn.last_at, blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
-FROM given JOIN drawn ON drawn.tenant_id = given.tenant_id
+FROM given
+JOIN drawn ON drawn.tenant_id = given.tenant_id
+JOIN invoices i ON i.tenant_id = given.tenant_id AND i.id = given.id
+JOIN invoice_parties who ON who.tenant_id = i.tenant_id AND who.customer_id = i.customer_id
 WHERE invoices.tenant_id = given.tenant_id AND invoices.id = given.id AND invoices.status = 'draft'
-RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at
+RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.replaces, invoices.voided_at, invoices.void_reason, invoices.discount, invoices.tax, invoices.credit_applied, invoices.to_credit_balance, invoices.amount_paid, invoices.amount_credited, invoices.memo, invoices.parties
 """
 
 
@@ -453,12 +528,15 @@ async def number_invoices(
     statuses: collections.abc.Sequence[str],
     versions: collections.abc.Sequence[int],
     subtotals: collections.abc.Sequence[int],
+    discounts: collections.abc.Sequence[int],
+    taxes: collections.abc.Sequence[int],
     totals: collections.abc.Sequence[int],
-    amounts_due: collections.abc.Sequence[int],
+    to_credit_balances: collections.abc.Sequence[int],
+    credits_applied: collections.abc.Sequence[int],
     ats: collections.abc.Sequence[datetime.datetime],
 ) -> list[models.Invoice]:
-    """Draws the numbers of the whole batch and makes its drafts final. `numbers are gapless` rests on this one statement: a
-    rollback takes the numbers back with the invoices.
+    """Draws the numbers of the whole batch and makes its drafts final, with seller and buyer as they are now. `numbers are
+    gapless` rests on this one statement: a rollback takes the numbers back with the invoices.
     """
     rows = await conn.fetch(
         NUMBER_INVOICES,
@@ -467,8 +545,11 @@ async def number_invoices(
         statuses,
         versions,
         subtotals,
+        discounts,
+        taxes,
         totals,
-        amounts_due,
+        to_credit_balances,
+        credits_applied,
         ats,
     )
     return [models.Invoice(*row) for row in rows]

@@ -13,127 +13,332 @@ import uuid
 from .connection import ConnectionLike
 
 __all__ = [
-    "ListQuantitiesFromBucketsRow",
-    "ListQuantitiesFromRecordsRow",
+    "ListAllowancesFromRecordsRow",
+    "ListLatestFromRecordsRow",
+    "ListLevelsFromRecordsRow",
+    "ListPeriodMetersRow",
+    "ListSumsFromBucketsRow",
+    "ListSumsFromRecordsRow",
+    "ListUniquesFromRecordsRow",
     "count_unreconciled_buckets",
-    "list_quantities_from_buckets",
-    "list_quantities_from_records",
+    "list_allowances_from_records",
+    "list_latest_from_records",
+    "list_levels_from_records",
+    "list_period_meters",
+    "list_sums_from_buckets",
+    "list_sums_from_records",
+    "list_uniques_from_records",
 ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ListQuantitiesFromRecordsRow:
-    """One row of list_quantities_from_records."""
+class ListPeriodMetersRow:
+    """One row of list_period_meters."""
 
     tenant_id: uuid.UUID
     item_id: uuid.UUID
     period_start: datetime.datetime
     aggregation: str
-    quantity: decimal.Decimal | None
+    group_by: list[str]
 
 
-LIST_QUANTITIES_FROM_RECORDS: typing.Final = """-- name: ListQuantitiesFromRecords :many
-SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
-       m.aggregation,
-       CASE m.aggregation
-           WHEN 'count' THEN e.records::numeric
-           WHEN 'sum' THEN e.total
-           WHEN 'max' THEN e.highest
-       END::numeric AS "quantity?"
+LIST_PERIOD_METERS: typing.Final = """-- name: ListPeriodMeters :many
+SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
 JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
-CROSS JOIN LATERAL (
-    SELECT count(*) AS records, coalesce(sum(r.quantity), 0) AS total, coalesce(max(r.quantity), 0) AS highest
-    FROM usage_records r
-    WHERE r.tenant_id = k.tenant_id AND r.item_id = k.item_id AND r.period_start = k.period_start
-      AND r.folded AND NOT r.voided
-      AND NOT EXISTS (
-          SELECT FROM usage_records later
-          WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
-            AND later.revision > r.revision AND later.folded
-      )
-) AS e
 """
 
 
-async def list_quantities_from_records(
+async def list_period_meters(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
-) -> list[ListQuantitiesFromRecordsRow]:
-    """Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking).
-    One row per usage period that exists: its effective records, exactly. Of a record with revisions the highest folded one
-    counts, wherever it belongs. The quantity is null where the meter's aggregation needs more than count, sum and max.
+) -> list[ListPeriodMetersRow]:
+    """Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
+    views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
+    What the meters of these usage periods count.
     """
-    rows = await conn.fetch(LIST_QUANTITIES_FROM_RECORDS, tenant_ids, item_ids, period_starts)
-    return [ListQuantitiesFromRecordsRow(*row) for row in rows]
+    rows = await conn.fetch(LIST_PERIOD_METERS, tenant_ids, item_ids, period_starts)
+    return [ListPeriodMetersRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ListQuantitiesFromBucketsRow:
-    """One row of list_quantities_from_buckets."""
+class ListSumsFromRecordsRow:
+    """One row of list_sums_from_records."""
 
     tenant_id: uuid.UUID
     item_id: uuid.UUID
     period_start: datetime.datetime
+    group_key: str
     records: int
     total: decimal.Decimal
     highest: decimal.Decimal
 
 
-LIST_QUANTITIES_FROM_BUCKETS: typing.Final = """-- name: ListQuantitiesFromBuckets :many
-SELECT b.tenant_id, b.item_id, b.period_start, sum(b.records)::bigint AS records, sum(b.quantity_sum)::numeric AS total,
-       max(b.quantity_max)::numeric AS highest
+LIST_SUMS_FROM_RECORDS: typing.Final = """-- name: ListSumsFromRecords :many
+SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+       c.group_key::text AS group_key, count(*) AS records, sum(c.quantity)::numeric AS total,
+       max(c.quantity)::numeric AS highest
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
-JOIN usage_buckets b
-    ON b.tenant_id = k.tenant_id AND b.item_id = k.item_id AND b.period_start = k.period_start
-GROUP BY b.tenant_id, b.item_id, b.period_start
+JOIN counted_usage c
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key
 """
 
 
-async def list_quantities_from_buckets(
+async def list_sums_from_records(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
-) -> list[ListQuantitiesFromBucketsRow]:
-    """The same from the hour buckets, with the number of records; a period without buckets has no row."""
-    rows = await conn.fetch(LIST_QUANTITIES_FROM_BUCKETS, tenant_ids, item_ids, period_starts)
-    return [ListQuantitiesFromBucketsRow(*row) for row in rows]
+) -> list[ListSumsFromRecordsRow]:
+    """Count, sum and max, one row per usage period and group that has records."""
+    rows = await conn.fetch(LIST_SUMS_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    return [ListSumsFromRecordsRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListUniquesFromRecordsRow:
+    """One row of list_uniques_from_records."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    group_key: str
+    records: int
+    uniques: int
+
+
+LIST_UNIQUES_FROM_RECORDS: typing.Final = """-- name: ListUniquesFromRecords :many
+SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+       c.group_key::text AS group_key, count(*) AS records, count(DISTINCT c.unique_value) AS uniques
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN counted_usage c
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key
+"""
+
+
+async def list_uniques_from_records(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+) -> list[ListUniquesFromRecordsRow]:
+    """How many distinct values the meter's property has; a record without it counts nobody."""
+    rows = await conn.fetch(LIST_UNIQUES_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    return [ListUniquesFromRecordsRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListLatestFromRecordsRow:
+    """One row of list_latest_from_records."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    group_key: str
+    quantity: decimal.Decimal
+
+
+LIST_LATEST_FROM_RECORDS: typing.Final = """-- name: ListLatestFromRecords :many
+SELECT DISTINCT ON (k.tenant_id, k.item_id, k.period_start, c.group_key)
+       k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+       c.group_key::text AS group_key, c.quantity::numeric AS quantity
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN counted_usage c
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+ORDER BY k.tenant_id, k.item_id, k.period_start, c.group_key, c.used_at DESC, c.root_key COLLATE "C" DESC
+"""
+
+
+async def list_latest_from_records(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+) -> list[ListLatestFromRecordsRow]:
+    """The last value in time; of two at one instant that with the greater key."""
+    rows = await conn.fetch(LIST_LATEST_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    return [ListLatestFromRecordsRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListLevelsFromRecordsRow:
+    """One row of list_levels_from_records."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    group_key: str
+    records: int
+    area: decimal.Decimal
+
+
+LIST_LEVELS_FROM_RECORDS: typing.Final = """-- name: ListLevelsFromRecords :many
+SELECT q.tenant_id, q.item_id, q.period_start, q.group_key, q.records,
+       (q.opening * extract(epoch FROM q.period_end - q.period_start) + q.moved)::numeric AS area
+FROM (
+    SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+           p.period_end, c.group_key::text AS group_key,
+           count(*) FILTER (WHERE c.period_start = k.period_start) AS records,
+           coalesce(sum(c.quantity) FILTER (WHERE c.period_start < k.period_start), 0) AS opening,
+           coalesce(sum(c.quantity * extract(epoch FROM p.period_end - c.used_at))
+               FILTER (WHERE c.period_start = k.period_start), 0) AS moved
+    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[])
+        AS k (tenant_id, item_id, period_start)
+    JOIN usage_periods p
+        ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
+    JOIN counted_usage c
+        ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start <= k.period_start
+    GROUP BY k.tenant_id, k.item_id, k.period_start, p.period_end, c.group_key
+) AS q
+WHERE q.records > 0 OR q.opening <> 0
+"""
+
+
+async def list_levels_from_records(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+) -> list[ListLevelsFromRecordsRow]:
+    """For the weighted sum: the level at the start, that is the sum of all earlier deltas of the item, and the area under the
+    level, in units x seconds, exactly. A group whose level is zero throughout has no row.
+    """
+    rows = await conn.fetch(LIST_LEVELS_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    return [ListLevelsFromRecordsRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListAllowancesFromRecordsRow:
+    """One row of list_allowances_from_records."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    group_key: str
+    records: int
+    total: decimal.Decimal
+    free_amount: decimal.Decimal
+    free_events: int
+
+
+LIST_ALLOWANCES_FROM_RECORDS: typing.Final = """-- name: ListAllowancesFromRecords :many
+SELECT q.tenant_id, q.item_id, q.period_start, q.group_key, count(*) AS records, sum(q.quantity)::numeric AS total,
+       coalesce(least(
+           sum(q.quantity) FILTER (WHERE q.free_events IS NULL OR q.place <= q.free_events), q.free_amount
+       ), 0)::numeric AS free_amount,
+       count(*) FILTER (
+           WHERE (q.free_events IS NULL OR q.place <= q.free_events)
+             AND (q.free_amount IS NULL OR (q.so_far <= q.free_amount AND q.so_far - q.quantity < q.free_amount))
+       )::bigint AS free_events
+FROM (
+    SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
+           c.group_key::text AS group_key, c.quantity, k.free_events, k.free_amount::numeric AS free_amount,
+           row_number() OVER events AS place, sum(c.quantity) OVER events AS so_far
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[],
+        $5::text[]
+    ) AS k (tenant_id, item_id, period_start, free_events, free_amount)
+    JOIN counted_usage c
+        ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    WINDOW events AS (
+        PARTITION BY k.tenant_id, k.item_id, k.period_start, c.group_key
+        ORDER BY c.used_at, c.root_key COLLATE "C" ROWS UNBOUNDED PRECEDING
+    )
+) AS q
+GROUP BY q.tenant_id, q.item_id, q.period_start, q.group_key, q.free_amount
+"""
+
+
+async def list_allowances_from_records(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+    free_events: collections.abc.Sequence[int | None] | None,
+    free_amounts: collections.abc.Sequence[str | None] | None,
+) -> list[ListAllowancesFromRecordsRow]:
+    """For percentages: events in time order, of which the first are free until their number or their amount is used up. Whose
+    amount crosses the free one is not free, and neither is one that comes when nothing is left.
+    """
+    rows = await conn.fetch(
+        LIST_ALLOWANCES_FROM_RECORDS,
+        tenant_ids,
+        item_ids,
+        period_starts,
+        free_events,
+        free_amounts,
+    )
+    return [ListAllowancesFromRecordsRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListSumsFromBucketsRow:
+    """One row of list_sums_from_buckets."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    group_key: str
+    records: int
+    total: decimal.Decimal
+    highest: decimal.Decimal
+
+
+LIST_SUMS_FROM_BUCKETS: typing.Final = """-- name: ListSumsFromBuckets :many
+SELECT b.tenant_id, b.item_id, b.period_start, b.group_key, sum(b.records)::bigint AS records,
+       sum(b.quantity_sum)::numeric AS total, max(b.quantity_max)::numeric AS highest
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN usage_buckets b
+    ON b.tenant_id = k.tenant_id AND b.item_id = k.item_id AND b.period_start = k.period_start
+WHERE b.records > 0
+GROUP BY b.tenant_id, b.item_id, b.period_start, b.group_key
+"""
+
+
+async def list_sums_from_buckets(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+) -> list[ListSumsFromBucketsRow]:
+    """The same as from the records, from the hour buckets; a period without buckets has no row."""
+    rows = await conn.fetch(LIST_SUMS_FROM_BUCKETS, tenant_ids, item_ids, period_starts)
+    return [ListSumsFromBucketsRow(*row) for row in rows]
 
 
 COUNT_UNRECONCILED_BUCKETS: typing.Final = """-- name: CountUnreconciledBuckets :one
 WITH recorded AS (
-    SELECT r.tenant_id, r.item_id, r.period_start, date_trunc('hour', r.used_at, 'UTC') AS hour, count(*) AS records,
-           sum(r.quantity) AS quantity_sum, max(r.quantity) AS quantity_max
-    FROM usage_records r
-    WHERE r.item_id IS NOT NULL AND r.folded AND NOT r.voided
-      AND ($1::uuid IS NULL OR r.tenant_id = $1::uuid)
-      AND NOT EXISTS (
-          SELECT FROM usage_records later
-          WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
-            AND later.revision > r.revision AND later.folded
-      )
-    GROUP BY r.tenant_id, r.item_id, r.period_start, date_trunc('hour', r.used_at, 'UTC')
+    SELECT c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC') AS hour, c.group_key,
+           count(*) AS records, sum(c.quantity) AS quantity_sum, max(c.quantity) AS quantity_max
+    FROM counted_usage c
+    WHERE $1::uuid IS NULL OR c.tenant_id = $1::uuid
+    GROUP BY c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC'), c.group_key
 ), bucketed AS (
     -- A bucket that was recomputed to nothing agrees with no record at all.
-    SELECT b.tenant_id, b.item_id, b.period_start, b.hour, sum(b.records) AS records,
-           sum(b.quantity_sum) AS quantity_sum, max(b.quantity_max) AS quantity_max
+    SELECT b.tenant_id, b.item_id, b.period_start, b.hour, b.group_key, b.records, b.quantity_sum, b.quantity_max
     FROM usage_buckets b
     WHERE b.records > 0
       AND ($1::uuid IS NULL OR b.tenant_id = $1::uuid)
-    GROUP BY b.tenant_id, b.item_id, b.period_start, b.hour
 )
 SELECT count(*)
 FROM recorded
 FULL JOIN bucketed
     ON bucketed.tenant_id = recorded.tenant_id AND bucketed.item_id = recorded.item_id
     AND bucketed.period_start = recorded.period_start AND bucketed.hour = recorded.hour
+    AND bucketed.group_key = recorded.group_key
 WHERE (bucketed.records, bucketed.quantity_sum, bucketed.quantity_max)
     IS DISTINCT FROM (recorded.records, recorded.quantity_sum, recorded.quantity_max)
 """

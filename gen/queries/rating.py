@@ -10,6 +10,7 @@ import decimal
 import typing
 import uuid
 
+from . import models
 from .connection import ConnectionLike
 
 __all__ = [
@@ -18,11 +19,11 @@ __all__ = [
     "FinishRatingRow",
     "ListChargesRow",
     "ListDueMarksRow",
-    "ListPeriodsToRateRow",
     "ListRunningChargesRow",
     "WalkDueSubscriptionsRow",
     "claim_subscriptions_to_rate",
     "delete_due_marks",
+    "delete_stale_charges",
     "fail_rating",
     "finish_rating",
     "list_charges",
@@ -172,29 +173,11 @@ async def list_due_marks(
     return [ListDueMarksRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListPeriodsToRateRow:
-    """One row of list_periods_to_rate."""
-
-    tenant_id: uuid.UUID
-    item_id: uuid.UUID
-    period_start: datetime.datetime
-    period_end: datetime.datetime
-    subscription_id: uuid.UUID
-    meter_id: uuid.UUID
-    price_id: uuid.UUID
-    status: str
-    is_billable: bool
-    aggregation: str
-
-
 LIST_PERIODS_TO_RATE: typing.Final = """-- name: ListPeriodsToRate :many
-SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.meter_id, p.price_id, p.status,
-       (p.bill_kind IS NOT NULL)::boolean AS is_billable, m.aggregation
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
-JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 ORDER BY p.tenant_id, p.item_id, p.period_start
 """
 
@@ -205,10 +188,10 @@ async def list_periods_to_rate(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
-) -> list[ListPeriodsToRateRow]:
+) -> list[models.UsagePeriod]:
     """Under the subscription's lock, which finalization takes as well: so a status that is read here stands."""
     rows = await conn.fetch(LIST_PERIODS_TO_RATE, tenant_ids, item_ids, period_starts)
-    return [ListPeriodsToRateRow(*row) for row in rows]
+    return [models.UsagePeriod(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -223,12 +206,13 @@ class ListRunningChargesRow:
 
 
 LIST_RUNNING_CHARGES: typing.Final = """-- name: ListRunningCharges :many
-SELECT c.tenant_id, c.subscription_id, c.item_id, c.period_start, c.amount
+SELECT c.tenant_id, c.subscription_id, c.item_id, c.period_start, sum(c.amount)::bigint AS amount
 FROM unnest($1::uuid[], $2::uuid[]) AS k (tenant_id, subscription_id)
 JOIN charges c ON c.tenant_id = k.tenant_id AND c.subscription_id = k.subscription_id
 JOIN usage_periods p
     ON p.tenant_id = c.tenant_id AND p.item_id = c.item_id AND p.period_start = c.period_start
 WHERE p.status <> 'billed'
+GROUP BY c.tenant_id, c.subscription_id, c.item_id, c.period_start
 """
 
 
@@ -238,20 +222,22 @@ async def list_running_charges(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListRunningChargesRow]:
+    """What each usage period that is not billed costs as of its last rating."""
     rows = await conn.fetch(LIST_RUNNING_CHARGES, tenant_ids, subscription_ids)
     return [ListRunningChargesRow(*row) for row in rows]
 
 
 UPSERT_CHARGES: typing.Final = """-- name: UpsertCharges :exec
-INSERT INTO charges (tenant_id, item_id, period_start, subscription_id, quantity, amount, currency, rated_at)
-SELECT g.tenant_id, g.item_id, g.period_start, g.subscription_id, g.quantity::numeric, g.amount, g.currency,
-       $1::timestamptz
+INSERT INTO charges (
+    tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.quantity::numeric, g.amount,
+       g.currency, $1::timestamptz
 FROM unnest(
-    $2::uuid[], $3::uuid[], $4::timestamptz[], $5::uuid[],
-    $6::text[], $7::bigint[], $8::text[]
-) AS g (tenant_id, item_id, period_start, subscription_id, quantity, amount, currency)
-ORDER BY g.tenant_id, g.item_id, g.period_start
-ON CONFLICT (tenant_id, item_id, period_start) DO UPDATE
+    $2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[],
+    $7::uuid[], $8::text[], $9::bigint[], $10::text[]
+) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency)
+ORDER BY g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key
+ON CONFLICT (tenant_id, item_id, period_start, kind, group_key) DO UPDATE
 SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at
 """
 
@@ -263,6 +249,8 @@ async def upsert_charges(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
+    kinds: collections.abc.Sequence[str],
+    group_keys: collections.abc.Sequence[str],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     quantities: collections.abc.Sequence[str],
     amounts: collections.abc.Sequence[int],
@@ -274,11 +262,35 @@ async def upsert_charges(
         tenant_ids,
         item_ids,
         period_starts,
+        kinds,
+        group_keys,
         subscription_ids,
         quantities,
         amounts,
         currencies,
     )
+
+
+DELETE_STALE_CHARGES: typing.Final = """-- name: DeleteStaleCharges :exec
+DELETE FROM charges
+USING unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+WHERE charges.tenant_id = k.tenant_id AND charges.item_id = k.item_id AND charges.period_start = k.period_start
+  AND charges.rated_at <> $4::timestamptz
+"""
+
+
+async def delete_stale_charges(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+    now: datetime.datetime,
+) -> None:
+    """Of the usage periods that were rated at @now, the charges that were not: groups that have no record any more. For
+    callers that hold the subscriptions' locks.
+    """
+    await conn.execute(DELETE_STALE_CHARGES, tenant_ids, item_ids, period_starts, now)
 
 
 MOVE_USAGE_PERIODS: typing.Final = """-- name: MoveUsagePeriods :exec
@@ -429,6 +441,9 @@ class ListChargesRow:
     price_id: uuid.UUID
     period_start: datetime.datetime
     period_end: datetime.datetime
+    kind: str
+    group_key: str
+    group_by: list[str]
     quantity: decimal.Decimal
     amount: int
     currency: str
@@ -436,12 +451,14 @@ class ListChargesRow:
 
 
 LIST_CHARGES: typing.Final = """-- name: ListCharges :many
-SELECT c.item_id, p.meter_id, p.price_id, p.period_start, p.period_end, c.quantity, c.amount, c.currency, c.rated_at
+SELECT c.item_id, p.meter_id, p.price_id, p.period_start, p.period_end, c.kind, c.group_key, m.group_by, c.quantity,
+       c.amount, c.currency, c.rated_at
 FROM charges c
 JOIN usage_periods p
     ON p.tenant_id = c.tenant_id AND p.item_id = c.item_id AND p.period_start = c.period_start
+JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND p.status <> 'billed'
-ORDER BY p.period_start, c.item_id
+ORDER BY p.period_start, c.item_id, c.kind DESC, c.group_key
 LIMIT $3
 """
 

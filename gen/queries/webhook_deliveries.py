@@ -29,15 +29,16 @@ __all__ = [
 class ListRecentlyDueRow:
     """One row of list_recently_due."""
 
+    tenant_id: uuid.UUID
     webhook_id: uuid.UUID
     due_at: datetime.datetime
 
 
 LIST_RECENTLY_DUE: typing.Final = """-- name: ListRecentlyDue :many
-SELECT d.webhook_id, max(d.due_at)::timestamptz AS due_at
+SELECT d.tenant_id, d.webhook_id, max(d.due_at)::timestamptz AS due_at
 FROM webhook_deliveries d
 WHERE d.status = 'pending' AND d.shard = ANY ($1::smallint[]) AND d.due_at > $2 AND d.due_at <= $3
-GROUP BY d.webhook_id
+GROUP BY d.tenant_id, d.webhook_id
 """
 
 
@@ -59,12 +60,13 @@ async def list_recently_due(
 class ListDueEndpointsRow:
     """One row of list_due_endpoints."""
 
+    tenant_id: uuid.UUID
     webhook_id: uuid.UUID
     due_at: datetime.datetime
 
 
 LIST_DUE_ENDPOINTS: typing.Final = """-- name: ListDueEndpoints :many
-SELECT w.id AS webhook_id, d.due_at
+SELECT w.tenant_id, w.id AS webhook_id, d.due_at
 FROM webhooks w
 CROSS JOIN LATERAL (
     SELECT x.due_at FROM webhook_deliveries x
@@ -103,6 +105,7 @@ class ClaimDeliveriesRow:
     url: str
     headers: str
     payload: str
+    rate_per_second: int
     ciphertexts: list[bytes]
     envelope: bytes | None
 
@@ -140,7 +143,7 @@ WITH owned AS (
     GROUP BY owned.claim_id, owned.shard, owned.term
 )
 SELECT claimed.tenant_id, claimed.webhook_id, claimed.event_id, claimed.nonce, claimed.shard, claimed.attempts,
-       w.url, w.headers, w.payload, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
+       w.url, w.headers, w.payload, w.rate_per_second, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
 FROM claimed
 JOIN webhooks w ON w.tenant_id = claimed.tenant_id AND w.id = claimed.webhook_id
 CROSS JOIN LATERAL (

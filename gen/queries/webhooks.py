@@ -34,9 +34,13 @@ __all__ = [
 
 
 INSERT_WEBHOOK: typing.Final = """-- name: InsertWebhook :one
-INSERT INTO webhooks (tenant_id, id, url, subjects, description, status, shard, created_at)
-VALUES ($1, $2, $3, $4, $5, 'enabled', $6, $7)
-RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload
+INSERT INTO webhooks (
+    tenant_id, id, url, subjects, description, headers, metadata, payload, rate_per_second, schema_version, status,
+    shard, created_at)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10,
+    'enabled', $11, $12)
+RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload, rate_per_second, schema_version
 """
 
 
@@ -48,11 +52,30 @@ async def insert_webhook(
     url: str,
     subjects: collections.abc.Sequence[str],
     description: str,
+    headers: str,
+    metadata: str,
+    payload: str,
+    rate_per_second: int,
+    schema_version: int,
     shard: int,
     now: datetime.datetime,
 ) -> models.Webhook | None:
     """Webhook path: the endpoints, their secrets, and what the fan-out makes for them."""
-    row = await conn.fetchrow(INSERT_WEBHOOK, tenant_id, id, url, subjects, description, shard, now)
+    row = await conn.fetchrow(
+        INSERT_WEBHOOK,
+        tenant_id,
+        id,
+        url,
+        subjects,
+        description,
+        headers,
+        metadata,
+        payload,
+        rate_per_second,
+        schema_version,
+        shard,
+        now,
+    )
     return None if row is None else models.Webhook(*row)
 
 
@@ -75,7 +98,7 @@ async def insert_webhook_secret(
 
 
 GET_WEBHOOK: typing.Final = """-- name: GetWebhook :one
-SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload FROM webhooks WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload, rate_per_second, schema_version FROM webhooks WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -90,7 +113,7 @@ async def get_webhook(
 
 
 LOCK_WEBHOOK: typing.Final = """-- name: LockWebhook :one
-SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload FROM webhooks WHERE tenant_id = $1 AND id = $2 AND status <> 'deleted' FOR NO KEY UPDATE
+SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload, rate_per_second, schema_version FROM webhooks WHERE tenant_id = $1 AND id = $2 AND status <> 'deleted' FOR NO KEY UPDATE
 """
 
 
@@ -106,7 +129,7 @@ async def lock_webhook(
 
 
 LIST_WEBHOOKS: typing.Final = """-- name: ListWebhooks :many
-SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload FROM webhooks
+SELECT tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload, rate_per_second, schema_version FROM webhooks
 WHERE tenant_id = $1 AND status <> 'deleted'
   AND ($2::uuid IS NULL OR id < $2::uuid)
 ORDER BY id DESC
@@ -129,9 +152,9 @@ async def list_webhooks(
 UPDATE_WEBHOOK: typing.Final = """-- name: UpdateWebhook :one
 UPDATE webhooks
 SET url = $1, subjects = $2, description = $3, headers = $4, metadata = $5,
-    payload = $6, status = $7, disabled_reason = $8, version = webhooks.version + 1
-WHERE tenant_id = $9 AND id = $10 AND version = $11
-RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload
+    payload = $6, rate_per_second = $7, schema_version = $8, status = $9, disabled_reason = $10, version = webhooks.version + 1
+WHERE tenant_id = $11 AND id = $12 AND version = $13
+RETURNING tenant_id, id, url, subjects, description, status, shard, version, created_at, disabled_reason, headers, metadata, payload, rate_per_second, schema_version
 """
 
 
@@ -144,6 +167,8 @@ async def update_webhook(
     headers: str,
     metadata: str,
     payload: str,
+    rate_per_second: int,
+    schema_version: int,
     status: str,
     disabled_reason: str,
     tenant_id: uuid.UUID,
@@ -158,6 +183,8 @@ async def update_webhook(
         headers,
         metadata,
         payload,
+        rate_per_second,
+        schema_version,
         status,
         disabled_reason,
         tenant_id,

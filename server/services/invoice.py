@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from fractions import Fraction
 
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1 import invoice_service_pb2_grpc as rpc
+from tollway.type.v1 import money_pb2
 
 from billing.domain.decimals import decimal_text
 from billing.domain.ids import Prefix, decode, encode
 from billing.domain.invoice import InvoiceStatus
+from billing.domain.money import Money
 from billing.runtime.db import Connection
 from billing.services import invoices
 from billing.services.invoice_events import wire_status
 from billing.services.invoice_line import Line
+from billing.services.invoices import InvoiceView
+from billing.services.parties import Party
 from billing.services.rows import Invoice
 from server.call import Call
 from server.convert import to_money, to_range, to_timestamp
@@ -36,7 +40,7 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.GetInvoiceResponse:
             found = await invoices.get_invoice(tx, call.tenant_id, named)
-            return pb.GetInvoiceResponse(invoice=to_invoice(found.row, found.lines))
+            return pb.GetInvoiceResponse(invoice=to_full_invoice(found))
 
         return await self._house.read(work, snapshot=True)
 
@@ -53,7 +57,7 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
             )
             rows, token = cut_page(request, found, [row.id for row in found])
             return pb.ListInvoicesResponse(
-                invoices=[to_invoice(row, ()) for row in rows], next_page_token=token
+                invoices=[to_invoice(row) for row in rows], next_page_token=token
             )
 
         return await self._house.read(work)
@@ -73,8 +77,33 @@ def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
     )
 
 
-def to_invoice(row: Invoice, lines: Sequence[Line]) -> pb.Invoice:
-    """An invoice for the wire."""
+def to_full_invoice(view: InvoiceView) -> pb.Invoice:
+    """An invoice for the wire with its lines, its discounts, and who is who."""
+    invoice = to_invoice(view.row)
+    invoice.lines.extend(to_line(number, line) for number, line in enumerate(view.lines, start=1))
+    invoice.discounts.extend(
+        pb.InvoiceDiscount(
+            discount_id=encode(Prefix.DISCOUNT, used.discount_id),
+            display_name=used.display_name,
+            percent="" if used.percent is None else decimal_text(used.percent),
+            amount=to_money(used.amount.minor_units, used.amount.currency),
+        )
+        for used in view.discounts
+    )
+    invoice.seller.CopyFrom(to_party(view.parties.seller))
+    invoice.buyer.CopyFrom(to_party(view.parties.buyer))
+    return invoice
+
+
+def to_party(party: Party) -> pb.Party:
+    """Seller or buyer for the wire."""
+    return pb.Party(
+        name=party.name, address=party.address, tax_number=party.tax_number, email=party.email
+    )
+
+
+def to_invoice(row: Invoice) -> pb.Invoice:
+    """An invoice for the wire without its lines, as lists show it."""
     return pb.Invoice(
         id=encode(Prefix.INVOICE, row.id),
         customer_id=encode(Prefix.CUSTOMER, row.customer_id),
@@ -91,8 +120,14 @@ def to_invoice(row: Invoice, lines: Sequence[Line]) -> pb.Invoice:
         finalize_time=to_timestamp(row.finalize_at),
         finalized_time=to_timestamp(row.finalized_at),
         blocked_reason=row.blocked_reason or "",
-        lines=[to_line(number, line) for number, line in enumerate(lines, start=1)],
         create_time=to_timestamp(row.created_at),
+        discount=to_money(row.discount, row.currency),
+        tax=to_money(row.tax, row.currency),
+        credit_applied=to_money(row.credit_applied, row.currency),
+        to_credit_balance=to_money(row.to_credit_balance, row.currency),
+        amount_paid=to_money(row.amount_paid, row.currency),
+        amount_credited=to_money(row.amount_credited, row.currency),
+        memo=row.memo,
     )
 
 
@@ -102,9 +137,9 @@ def to_line(number: int, line: Line) -> pb.InvoiceLine:
         line_number=number,
         kind=pb.LineKind.Value(f"LINE_KIND_{line.kind.upper()}"),
         description=line.description,
-        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, line.item_id),
-        price_id=encode(Prefix.PRICE, line.price_id),
-        period=to_range(line.period.start, line.period.end),
+        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, line.item_id) if line.item_id else "",
+        price_id=encode(Prefix.PRICE, line.price_id) if line.price_id else "",
+        period=to_range(line.period.start, line.period.end) if line.period else None,
         quantity=decimal_text(line.quantity),
         amount=to_money(line.amount.minor_units, line.amount.currency),
         steps=[
@@ -116,4 +151,15 @@ def to_line(number: int, line: Line) -> pb.InvoiceLine:
             )
             for step in line.steps
         ],
+        dimensions=line.dimensions,
+        discount=_money(line.discount),
+        tax_percent=decimal_text(line.tax_percent or Fraction(0)),
+        tax=_money(line.tax),
+        invoice_item_id=encode(Prefix.INVOICE_ITEM, line.invoice_item_id)
+        if line.invoice_item_id
+        else "",
     )
+
+
+def _money(amount: Money | None) -> money_pb2.Money | None:
+    return None if amount is None else to_money(amount.minor_units, amount.currency)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from tollway.invoice.v1.invoice_service_pb2 import LineKind
 from tollway.rating.v1 import rating_service_pb2 as pb
 from tollway.rating.v1 import rating_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.services.charges import RunningCharge, get_charges
+from billing.services.quantity_reads import group_of
 from server.call import Call
 from server.convert import to_decimal, to_money, to_range, to_timestamp
 from server.house import House
@@ -54,4 +56,6 @@ def to_charge(row: RunningCharge) -> pb.Charge:
         quantity=to_decimal(row.quantity),
         amount=to_money(row.amount, row.currency),
         rate_time=to_timestamp(row.rated_at),
+        kind=LineKind.Value(f"LINE_KIND_{row.kind.upper()}"),
+        dimensions=dict(zip(row.group_by, group_of(row.group_key), strict=False)),
     )

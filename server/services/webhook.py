@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tollway.webhook.v1 import webhook_service_pb2 as pb
 from tollway.webhook.v1 import webhook_service_pb2_grpc as rpc
 
+from billing.domain.address import Network
 from billing.domain.errors import Invalid
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
@@ -30,7 +32,7 @@ class WebhookServicer(rpc.WebhookServiceServicer):
         self, request: pb.CreateEndpointRequest, context: Context
     ) -> pb.CreateEndpointResponse:
         """See the proto."""
-        draft = webhooks.NewEndpoint(request.url, request.subjects, request.description)
+        draft = from_create(request, self._house.allowed_networks)
 
         async def work(tx: Connection, call: Call) -> pb.CreateEndpointResponse:
             endpoint, secret = await webhooks.create_endpoint(
@@ -83,7 +85,7 @@ class WebhookServicer(rpc.WebhookServiceServicer):
     ) -> pb.UpdateEndpointResponse:
         """See the proto."""
         endpoint_id = decode(Prefix.WEBHOOK_ENDPOINT, request.endpoint_id, path="endpoint_id")
-        change = from_update(request)
+        change = from_update(request, self._house.allowed_networks)
 
         async def work(tx: Connection, call: Call) -> pb.UpdateEndpointResponse:
             endpoint = await webhook_endpoints.update_endpoint(
@@ -191,14 +193,35 @@ class WebhookServicer(rpc.WebhookServiceServicer):
         return await self._house.read(work)
 
 
-def from_update(request: pb.UpdateEndpointRequest) -> webhook_endpoints.EndpointChange:
+def from_create(
+    request: pb.CreateEndpointRequest, allowed: Sequence[Network]
+) -> webhooks.NewEndpoint:
+    """The endpoint that is asked for."""
+    return webhooks.NewEndpoint(
+        request.url,
+        request.subjects,
+        request.description,
+        dict(request.headers),
+        dict(request.metadata),
+        _payload(request.payload) if request.payload else webhooks.Payload.FAT,
+        request.rate_per_second,
+        request.schema_version,
+        allowed,
+    )
+
+
+def from_update(
+    request: pb.UpdateEndpointRequest, allowed: Sequence[Network]
+) -> webhook_endpoints.EndpointChange:
     """What the mask names, as the wire says it. Raises Invalid."""
-    values = {
+    values: dict[str, Any] = {
         "url": request.url,
         "subjects": list(request.subjects),
         "description": request.description,
         "headers": dict(request.headers),
         "metadata": dict(request.metadata),
+        "rate_per_second": request.rate_per_second,
+        "schema_version": request.schema_version,
     }
     paths = set(request.update_mask.paths)
     if unknown := sorted(paths - {*values, "payload"}):
@@ -206,14 +229,16 @@ def from_update(request: pb.UpdateEndpointRequest) -> webhook_endpoints.Endpoint
         raise Invalid.field(
             "update_mask", f"{unknown[0]!r} cannot be changed; possible is: {names}"
         )
-    payload = None
     if "payload" in paths:
         if not request.payload:
             raise Invalid.field("payload", "must be fat or thin when update_mask names it")
-        name = pb.PayloadStyle.Name(request.payload).removeprefix("PAYLOAD_STYLE_").lower()
-        payload = webhook_endpoints.Payload(name)
-    given: dict[str, Any] = {name: value for name, value in values.items() if name in paths}
-    return webhook_endpoints.EndpointChange(**given, payload=payload, etag=request.etag)
+        values["payload"] = _payload(request.payload)
+    given = {name: value for name, value in values.items() if name in paths}
+    return webhook_endpoints.EndpointChange(**given, etag=request.etag, allowed=allowed)
+
+
+def _payload(style: pb.PayloadStyle.ValueType) -> webhooks.Payload:
+    return webhooks.Payload(pb.PayloadStyle.Name(style).removeprefix("PAYLOAD_STYLE_").lower())
 
 
 def to_endpoint(endpoint: Webhook) -> pb.Endpoint:
@@ -230,4 +255,6 @@ def to_endpoint(endpoint: Webhook) -> pb.Endpoint:
         payload=pb.PayloadStyle.Value(f"PAYLOAD_STYLE_{endpoint.payload.upper()}"),
         etag=webhook_endpoints.etag_of(endpoint),
         disabled_reason=endpoint.disabled_reason,
+        rate_per_second=endpoint.rate_per_second,
+        schema_version=endpoint.schema_version,
     )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, cast
 from uuid import UUID
 
@@ -18,13 +19,13 @@ import pytest
 from billing.runtime.db import Connection, Database
 from billing.services.actor import Cause
 from billing.services.incoming import Incoming
-from billing.services.quantities import PeriodKey, quantities_from_records
+from billing.services.quantities import PeriodKey
 from billing.services.rating import RatingSettings
 from billing.services.reconciliation import unreconciled_buckets
 from billing.services.usage_fold import fold
 from billing.services.usage_ingest import record_usage
 from tests.conftest import LONG, Databases
-from tests.services.usage_world import Sub, World, make_world
+from tests.services.usage_world import Sub, World, make_world, recorded_quantities
 from workers.rating import RatingWorker
 
 DAY = timedelta(days=1)
@@ -161,7 +162,7 @@ class Interleaving:
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
         self.subs: list[Sub] = []
-        self.billed: dict[PeriodKey, Decimal] = {}
+        self.billed: dict[PeriodKey, Fraction] = {}
         self.waiting: dict[UUID, Incoming] = {}
         self.taken: set[UUID] = set()
         self.written = 0
@@ -233,7 +234,7 @@ class Interleaving:
                 *names,
             )
             await self._pause()
-            billed = (await quantities_from_records(tx, [key]))[key]
+            billed = (await recorded_quantities(tx, [key]))[key]
             await tx.execute(
                 f"UPDATE usage_periods SET status = 'billed', closing_until = NULL {which}",
                 *names,
@@ -289,7 +290,7 @@ class Interleaving:
         assert await world.value("SELECT count(*) FROM usage_records WHERE NOT folded") == 0
         await _reconciled(world)
         async with world.worker.transaction() as tx:
-            now = await quantities_from_records(tx, list(self.billed))
+            now = await recorded_quantities(tx, list(self.billed))
         marked = {
             PeriodKey(row["tenant_id"], row["item_id"], row["period_start"])
             for row in await world.rows("SELECT * FROM usage_period_marks WHERE kind = 'adjust'")

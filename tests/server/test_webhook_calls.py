@@ -22,7 +22,7 @@ from server.interceptor import Rim
 from server.metrics import RpcMetrics
 from server.services.webhook import WebhookServicer
 from tests.conftest import Databases
-from tests.webhook_world import VAULT, WebhookWorld, send_all, webhook_world
+from tests.webhook_world import LOOPBACK, VAULT, WebhookWorld, send_all, webhook_world
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ async def client(databases: Databases) -> AsyncIterator[Client]:
             Rim(Authenticator(databases.worker), databases.clock, RpcMetrics(CollectorRegistry()))
         ]
     )
-    house = House(databases.api, databases.worker, databases.clock, VAULT)
+    house = House(databases.api, databases.worker, databases.clock, VAULT, LOOPBACK)
     add_WebhookServiceServicer_to_server(WebhookServicer(house), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -92,11 +92,32 @@ async def test_the_same_request_id_gives_the_same_secret_again_and_it_is_stored_
     assert len(await client.world.rows("SELECT 1 FROM webhooks")) == 1
 
 
+async def test_everything_that_can_be_changed_can_be_given_at_the_start(client: Client) -> None:
+    given = {
+        "url": "https://example.com/hook",
+        "subjects": ["invoice.*", "custom.order.paid"],
+        "description": "books",
+        "headers": {"x-team": "billing"},
+        "metadata": {"a": "b"},
+        "payload": pb.PAYLOAD_STYLE_THIN,
+        "rate_per_second": 20,
+    }
+    made = (await client.create(**given)).endpoint
+    assert {name: getattr(made, name) for name in given} == given
+    assert made.schema_version == 1
+    assert (await client.get(made.id)).endpoint == made
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"url": "http://example.com/"}, "URL_NOT_ALLOWED"),
         ({"url": "https://example.com/", "subjects": ["Invoice"]}, "SUBJECT_INVALID"),
+        ({"url": "https://example.com/", "subjects": ["invoice.made"]}, "SUBJECT_INVALID"),
+        ({"url": "https://10.0.0.1/"}, "URL_NOT_ALLOWED"),
+        ({"url": "https://example.com/", "headers": {"Host": "x"}}, "HEADER_NOT_ALLOWED"),
+        ({"url": "https://example.com/", "schema_version": 99}, "SCHEMA_VERSION_UNKNOWN"),
+        ({"url": "https://example.com/", "rate_per_second": -1}, "INVALID_ARGUMENT"),
     ],
 )
 async def test_what_cannot_be_an_endpoint_is_refused(

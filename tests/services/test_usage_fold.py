@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from billing.services.quantities import PeriodKey, quantities_from_records
+from billing.services.quantities import PeriodKey
 from billing.services.reconciliation import unreconciled_buckets
 from billing.services.usage_fold import fold
 from tests.conftest import Databases
-from tests.services.usage_world import Sub, World, make_world
+from tests.services.usage_world import Sub, World, make_world, recorded_quantities
 
 DAY = timedelta(days=1)
 
@@ -39,10 +40,10 @@ async def unreconciled(world: World) -> int:
     return whole
 
 
-async def quantity(world: World, sub: Sub, start: Any) -> Decimal:
+async def quantity(world: World, sub: Sub, start: Any) -> Fraction:
     key = PeriodKey(world.tenant_id, sub.item_id, start)
     async with world.worker.transaction() as tx:
-        return (await quantities_from_records(tx, [key]))[key]
+        return (await recorded_quantities(tx, [key]))[key]
 
 
 async def test_records_go_to_the_period_of_their_own_timestamp(world: World) -> None:

@@ -162,7 +162,7 @@ async def test_headers_and_a_thin_payload_are_sent_and_cannot_replace_the_signat
 ) -> None:
     steps = Steps(world, await world.endpoint("/a"))
     change = endpoints.EndpointChange(
-        headers={"X-Team": "billing"}, payload=endpoints.Payload.THIN, metadata={"a": "b"}
+        headers={"X-Team": "billing"}, payload=webhooks.Payload.THIN, metadata={"a": "b"}
     )
     await steps.update(change)
     await world.deliverable()

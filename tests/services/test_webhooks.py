@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,11 +16,16 @@ from billing.domain.signature import Secret
 from billing.runtime.ids import new_id
 from billing.services import webhooks
 from billing.services.tenants import NewTenant, create_tenant
-from billing.services.webhook_subjects import SubjectInvalid, check_patterns, wants
+from billing.services.webhook_subjects import SubjectInvalid, check_patterns, check_wanted, wants
 from billing.services.webhook_url import UrlNotAllowed, check_url
 from tests.conftest import Databases
-from tests.webhook_world import VAULT, WebhookWorld, webhook_world
+from tests.webhook_world import LOOPBACK, VAULT, WebhookWorld, webhook_world
 
+NOT_DIALLED = [
+    "127.0.0.1", "localhost", "a.localhost", "LOCALHOST.", "0x7f000001", "2130706433", "017700000001", "127.1", "0",
+    "10.1.2.3", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fe80::1]",
+    "[fd00:ec2::254]",
+]  # fmt: skip
 WORDS = st.text("abz09_", min_size=1, max_size=5)
 SUBJECTS = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
 
@@ -43,7 +49,7 @@ async def world(databases: Databases) -> AsyncIterator[WebhookWorld]:
     ],
 )
 def test_an_endpoint_is_https_or_http_to_loopback(url: str) -> None:
-    check_url(url, test_mode=False)
+    check_url(url, test_mode=False, allowed=LOOPBACK)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +79,24 @@ def test_an_endpoint_is_https_or_http_to_loopback(url: str) -> None:
 )
 def test_a_url_that_could_mislead_is_refused(url: str) -> None:
     with pytest.raises(UrlNotAllowed) as refused:
-        check_url(url, test_mode=False)
+        check_url(url, test_mode=False, allowed=LOOPBACK)
     assert refused.value.violations[0].path == "url"
 
 
+@pytest.mark.parametrize("host", NOT_DIALLED)
+def test_a_url_of_an_address_that_is_never_dialled_is_refused_early(host: str) -> None:
+    with pytest.raises(UrlNotAllowed, match="public internet"):
+        check_url(f"https://{host}/hook", test_mode=True, allowed=())
+
+
+def test_the_operators_networks_may_be_named() -> None:
+    check_url("https://10.1.2.3/", test_mode=False, allowed=(ipaddress.ip_network("10.1.0.0/16"),))
+    with pytest.raises(UrlNotAllowed):
+        check_url("https://10.2.2.3/", test_mode=False, allowed=LOOPBACK)
+
+
 def test_in_test_mode_http_is_allowed() -> None:
-    check_url("http://example.com/", test_mode=True)
+    check_url("http://example.com/", test_mode=True, allowed=())
 
 
 @pytest.mark.parametrize(
@@ -93,6 +111,24 @@ def test_a_malformed_pattern_is_refused_by_its_place(pattern: str) -> None:
 def test_more_patterns_than_the_limit_are_refused() -> None:
     with pytest.raises(SubjectInvalid, match="50"):
         check_patterns([f"a.b{n}" for n in range(51)])
+
+
+@pytest.mark.parametrize("pattern", ["invoice.finalised", "customer", "webhook.endpoint.*.x"])
+def test_a_subject_that_no_event_has_is_refused_by_its_place(pattern: str) -> None:
+    with pytest.raises(SubjectInvalid) as refused:
+        check_wanted(["invoice.*", pattern])
+    assert refused.value.violations[0].path == "subjects[1]"
+
+
+def test_the_refusal_names_the_subject_that_was_meant() -> None:
+    with pytest.raises(SubjectInvalid, match=r"did you mean customer\.created\?"):
+        check_wanted(["customer.create"])
+
+
+def test_custom_subjects_and_those_to_come_may_be_wanted() -> None:
+    given = ["custom.order.paid", "custom.*", "coupon.*", "customer.created", "*"]
+    assert check_wanted(given) == given
+    assert check_wanted([]) == ["*"]
 
 
 @given(SUBJECTS, SUBJECTS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import queries.rating
 from tollway.event.v1 import event_pb2
 
 from billing.domain.ids import Prefix, encode
@@ -16,6 +19,8 @@ from billing.runtime.db import Connection, Database
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
 from billing.services.incoming import Incoming
+from billing.services.period_rating import RatedPeriod, rate_periods
+from billing.services.quantities import PeriodKey
 from billing.services.usage_batch import BatchAnswer, UsageBatch
 from billing.services.usage_checks import instant_us
 from billing.services.usage_fold import fold
@@ -240,6 +245,20 @@ class World:
 
     def subscription_text(self, sub: Sub) -> str:
         return encode(Prefix.SUBSCRIPTION, sub.id)
+
+
+async def recorded_quantities(
+    tx: Connection, keys: Sequence[PeriodKey]
+) -> dict[PeriodKey, Fraction]:
+    """What each usage period holds by its records, as it would be billed."""
+    rows = await queries.rating.list_periods_to_rate(
+        tx,
+        tenant_ids=[key.tenant_id for key in keys],
+        item_ids=[key.item_id for key in keys],
+        period_starts=[key.period_start for key in keys],
+    )
+    rated = await rate_periods(tx, rows)
+    return {key: one.quantity for key, one in rated.items() if isinstance(one, RatedPeriod)}
 
 
 async def make_world(databases: Databases) -> World:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from billing.domain.address import Network
 from tests.webhook_world import LOOPBACK, Receiver, receiving
 from workers.webhooks.client import Answer, WebhookClient
-from workers.webhooks.guard import Guard, Network
+from workers.webhooks.guard import Guard
 from workers.webhooks.settings import SenderSettings
 
 PUBLIC = [

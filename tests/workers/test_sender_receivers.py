@@ -179,10 +179,16 @@ async def test_endpoints_that_hang_with_any_backlog_keep_nobody_waiting(
     world: WebhookWorld,
 ) -> None:
     """Counted in claims: the healthy one's whole backlog goes while the others' first posts still hang."""
+    released = asyncio.Event()
+
+    async def hang_until_released(request: web.Request) -> web.StreamResponse:
+        await released.wait()
+        return web.Response(status=503)
+
     for number in range(20):
-        await world.endpoint(f"/hang{number}", answer=hang)
+        await world.endpoint(f"/hang{number}", answer=hang_until_released)
     await world.deliverable(100)
-    async with world.sender(FAST) as sender:
+    async with world.sender() as sender:
         await sender.step()
         await world.endpoint("/healthy", answer=ok)
         ids = await world.deliverable(100)
@@ -197,6 +203,7 @@ async def test_endpoints_that_hang_with_any_backlog_keep_nobody_waiting(
         assert steps < 200
         # None of them got more than its cap while it did not answer.
         assert hung <= 20 * 2
+        released.set()
     assert sorted(set(world.receiver.ids("/healthy"))) == sorted(ids)
     assert (await world.statuses())["delivered"] == 100
     await world.check_balance()

@@ -12,6 +12,7 @@ from workers.webhooks.schedule import Exchange, Schedule
 from workers.webhooks.settings import SenderSettings
 
 SETTINGS = SenderSettings()
+TENANT = UUID(int=2**64)
 
 
 def name(number: int) -> UUID:
@@ -24,18 +25,20 @@ class Model:
     def __init__(self, settings: SenderSettings = SETTINGS) -> None:
         self.schedule = Schedule(settings)
         self.backlog: dict[UUID, int] = {}
+        self.rates: dict[UUID, int] = {}
         self.open: list[Exchange] = []
         self.at = 0.0
 
-    def add(self, webhook_id: UUID, count: int) -> None:
+    def add(self, webhook_id: UUID, count: int, tenant: UUID = TENANT) -> None:
         self.backlog[webhook_id] = self.backlog.get(webhook_id, 0) + count
-        self.schedule.arrive(webhook_id, self.at)
+        self.schedule.arrive(tenant, webhook_id, self.at)
 
     def claim(self) -> dict[UUID, int]:
         self.schedule.age(self.at)
         chosen = self.schedule.choose()
         got = {w: min(room, self.backlog.get(w, 0)) for w, room in chosen.items()}
-        self.schedule.settle(chosen, got, self.at)
+        rates = {w: self.rates.get(w, 0) for w in got}
+        self.schedule.settle(chosen, got, self.at, rates)
         for webhook_id, count in got.items():
             self.backlog[webhook_id] -= count
             self.open += [self.schedule.begin(webhook_id, self.at) for _ in range(count)]
@@ -132,16 +135,16 @@ def test_hanging_endpoints_stop_at_their_bound_and_the_healthy_go_on() -> None:
 
 def test_what_arrives_while_a_claim_is_under_way_is_not_forgotten() -> None:
     schedule = Schedule(SETTINGS)
-    schedule.arrive(name(1), 0.0)
+    schedule.arrive(TENANT, name(1), 0.0)
     chosen = schedule.choose()
-    schedule.arrive(name(1), 0.0)
+    schedule.arrive(TENANT, name(1), 0.0)
     schedule.settle(chosen, {}, 0.0)
     assert schedule.choose() == {name(1): 1}
 
 
 def test_after_a_claim_that_failed_everything_is_as_before() -> None:
     schedule = Schedule(SETTINGS)
-    schedule.arrive(name(1), 0.0)
+    schedule.arrive(TENANT, name(1), 0.0)
     chosen = schedule.choose()
     schedule.abandon(chosen, 0.0)
     assert schedule.free_slots == SETTINGS.slots
@@ -212,3 +215,54 @@ def test_nobody_is_left_alone_for_longer_than_the_limit() -> None:
     model.answer(exchange, success=False)
     model.at = SETTINGS.hold_max_s
     assert model.claim() == {name(1): 1}
+
+
+def test_a_tenant_with_thousands_of_endpoints_has_no_more_turns_than_one_with_a_single_one() -> (
+    None
+):
+    model = Model(SenderSettings(claim_rows_max=4, slots=100_000, open_max=100_000))
+    for number in range(5_000):
+        model.add(name(number), 100)
+    for number in range(9_000, 9_003):
+        model.add(name(number), 1, tenant=name(number + 1))
+    # Newer arrivals of the big tenant do not keep the others out.
+    model.add(name(5_001), 100)
+    model.claim()
+    model.claim()
+    assert not any(model.backlog[name(number)] for number in range(9_000, 9_003))
+
+
+def test_an_endpoint_begins_no_more_in_a_second_than_its_rate() -> None:
+    model, begun = Model(), 0
+    model.rates[name(1)] = 50
+    model.add(name(1), 10_000)
+    model.add(name(2), 400)
+    others = 0
+    while model.at < 10.0:
+        got = model.claim()
+        begun += got.get(name(1), 0)
+        others += got.get(name(2), 0)
+        assert got.get(name(1), 0) <= 5
+        for exchange in list(model.open):
+            model.answer(exchange, success=True)
+        model.at += 0.005
+    assert 450 <= begun <= 501
+    assert others == 400
+
+
+def test_a_limit_that_was_lifted_holds_no_longer() -> None:
+    model = Model()
+    model.rates[name(1)] = 1
+    model.add(name(1), 100)
+    assert model.claim() == {name(1): 1}
+    model.answer(model.open[0], success=True)
+    assert not model.claim()
+    assert model.schedule.next_release == 1.0
+    model.rates[name(1)] = 0
+    model.at = 1.0
+    model.claim()
+    for _ in range(3):
+        for exchange in list(model.open):
+            model.answer(exchange, success=True)
+        model.claim()
+    assert len(model.open) > 1

@@ -12,35 +12,9 @@ import socket
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-# What `is_global` calls public, or has called so in some Python, and what is none: translation and tunnel prefixes that
-# lead to any IPv4 address, and special blocks of the IANA registries.
-DENIED: Final[tuple[Network, ...]] = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "0.0.0.0/8",
-        "100.64.0.0/10",
-        "192.0.0.0/24",
-        "192.88.99.0/24",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/96",
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "100::/64",
-        "100:0:0:1::/64",
-        "2001::/23",
-        "2002::/16",
-        "3fff::/20",
-        "5f00::/16",
-        "fec0::/10",
-        "ff00::/8",
-    )
-)
+from billing.domain.address import Address, Network, may_dial
 
 
 class AddressDenied(OSError):
@@ -67,11 +41,7 @@ class Guard:
 
     def allows(self, address: Address) -> bool:
         """Whether the house may dial this address."""
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        real = mapped or address
-        if any(real in network for network in self.allowed):
-            return True
-        return real.is_global and not any(real in network for network in DENIED)
+        return may_dial(address, self.allowed)
 
     def open_socket(self, addr_info: tuple[Any, ...]) -> socket.socket:
         """The `socket_factory` of the connector. Raises AddressDenied."""

@@ -1,36 +1,24 @@
 """Webhook path, step 2: whose turn it is. Pure and in memory; times are seconds of a monotonic clock, handed in.
 
-Invariant: an endpoint never has more open exchanges than its cap; slots are held for 50 ms at most, so endpoints that
-hang cannot keep them; and each turn takes the newest arrival, the oldest endpoint at work and the oldest waiting, so
-neither a backlog nor a flood of arrivals keeps anybody out.
+Invariant: an endpoint never has more open exchanges than its cap, and begins no more in a second than its rate; slots
+are held for 50 ms at most, so endpoints that hang cannot keep them; and each turn takes the newest arrival, the oldest
+endpoint at work and the oldest waiting, the tenants in turn, so neither a backlog nor a flood of arrivals, nor a tenant
+with thousands of endpoints, keeps anybody out.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from workers.webhooks.settings import SenderSettings
+from workers.webhooks.turns import Lane, Turns
 
 # What an idle endpoint's cap was is forgotten after this; it grows again within a few answers.
 FORGET_AFTER_S: Final = 600.0
-
-
-@dataclass(slots=True)
-class Lane:
-    """One endpoint: how much it may have open, and whether more may be due for it."""
-
-    webhook_id: UUID
-    cap: int = 1
-    open: int = 0
-    due: bool = False
-    bad: bool = False
-    held_until: float = 0.0
-    touched_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -49,9 +37,7 @@ class Schedule:
         self._settings = settings
         self._lanes: dict[UUID, Lane] = {}
         # Lanes that could be claimed for, in the order in which they came to be so; a lane is in one queue or none.
-        self._fresh: OrderedDict[UUID, Lane] = OrderedDict()
-        self._busy: OrderedDict[UUID, Lane] = OrderedDict()
-        self._bad: OrderedDict[UUID, Lane] = OrderedDict()
+        self._fresh, self._busy, self._bad = Turns(), Turns(), Turns()
         # Open exchanges by age: those that hold a slot, those that may still become slow, those that have.
         self._young: dict[Exchange, None] = {}
         self._aging: dict[Exchange, None] = {}
@@ -72,11 +58,16 @@ class Schedule:
         """How many exchanges are posting."""
         return len(self._young) + len(self._aging) + len(self._slow)
 
-    def arrive(self, webhook_id: UUID, at: float) -> None:
+    @property
+    def next_release(self) -> float | None:
+        """When the next hold ends; None when nobody is held."""
+        return self._held[0][0] if self._held else None
+
+    def arrive(self, tenant_id: UUID, webhook_id: UUID, at: float) -> None:
         """Something is, or may be, due for this endpoint."""
         lane = self._lanes.get(webhook_id)
         if lane is None:
-            lane = self._lanes[webhook_id] = Lane(webhook_id)
+            lane = self._lanes[webhook_id] = Lane(tenant_id, webhook_id)
         lane.touched_at = at
         if not lane.due:
             lane.due = True
@@ -89,16 +80,22 @@ class Schedule:
         bad_allowed = len(self._slow) < self._settings.bad_open_max
         for _ in range(self._settings.bad_per_claim_max if bad_allowed else 0):
             if self._bad and rows > len(chosen):
-                self._take(self._bad.popitem(last=False)[1], 1, chosen)
+                self._take(self._bad.oldest(), 1, chosen)
         rows -= len(chosen)
         while rows > 0 and (self._fresh or self._busy):
-            for queue, newest in ((self._fresh, True), (self._busy, False), (self._fresh, False)):
+            for queue, take in (
+                (self._fresh, Turns.newest),
+                (self._busy, Turns.oldest),
+                (self._fresh, Turns.oldest),
+            ):
                 if rows > 0 and queue:
-                    rows -= self._take(queue.popitem(last=newest)[1], rows, chosen)
+                    rows -= self._take(take(queue), rows, chosen)
         return chosen
 
     def _take(self, lane: Lane, most: int, chosen: dict[UUID, int]) -> int:
         room = min(lane.cap - lane.open, most)
+        if lane.rate:
+            room = min(room, max(1, int(lane.rate * self._settings.pace_s)))
         lane.open += room
         # What arrives while the claim is under way sets it again.
         lane.due = False
@@ -106,10 +103,23 @@ class Schedule:
         chosen[lane.webhook_id] = room
         return room
 
-    def settle(self, chosen: Mapping[UUID, int], got: Mapping[UUID, int], at: float) -> None:
-        """A claim is done: what was not got is free again. Whoever got all that was asked for may have more due."""
+    def settle(
+        self,
+        chosen: Mapping[UUID, int],
+        got: Mapping[UUID, int],
+        at: float,
+        rates: Mapping[UUID, int] | None = None,
+    ) -> None:
+        """A claim is done: what was not got is free again. Whoever got all that was asked for may have more due.
+
+        `rates` are those of the endpoints that got something; one with a limit is held for what it has used of it.
+        """
         for webhook_id, room in chosen.items():
             lane, count = self._lanes[webhook_id], got.get(webhook_id, 0)
+            if count and rates is not None:
+                lane.rate = rates[webhook_id]
+            if count and lane.rate:
+                self._hold(lane, at + count / lane.rate)
             lane.open -= room - count
             lane.due = lane.due or count == room
             lane.touched_at = at
@@ -120,7 +130,7 @@ class Schedule:
         """A claim failed: nothing is known, so all may still be due."""
         self.settle(chosen, {}, at)
         for webhook_id in chosen:
-            self.arrive(webhook_id, at)
+            self.arrive(self._lanes[webhook_id].tenant_id, webhook_id, at)
 
     def begin(self, webhook_id: UUID, at: float) -> Exchange:
         """One of the rows that `settle` was told of is posted; it holds a slot."""
@@ -143,7 +153,9 @@ class Schedule:
 
     def hold(self, exchange: Exchange, at: float, for_s: float) -> None:
         """The endpoint asked for time: nothing more is claimed for it until that is over."""
-        lane, until = exchange.lane, at + min(for_s, self._settings.hold_max_s)
+        self._hold(exchange.lane, at + min(for_s, self._settings.hold_max_s))
+
+    def _hold(self, lane: Lane, until: float) -> None:
         if until > lane.held_until:
             lane.held_until = until
             heapq.heappush(self._held, (until, lane.webhook_id))
@@ -175,11 +187,11 @@ class Schedule:
         queue = self._bad if lane.bad else self._busy if lane.open else self._fresh
         for other in (self._fresh, self._busy, self._bad):
             if other is not queue:
-                other.pop(lane.webhook_id, None)
+                other.remove(lane)
         if not lane.due or lane.held_until or lane.open >= lane.cap:
-            queue.pop(lane.webhook_id, None)
+            queue.remove(lane)
         else:
-            queue.setdefault(lane.webhook_id, lane)
+            queue.add(lane)
 
     def forget(self, at: float) -> None:
         """Drops what is idle, so that memory follows the endpoints in use."""

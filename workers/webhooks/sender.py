@@ -101,9 +101,14 @@ class Sender:
         return claiming
 
     def _rest(self) -> int:
+        # Slots come back by age alone, and holds end by time; nobody else would wake the loop for them.
+        loop = asyncio.get_running_loop()
         if not self._schedule.free_slots:
-            # Slots come back by age alone, too; nobody else would wake the loop for them.
-            asyncio.get_running_loop().call_later(self._settings.slot_s, self._wake.set)
+            loop.call_later(self._settings.slot_s, self._wake.set)
+        if (release := self._schedule.next_release) is not None:
+            pause_s = max(0.0, release - time.monotonic())
+            if pause_s <= self._settings.pace_s:
+                loop.call_later(pause_s, self._wake.set)
         return 0
 
     async def _find(self, held: list[Lease]) -> None:
@@ -120,11 +125,11 @@ class Sender:
             recovered = await webhook_deliveries.recover(connection, held, now=now)
             found = await webhook_deliveries.discover(connection, held, after=after, now=now)
         at = time.monotonic()
-        for webhook_id in found:
-            self._schedule.arrive(webhook_id, at)
+        for due in found:
+            self._schedule.arrive(due.tenant_id, due.webhook_id, at)
         # A full page: the rest comes with the next step.
         more = len(found) == ENDPOINTS_PER_DISCOVERY_MAX
-        self._discovered_to = found[-1] if more else FIRST
+        self._discovered_to = found[-1].webhook_id if more else FIRST
         self._discover_at = at if more or recovered.more else at + self._settings.discovery_s
         self._known, self._looked_at = held, now
         self._schedule.forget(at)
@@ -136,8 +141,8 @@ class Sender:
         async with self._database.connection() as connection:
             found = await webhook_deliveries.recently_due(connection, held, after=after, now=now)
         at = time.monotonic()
-        for webhook_id in found:
-            self._schedule.arrive(webhook_id, at)
+        for due in found:
+            self._schedule.arrive(due.tenant_id, due.webhook_id, at)
         self._looked_at, self._look_at = now, at + self._settings.look_pause_s
 
     async def _claim(self, held: Sequence[Lease], chosen: dict[UUID, int]) -> int:
@@ -170,7 +175,8 @@ class Sender:
     def _begin(self, chosen: dict[UUID, int], claimed: Sequence[Claimed]) -> None:
         assert self._group is not None, "step runs inside running"
         at = time.monotonic()
-        self._schedule.settle(chosen, Counter(row.webhook_id for row in claimed), at)
+        rates = {row.webhook_id: row.rate_per_second for row in claimed}
+        self._schedule.settle(chosen, Counter(row.webhook_id for row in claimed), at, rates)
         for row in claimed:
             exchange = self._schedule.begin(row.webhook_id, at)
             self._group.create_task(self._exchange(row, exchange))

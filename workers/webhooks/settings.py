@@ -28,6 +28,8 @@ class SenderSettings:
     bad_per_claim_max: int = 2
     bad_open_max: int = 4_096
     open_max: int = 8_192
+    # What an endpoint with a rate limit may begin at once, as a part of its rate.
+    pace_s: float = 0.1
     record_rows_max: int = 200
     record_after_s: float = 0.004
     look_pause_s: float = 0.002

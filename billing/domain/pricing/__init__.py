@@ -1,6 +1,7 @@
 """Invoice path, rating: prices and what they charge, exactly, with a derivation for people."""
 
 from billing.domain.pricing.charges import (
+    Allowance,
     Charge,
     Flat,
     Matrix,
@@ -31,6 +32,7 @@ from billing.domain.pricing.steps import Step
 from billing.domain.pricing.tiers import Graduated, Tier, Volume, check_tiers
 
 __all__ = [
+    "Allowance",
     "BillingTiming",
     "Charge",
     "Flat",

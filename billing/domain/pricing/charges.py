@@ -18,17 +18,27 @@ ZERO: Final = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What of the usage is free by a percentage price: the amount, and how many events whole."""
+
+    amount: Fraction
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What is rated: a quantity (of percentage prices, the amount), or each event's value.
 
-    `values` are the events' values in time order; only percentage prices need them. `dimensions`
-    are the group's values, which a matrix price looks up.
+    `values` are the events' values in time order; only percentage prices need them, or else their
+    `events_count` and `allowance`, where these were counted already. `dimensions` are the group's
+    values, which a matrix price looks up.
     """
 
     quantity: Fraction
     values: Sequence[Fraction] | None = None
     events_count: int | None = None
     dimensions: Mapping[str, str] = field(default_factory=dict)
+    allowance: Allowance | None = None
 
     @classmethod
     def of_values(cls, values: Sequence[Fraction]) -> Usage:
@@ -114,6 +124,11 @@ class Percentage:
     free_events: int | None = None
     free_amount: Fraction | None = None
 
+    @property
+    def has_allowance(self) -> bool:
+        """Whether something is free, so that the events' order counts."""
+        return self.free_events is not None or self.free_amount is not None
+
     def steps(self, usage: Usage) -> list[Step]:
         """The free part, the rate on the rest, the fee for each event that pays."""
         free, paying = self._allowance(usage)
@@ -128,6 +143,8 @@ class Percentage:
         """The amount that is free, and how many events pay the fee."""
         if usage.values is not None:
             return self._allowance_of(usage.values)
+        if usage.allowance is not None and usage.events_count is not None:
+            return usage.allowance.amount, usage.events_count - usage.allowance.events
         if self.free_events is None:
             free = max(min(usage.quantity, self.free_amount or ZERO), ZERO)
             if not self.fixed_amount:

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from billing.domain.decimals import Rounding, round_exact
 from billing.domain.errors import InvalidPrice
-from billing.domain.pricing.charges import Charge
+from billing.domain.pricing.charges import Charge, Percentage
 
 
 class PriceModel(StrEnum):
@@ -62,6 +62,11 @@ class Price:
     def scales(self) -> bool:
         """Whether the price itself shrinks with a partial period, as only fees do."""
         return self.model is PriceModel.FLAT
+
+    @property
+    def needs_events(self) -> bool:
+        """Whether a sum is not enough: the events are wanted in time order, or what of them is free."""
+        return isinstance(self.charge, Percentage) and self.charge.has_allowance
 
 
 def billing_timing(

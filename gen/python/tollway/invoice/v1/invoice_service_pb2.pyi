@@ -66,6 +66,8 @@ class _InvoiceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceKi
     """A subscription became active: the first advance fees."""
     INVOICE_KIND_PERIOD: _InvoiceKind.ValueType  # 2
     """A billing period ended: its usage, and the advance fees of the next."""
+    INVOICE_KIND_MANUAL: _InvoiceKind.ValueType  # 6
+    """A person made it, with items of its own and no subscription."""
 
 class InvoiceKind(_InvoiceKind, metaclass=_InvoiceKindEnumTypeWrapper):
     """Why an invoice was made."""
@@ -76,6 +78,8 @@ INVOICE_KIND_ACTIVATION: InvoiceKind.ValueType  # 1
 """A subscription became active: the first advance fees."""
 INVOICE_KIND_PERIOD: InvoiceKind.ValueType  # 2
 """A billing period ended: its usage, and the advance fees of the next."""
+INVOICE_KIND_MANUAL: InvoiceKind.ValueType  # 6
+"""A person made it, with items of its own and no subscription."""
 Global___InvoiceKind: _TypeAlias = InvoiceKind  # noqa: Y015
 
 class _LineKind:
@@ -90,6 +94,14 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """A flat price for a period."""
     LINE_KIND_USAGE: _LineKind.ValueType  # 2
     """A metered price for a usage period."""
+    LINE_KIND_ADJUSTMENT: _LineKind.ValueType  # 5
+    """What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
+    LINE_KIND_TRUE_UP: _LineKind.ValueType  # 3
+    """What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
+    LINE_KIND_COMMITMENT: _LineKind.ValueType  # 4
+    """What brings the usage and fees of a billing period up to the plan's commitment."""
+    LINE_KIND_ITEM: _LineKind.ValueType  # 10
+    """An item that a person put on the invoice."""
 
 class LineKind(_LineKind, metaclass=_LineKindEnumTypeWrapper):
     """What a line bills."""
@@ -100,6 +112,14 @@ LINE_KIND_FEE: LineKind.ValueType  # 1
 """A flat price for a period."""
 LINE_KIND_USAGE: LineKind.ValueType  # 2
 """A metered price for a usage period."""
+LINE_KIND_ADJUSTMENT: LineKind.ValueType  # 5
+"""What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
+LINE_KIND_TRUE_UP: LineKind.ValueType  # 3
+"""What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
+LINE_KIND_COMMITMENT: LineKind.ValueType  # 4
+"""What brings the usage and fees of a billing period up to the plan's commitment."""
+LINE_KIND_ITEM: LineKind.ValueType  # 10
+"""An item that a person put on the invoice."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
 @_typing.final
@@ -142,6 +162,26 @@ class InvoiceLine(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     LINE_NUMBER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -151,6 +191,11 @@ class InvoiceLine(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    TAX_FIELD_NUMBER: _builtins.int
+    INVOICE_ITEM_ID_FIELD_NUMBER: _builtins.int
     line_number: _builtins.int
     """1, 2, 3 within the invoice."""
     kind: Global___LineKind.ValueType
@@ -163,6 +208,10 @@ class InvoiceLine(_message.Message):
     """The price, "prc_…"."""
     quantity: _builtins.str
     """The quantity, as a decimal string."""
+    tax_percent: _builtins.str
+    """Its tax in percent, as a decimal string: its own, or else the customer's, or else that of its price."""
+    invoice_item_id: _builtins.str
+    """The item that a person put there, "itm_…"; empty for others."""
     @_builtins.property
     def period(self) -> _time_range_pb2.TimeRange:
         """The time it pays for."""
@@ -174,6 +223,18 @@ class InvoiceLine(_message.Message):
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineStep]:
         """How the amount came about."""
+
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The values of the group that the line bills, by property; empty where the meter does not group."""
+
+    @_builtins.property
+    def discount(self) -> _money_pb2.Money:
+        """What discounts take from it: positive where they lower it. Rounded once."""
+
+    @_builtins.property
+    def tax(self) -> _money_pb2.Money:
+        """The tax on the rounded, discounted line, rounded once."""
 
     def __init__(
         self,
@@ -187,14 +248,89 @@ class InvoiceLine(_message.Message):
         quantity: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         steps: _abc.Iterable[Global___LineStep] | None = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        discount: _money_pb2.Money | None = ...,
+        tax_percent: _builtins.str = ...,
+        tax: _money_pb2.Money | None = ...,
+        invoice_item_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "period", b"period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "discount", b"discount", "period", b"period", "tax", b"tax"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "kind", b"kind", "line_number", b"line_number", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "steps", b"steps", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "description", b"description", "dimensions", b"dimensions", "discount", b"discount", "invoice_item_id", b"invoice_item_id", "kind", b"kind", "line_number", b"line_number", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "steps", b"steps", "subscription_item_id", b"subscription_item_id", "tax", b"tax", "tax_percent", b"tax_percent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvoiceLine: _TypeAlias = InvoiceLine  # noqa: Y015
+
+@_typing.final
+class InvoiceDiscount(_message.Message):
+    """What a discount took from an invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCOUNT_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    discount_id: _builtins.str
+    """The discount, "dsc_…"."""
+    display_name: _builtins.str
+    """Its name."""
+    percent: _builtins.str
+    """Its percentage as a decimal string; empty for one by amount."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What it took; negative where it lowered a credit."""
+
+    def __init__(
+        self,
+        *,
+        discount_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        percent: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "discount_id", b"discount_id", "display_name", b"display_name", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceDiscount: _TypeAlias = InvoiceDiscount  # noqa: Y015
+
+@_typing.final
+class Party(_message.Message):
+    """Seller or buyer, as they stand on the invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_NUMBER_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name."""
+    address: _builtins.str
+    """The postal address, with line breaks."""
+    tax_number: _builtins.str
+    """The tax number."""
+    email: _builtins.str
+    """The e-mail address."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tax_number: _builtins.str = ...,
+        email: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "email", b"email", "name", b"name", "tax_number", b"tax_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Party: _TypeAlias = Party  # noqa: Y015
 
 @_typing.final
 class Invoice(_message.Message):
@@ -217,6 +353,16 @@ class Invoice(_message.Message):
     BLOCKED_REASON_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    DISCOUNT_FIELD_NUMBER: _builtins.int
+    TAX_FIELD_NUMBER: _builtins.int
+    CREDIT_APPLIED_FIELD_NUMBER: _builtins.int
+    TO_CREDIT_BALANCE_FIELD_NUMBER: _builtins.int
+    AMOUNT_PAID_FIELD_NUMBER: _builtins.int
+    AMOUNT_CREDITED_FIELD_NUMBER: _builtins.int
+    MEMO_FIELD_NUMBER: _builtins.int
+    DISCOUNTS_FIELD_NUMBER: _builtins.int
+    SELLER_FIELD_NUMBER: _builtins.int
+    BUYER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "inv_…"."""
     customer_id: _builtins.str
@@ -231,6 +377,8 @@ class Invoice(_message.Message):
     """Its number, gapless per tenant, such as "INV-000001"; empty for a draft."""
     blocked_reason: _builtins.str
     """Why a draft whose time has come is not final yet, such as USAGE_PENDING; empty otherwise."""
+    memo: _builtins.str
+    """A note to the customer."""
     @_builtins.property
     def boundary_time(self) -> _timestamp_pb2.Timestamp:
         """The instant of the period's boundary that it bills."""
@@ -241,11 +389,11 @@ class Invoice(_message.Message):
 
     @_builtins.property
     def total(self) -> _money_pb2.Money:
-        """What is billed."""
+        """What is billed: subtotal - discount + tax, never below zero."""
 
     @_builtins.property
     def amount_due(self) -> _money_pb2.Money:
-        """What is still to be paid."""
+        """What is still to be paid: total - credit_applied - amount_paid - amount_credited."""
 
     @_builtins.property
     def finalize_time(self) -> _timestamp_pb2.Timestamp:
@@ -262,6 +410,42 @@ class Invoice(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def discount(self) -> _money_pb2.Money:
+        """The sum of its lines' discounts."""
+
+    @_builtins.property
+    def tax(self) -> _money_pb2.Money:
+        """The sum of its lines' taxes."""
+
+    @_builtins.property
+    def credit_applied(self) -> _money_pb2.Money:
+        """Of the customer's credit balance, used when it became final."""
+
+    @_builtins.property
+    def to_credit_balance(self) -> _money_pb2.Money:
+        """What its lines sum to below zero: given to the customer's credit balance when it became final."""
+
+    @_builtins.property
+    def amount_paid(self) -> _money_pb2.Money:
+        """What payments covered."""
+
+    @_builtins.property
+    def amount_credited(self) -> _money_pb2.Money:
+        """What credit notes took from the amount due."""
+
+    @_builtins.property
+    def discounts(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceDiscount]:
+        """The discounts that lowered it, in the order in which they did; empty in lists."""
+
+    @_builtins.property
+    def seller(self) -> Global___Party:
+        """Who bills: as of becoming final, of a draft as of now; unset in lists."""
+
+    @_builtins.property
+    def buyer(self) -> Global___Party:
+        """Who is billed: as of becoming final, of a draft as of now; unset in lists."""
 
     def __init__(
         self,
@@ -281,10 +465,20 @@ class Invoice(_message.Message):
         blocked_reason: _builtins.str = ...,
         lines: _abc.Iterable[Global___InvoiceLine] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        discount: _money_pb2.Money | None = ...,
+        tax: _money_pb2.Money | None = ...,
+        credit_applied: _money_pb2.Money | None = ...,
+        to_credit_balance: _money_pb2.Money | None = ...,
+        amount_paid: _money_pb2.Money | None = ...,
+        amount_credited: _money_pb2.Money | None = ...,
+        memo: _builtins.str = ...,
+        discounts: _abc.Iterable[Global___InvoiceDiscount] | None = ...,
+        seller: Global___Party | None = ...,
+        buyer: Global___Party | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_due", b"amount_due", "boundary_time", b"boundary_time", "create_time", b"create_time", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "subtotal", b"subtotal", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "discount", b"discount", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "seller", b"seller", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_due", b"amount_due", "blocked_reason", b"blocked_reason", "boundary_time", b"boundary_time", "create_time", b"create_time", "customer_id", b"customer_id", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "id", b"id", "kind", b"kind", "lines", b"lines", "number", b"number", "status", b"status", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "blocked_reason", b"blocked_reason", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "customer_id", b"customer_id", "discount", b"discount", "discounts", b"discounts", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "id", b"id", "kind", b"kind", "lines", b"lines", "memo", b"memo", "number", b"number", "seller", b"seller", "status", b"status", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from tollway.invoice.v1 import invoice_service_pb2 as _invoice_service_pb2
 from tollway.type.v1 import money_pb2 as _money_pb2
 from tollway.type.v1 import time_range_pb2 as _time_range_pb2
 import builtins as _builtins
@@ -23,9 +24,29 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Charge(_message.Message):
-    """What a usage period costs so far."""
+    """A line of what a usage period costs so far."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DimensionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     SUBSCRIPTION_ITEM_ID_FIELD_NUMBER: _builtins.int
     METER_ID_FIELD_NUMBER: _builtins.int
@@ -34,6 +55,8 @@ class Charge(_message.Message):
     QUANTITY_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     RATE_TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
     subscription_item_id: _builtins.str
     """The subscription item, "sit_…"."""
     meter_id: _builtins.str
@@ -42,6 +65,8 @@ class Charge(_message.Message):
     """The price, "prc_…"."""
     quantity: _builtins.str
     """The quantity so far, as a decimal string."""
+    kind: _invoice_service_pb2.LineKind.ValueType
+    """What the line charges: usage, or a true-up to the price's minimum or maximum."""
     @_builtins.property
     def period(self) -> _time_range_pb2.TimeRange:
         """The usage period."""
@@ -54,6 +79,10 @@ class Charge(_message.Message):
     def rate_time(self) -> _timestamp_pb2.Timestamp:
         """When it was rated."""
 
+    @_builtins.property
+    def dimensions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The values of the group that is charged, by property; empty where the meter does not group."""
+
     def __init__(
         self,
         *,
@@ -64,10 +93,12 @@ class Charge(_message.Message):
         quantity: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         rate_time: _timestamp_pb2.Timestamp | None = ...,
+        kind: _invoice_service_pb2.LineKind.ValueType = ...,
+        dimensions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "period", b"period", "rate_time", b"rate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "meter_id", b"meter_id", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "rate_time", b"rate_time", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "dimensions", b"dimensions", "kind", b"kind", "meter_id", b"meter_id", "period", b"period", "price_id", b"price_id", "quantity", b"quantity", "rate_time", b"rate_time", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,7 +144,7 @@ class GetChargesResponse(_message.Message):
     """Why the last rating failed; empty if it did not."""
     @_builtins.property
     def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
-        """One for each usage period that is not billed, oldest first."""
+        """Of the usage periods that are not billed, oldest first: one for each price or group value, and the true-ups."""
 
     def __init__(
         self,

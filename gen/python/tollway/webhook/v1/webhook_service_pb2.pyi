@@ -130,6 +130,8 @@ class Endpoint(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     DISABLED_REASON_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "whe_…"."""
     url: _builtins.str
@@ -143,7 +145,13 @@ class Endpoint(_message.Message):
     etag: _builtins.str
     """Changes with every change; UpdateEndpoint takes it."""
     disabled_reason: _builtins.str
-    """Why it is disabled: "tenant" by a call, "gone" since it answered 410; empty when it is not."""
+    """Why it is disabled: "tenant" by a call, "gone" since it answered 410, "failing" after 5 days of only failures; empty
+    when it is not. One that was failing is tried once an hour, and enabled again when it answers 2xx.
+    """
+    rate_per_second: _builtins.int
+    """At most so many requests begin in a second; 0 is no limit."""
+    schema_version: _builtins.int
+    """The version of the payloads that it gets."""
     @_builtins.property
     def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The subjects it wants; "*" stands for one or more words at the end, as in "invoice.*"; alone for all."""
@@ -174,10 +182,12 @@ class Endpoint(_message.Message):
         payload: Global___PayloadStyle.ValueType = ...,
         etag: _builtins.str = ...,
         disabled_reason: _builtins.str = ...,
+        rate_per_second: _builtins.int = ...,
+        schema_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "disabled_reason", b"disabled_reason", "etag", b"etag", "headers", b"headers", "id", b"id", "metadata", b"metadata", "payload", b"payload", "status", b"status", "subjects", b"subjects", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "description", b"description", "disabled_reason", b"disabled_reason", "etag", b"etag", "headers", b"headers", "id", b"id", "metadata", b"metadata", "payload", b"payload", "rate_per_second", b"rate_per_second", "schema_version", b"schema_version", "status", b"status", "subjects", b"subjects", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,19 +241,80 @@ class CreateEndpointRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     SUBJECTS_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     url: _builtins.str
     """An https URL; http is allowed to loopback, and in test mode."""
     description: _builtins.str
     """What it is for."""
+    payload: Global___PayloadStyle.ValueType
+    """How much of an event a request carries; unset is fat."""
+    rate_per_second: _builtins.int
+    """At most so many requests begin in a second; 0 is no limit."""
+    schema_version: _builtins.int
+    """The version of the payloads that it is written for; 0 is the present one, and it stays when a newer one comes."""
     @_builtins.property
     def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The subjects it wants; empty means all."""
+
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further headers of every request. Those that carry the message, that the house signs with, or that belong to the
+        connection are refused.
+        """
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The tenant's own notes; no meaning to the house."""
 
     def __init__(
         self,
@@ -252,10 +323,15 @@ class CreateEndpointRequest(_message.Message):
         url: _builtins.str = ...,
         subjects: _abc.Iterable[_builtins.str] | None = ...,
         description: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        payload: Global___PayloadStyle.ValueType = ...,
+        rate_per_second: _builtins.int = ...,
+        schema_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "request_id", b"request_id", "subjects", b"subjects", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "headers", b"headers", "metadata", b"metadata", "payload", b"payload", "rate_per_second", b"rate_per_second", "request_id", b"request_id", "schema_version", b"schema_version", "subjects", b"subjects", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,6 +527,8 @@ class UpdateEndpointRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     endpoint_id: _builtins.str
@@ -463,9 +541,13 @@ class UpdateEndpointRequest(_message.Message):
     """How much of an event a request carries."""
     etag: _builtins.str
     """The etag that the change is made from; empty to change whatever is there."""
+    rate_per_second: _builtins.int
+    """At most so many requests begin in a second; 0 is no limit."""
+    schema_version: _builtins.int
+    """The version of the payloads that it is written for; 0 is the present one."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: of url, subjects, description, headers, metadata and payload."""
+        """The fields to change: of url, subjects, description, headers, metadata, payload, rate_per_second and schema_version."""
 
     @_builtins.property
     def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -494,10 +576,12 @@ class UpdateEndpointRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         payload: Global___PayloadStyle.ValueType = ...,
         etag: _builtins.str = ...,
+        rate_per_second: _builtins.int = ...,
+        schema_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "endpoint_id", b"endpoint_id", "etag", b"etag", "headers", b"headers", "metadata", b"metadata", "payload", b"payload", "request_id", b"request_id", "subjects", b"subjects", "update_mask", b"update_mask", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "endpoint_id", b"endpoint_id", "etag", b"etag", "headers", b"headers", "metadata", b"metadata", "payload", b"payload", "rate_per_second", b"rate_per_second", "request_id", b"request_id", "schema_version", b"schema_version", "subjects", b"subjects", "update_mask", b"update_mask", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

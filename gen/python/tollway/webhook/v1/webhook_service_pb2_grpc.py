@@ -96,7 +96,7 @@ class WebhookServiceServicer:
         answer and nowhere else.
 
         Permission: admin.
-        Errors: URL_NOT_ALLOWED, SUBJECT_INVALID.
+        Errors: URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, SCHEMA_VERSION_UNKNOWN.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"url": "https://example.com/hooks", "subjects": ["invoice.*"]}' $ADDR tollway.webhook.v1.WebhookService/CreateEndpoint
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -130,7 +130,8 @@ class WebhookServiceServicer:
         its time.
 
         Permission: admin.
-        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, ETAG_MISMATCH.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
+        SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": \"subjects\", \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -21,7 +21,7 @@ class WebhookServiceStub:
     answer and nowhere else.
 
     Permission: admin.
-    Errors: URL_NOT_ALLOWED, SUBJECT_INVALID.
+    Errors: URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, SCHEMA_VERSION_UNKNOWN.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"url": "https://example.com/hooks", "subjects": ["invoice.*"]}' $ADDR tollway.webhook.v1.WebhookService/CreateEndpoint
     """
     GetEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.GetEndpointRequest, _webhook_service_pb2.GetEndpointResponse]
@@ -43,7 +43,8 @@ class WebhookServiceStub:
     its time.
 
     Permission: admin.
-    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, ETAG_MISMATCH.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
+    SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": \\"subjects\\", \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
     """
     EnableEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.EnableEndpointRequest, _webhook_service_pb2.EnableEndpointResponse]
@@ -106,7 +107,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         answer and nowhere else.
 
         Permission: admin.
-        Errors: URL_NOT_ALLOWED, SUBJECT_INVALID.
+        Errors: URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, SCHEMA_VERSION_UNKNOWN.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"url": "https://example.com/hooks", "subjects": ["invoice.*"]}' $ADDR tollway.webhook.v1.WebhookService/CreateEndpoint
         """
 
@@ -146,7 +147,8 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         its time.
 
         Permission: admin.
-        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED, ETAG_MISMATCH.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
+        SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": \\"subjects\\", \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
         """
 

@@ -1,0 +1,59 @@
+-- Invoice path, step 4: discounts, and what they took.
+
+-- name: InsertDiscount :one
+INSERT INTO discounts (
+    tenant_id, id, customer_id, subscription_id, display_name, percent, amount, currency, periods, created_at)
+VALUES (
+    @tenant_id, @id, @customer_id, sqlc.narg(subscription_id), @display_name, sqlc.narg(percent), sqlc.narg(amount),
+    sqlc.narg(currency), sqlc.narg(periods), @created_at)
+RETURNING *;
+
+-- name: EndDiscount :one
+-- No row when there is no such discount; one that has ended keeps its time.
+UPDATE discounts SET ended_at = coalesce(ended_at, @now::timestamptz)
+WHERE tenant_id = @tenant_id AND id = @id
+RETURNING *;
+
+-- name: CountLiveDiscounts :one
+SELECT count(*) FROM discounts WHERE tenant_id = @tenant_id AND customer_id = @customer_id AND ended_at IS NULL;
+
+-- name: CountDiscountUses :one
+SELECT count(*) FROM invoice_discounts u
+JOIN invoices i ON i.tenant_id = u.tenant_id AND i.id = u.invoice_id
+WHERE u.tenant_id = @tenant_id AND u.discount_id = @discount_id AND u.counted AND (i.status <> 'void' OR i.waived);
+
+-- name: ListDiscounts :many
+-- Newest first, those made before @before.
+SELECT * FROM discounts
+WHERE tenant_id = @tenant_id AND customer_id = @customer_id
+  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
+ORDER BY id DESC
+LIMIT @page_max;
+
+-- name: ListDraftDiscounts :many
+-- The discounts that may still lower the drafts, oldest first, and how often each has counted.
+SELECT i.id AS invoice_id, sqlc.embed(d), u.uses::bigint AS uses
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
+JOIN discounts d ON d.tenant_id = i.tenant_id AND d.customer_id = i.customer_id
+    AND (d.subscription_id IS NULL OR d.subscription_id = i.subscription_id)
+    AND (d.currency IS NULL OR d.currency = i.currency)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.ended_at IS NULL
+ORDER BY i.id, d.id;
+
+-- name: InsertInvoiceDiscounts :exec
+INSERT INTO invoice_discounts (tenant_id, invoice_id, position, discount_id, display_name, percent, amount, counted)
+SELECT g.tenant_id, g.invoice_id, g.position, g.discount_id, g.display_name, g.percent::numeric, g.amount, g.counted
+FROM unnest(
+    @tenant_ids::uuid[], @invoice_ids::uuid[], @positions::integer[], @discount_ids::uuid[], @display_names::text[],
+    sqlc.narg(percents)::text[], @amounts::bigint[], @counteds::boolean[]
+) AS g (tenant_id, invoice_id, position, discount_id, display_name, percent, amount, counted)
+ORDER BY g.tenant_id, g.invoice_id, g.position;
+
+-- name: ListInvoiceDiscounts :many
+SELECT * FROM invoice_discounts WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id ORDER BY position;

@@ -1,0 +1,67 @@
+-- Invoice path, step 4: what people put on invoices. Items move under the lock of their subscription or manual invoice.
+
+-- name: InsertInvoiceItem :one
+INSERT INTO invoice_items (
+    tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency,
+    tax_percent, created_at)
+VALUES (
+    @tenant_id, @id, @customer_id, sqlc.narg(subscription_id), sqlc.narg(invoice_id), @description, @quantity,
+    @unit_amount, @amount, @currency, sqlc.narg(tax_percent), @created_at)
+RETURNING *;
+
+-- name: GetInvoiceItem :one
+SELECT * FROM invoice_items WHERE tenant_id = @tenant_id AND id = @id;
+
+-- name: DeleteInvoiceItem :execrows
+DELETE FROM invoice_items WHERE tenant_id = @tenant_id AND id = @id;
+
+-- name: CountInvoiceItems :one
+SELECT count(*) FROM invoice_items WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id::uuid;
+
+-- name: CountWaitingItems :one
+SELECT count(*) FROM invoice_items
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id::uuid AND invoice_id IS NULL;
+
+-- name: ListWaitingItems :many
+-- Items that wait for a subscription's next invoice, oldest first, those after @after.
+SELECT * FROM invoice_items
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id::uuid AND invoice_id IS NULL
+  AND (sqlc.narg(after)::uuid IS NULL OR id > sqlc.narg(after)::uuid)
+ORDER BY id
+LIMIT @page_max;
+
+-- name: ListInvoiceItems :many
+-- Items of an invoice, oldest first, those after @after.
+SELECT * FROM invoice_items
+WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id::uuid
+  AND (sqlc.narg(after)::uuid IS NULL OR id > sqlc.narg(after)::uuid)
+ORDER BY id
+LIMIT @page_max;
+
+-- name: ListDraftItems :many
+-- What the drafts take: their own items, and those that wait for the subscription's next invoice.
+SELECT i.id AS draft_id, sqlc.embed(t)
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
+JOIN invoice_items t ON t.tenant_id = i.tenant_id
+    AND (t.invoice_id = i.id OR (t.invoice_id IS NULL AND t.subscription_id = i.subscription_id))
+ORDER BY i.id, t.id;
+
+-- name: TakeInvoiceItems :execrows
+-- Items that waited stand on these invoices now. For callers that hold the subscriptions' locks.
+UPDATE invoice_items t SET invoice_id = g.invoice_id
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, id, invoice_id)
+WHERE t.tenant_id = g.tenant_id AND t.id = g.id AND (t.invoice_id IS NULL OR t.invoice_id = g.invoice_id);
+
+-- name: MoveInvoiceItems :execrows
+-- A voided invoice is made again: its items go over to the new draft.
+UPDATE invoice_items SET invoice_id = @to_invoice_id
+WHERE tenant_id = @tenant_id AND invoice_id = @from_invoice_id::uuid;
+
+-- name: ListDraftTaxes :many
+-- The tax percentage that each draft's customer has of its own, and its credit in the draft's currency.
+SELECT i.id AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
+JOIN customers c ON c.tenant_id = i.tenant_id AND c.id = i.customer_id
+LEFT JOIN credit_balances b ON b.tenant_id = i.tenant_id AND b.customer_id = i.customer_id AND b.currency = i.currency;

@@ -1,0 +1,152 @@
+"""Below the lines: discounts, tax and credit, in previews and in final invoices, each used once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from billing.domain.money import Money
+from billing.runtime.ids import new_id
+from billing.services import credit_ledger
+from billing.services.credit_ledger import CreditKind, Entry
+from tests.conftest import Databases
+from tests.driver import DAY, HOUR, Driver, house_of, utc
+
+START = utc(2024, 5, 1)
+BOUNDARY = utc(2024, 6, 1)
+
+
+async def grant(house: Driver, customer: UUID, minor_units: int, currency: str = "USD") -> None:
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        account = (house.tenant_id, customer, currency)
+        await credit_ledger.lock_balances(tx, [account])
+        amount = Money(minor_units, currency)
+        entry = Entry(house.tenant_id, customer, CreditKind.GRANT, amount, house.now)
+        await credit_ledger.append(tx, [entry], now=house.now)
+
+
+async def discount(
+    house: Driver,
+    customer: UUID,
+    *,
+    percent: str | None = None,
+    amount: int | None = None,
+    periods: int | None = None,
+) -> None:
+    await house.execute(
+        "INSERT INTO discounts"
+        " (tenant_id, id, customer_id, display_name, percent, amount, currency, periods, created_at)"
+        " VALUES ($1, $2, $3, 'Spring', $4::text::numeric, $5::bigint, $6, $7, now())",
+        house.tenant_id,
+        new_id(house.now),
+        customer,
+        percent,
+        amount,
+        None if amount is None else "USD",
+        periods,
+    )
+
+
+async def balance(house: Driver) -> tuple[int, int]:
+    """What the balances hold, and what the ledger sums to."""
+    row = await house.rows(
+        "SELECT (SELECT coalesce(sum(balance), 0)::bigint FROM credit_balances),"
+        " (SELECT coalesce(sum(amount), 0)::bigint FROM credit_ledger)"
+    )
+    return row[0][0], row[0][1]
+
+
+async def test_discount_then_tax_then_credit_in_preview_and_final_alike(
+    databases: Databases,
+) -> None:
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(fee="49.00", per_minute="0.10")
+    await house.execute("UPDATE customers SET tax_percent = 20")
+    await house.subscribe()
+    await house.advance(START + 2 * HOUR)
+    await discount(house, customer, percent="10", periods=1)
+    await grant(house, customer, 1000)
+    await house.advance(START + 4 * DAY)
+    await house.use(START + 3 * DAY, "15")
+    await house.advance(BOUNDARY + HOUR / 2)
+    draft = (await house.invoices())[-1]
+
+    previewed = await house.view(draft["id"])
+    await house.advance(BOUNDARY + 2 * HOUR)
+    final = await house.view(draft["id"])
+
+    assert [replace(line, meter_id=None) for line in previewed.lines] == list(final.lines)
+    assert previewed.discounts == final.discounts
+    assert previewed.parties == final.parties
+    row = final.row
+    # 1.50 + 49.00, less 10 % (0.15 + 4.90), and 20 % on 1.35 and 44.10.
+    assert (row.subtotal, row.discount, row.tax, row.total) == (5050, 505, 909, 5454)
+    assert (row.credit_applied, row.amount_due) == (1000, 4454)
+    assert [(line.discount, line.tax) for line in final.lines] == [
+        (Money(15, "USD"), Money(27, "USD")),
+        (Money(490, "USD"), Money(882, "USD")),
+    ]
+    assert await balance(house) == (0, 0)
+
+    # Its one period is used up.
+    await house.advance(utc(2024, 7, 1) + 2 * HOUR)
+    assert (await house.invoices())[-1]["discount"] == 0
+
+
+async def test_two_invoices_of_one_customer_in_one_batch_share_its_credit(
+    databases: Databases,
+) -> None:
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan("one", fee="30.00")
+    await house.plan("two", fee="30.00")
+    await grant(house, customer, 4000)
+    await discount(house, customer, amount=500, periods=1)
+    await house.subscribe(plan="one")
+    await house.subscribe(plan="two")
+
+    await house.advance(START + 2 * HOUR)
+
+    first, second = sorted(await house.invoices(), key=lambda row: row["number"])
+    assert (first["discount"], first["credit_applied"], first["status"]) == (500, 2500, "paid")
+    assert (second["discount"], second["credit_applied"], second["amount_due"]) == (0, 1500, 1500)
+    assert await balance(house) == (0, 0)
+    rows = await house.rows("SELECT sequence, balance_after FROM credit_ledger ORDER BY sequence")
+    assert [tuple(row) for row in rows] == [(1, 4000), (2, 1500), (3, 0)]
+
+
+async def test_what_a_final_invoice_says_below_its_lines_is_refused_to_change(
+    databases: Databases,
+) -> None:
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(fee="30.00")
+    await discount(house, customer, percent="50")
+    await grant(house, customer, 100)
+    await house.subscribe()
+    await house.advance(START + 2 * HOUR)
+    for statement in (
+        "UPDATE invoices SET discount = 0, tax = tax - discount",
+        "UPDATE invoices SET credit_applied = 0, amount_due = total",
+        "UPDATE invoices SET memo = 'x'",
+        "UPDATE invoices SET parties = '{}'",
+        "UPDATE invoices SET amount_due = 1",
+        "UPDATE invoice_lines SET tax = 1",
+        "UPDATE invoice_discounts SET amount = 1",
+        "DELETE FROM credit_ledger",
+        "UPDATE credit_ledger SET amount = 1",
+        "UPDATE credit_balances SET balance = -1",
+        "INSERT INTO invoice_lines SELECT (jsonb_populate_record(l, '{\"line_number\": 99}')).* FROM invoice_lines l",
+    ):
+        with pytest.raises(
+            (
+                asyncpg.RestrictViolationError,
+                asyncpg.CheckViolationError,
+                asyncpg.InsufficientPrivilegeError,
+            )
+        ):
+            await house.execute(statement)
