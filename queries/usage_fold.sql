@@ -165,7 +165,7 @@ WITH reported AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT p.* FROM usage_periods p
             WHERE p.tenant_id = f.tenant_id AND p.item_id = f.item_id AND p.period_start > f.period_start
-            OFFSET 0
+            LIMIT 100000
         ) AS l
         WHERE f.is_level
     ) AS t

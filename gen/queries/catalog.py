@@ -145,7 +145,7 @@ INSERT INTO prices (
     tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, created_at)
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by
+RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent
 """
 
 
@@ -180,7 +180,7 @@ async def insert_price(
 
 
 LIST_PRICES: typing.Final = """-- name: ListPrices :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by FROM prices WHERE tenant_id = $1 AND plan_id = $2 ORDER BY id
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND plan_id = $2 ORDER BY id
 """
 
 

@@ -11,9 +11,14 @@ import uuid
 __all__ = [
     "ApiKey",
     "BillingCycle",
+    "CreditBalance",
+    "CreditLedger",
     "Customer",
+    "Discount",
     "FeePeriod",
     "Invoice",
+    "InvoiceDiscount",
+    "InvoiceItem",
     "InvoiceLine",
     "Meter",
     "Plan",
@@ -23,6 +28,7 @@ __all__ = [
     "Subscription",
     "SubscriptionItem",
     "Tenant",
+    "TenantProfile",
     "TestClock",
     "UsagePeriod",
     "Webhook",
@@ -58,6 +64,34 @@ class BillingCycle:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CreditBalance:
+    """One row of credit_balances."""
+
+    tenant_id: uuid.UUID
+    customer_id: uuid.UUID
+    currency: str
+    balance: int
+    entries: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CreditLedger:
+    """One row of credit_ledger."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    currency: str
+    sequence: int
+    kind: str
+    amount: int
+    balance_after: int
+    reason: str
+    invoice_id: uuid.UUID | None
+    created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Customer:
     """One row of customers."""
 
@@ -67,6 +101,27 @@ class Customer:
     display_name: str
     time_zone: str
     version: int
+    created_at: datetime.datetime
+    tax_percent: decimal.Decimal | None
+    email: str
+    address: str
+    tax_number: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Discount:
+    """One row of discounts."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    subscription_id: uuid.UUID | None
+    display_name: str
+    percent: decimal.Decimal | None
+    amount: int | None
+    currency: str | None
+    periods: int | None
+    ended_at: datetime.datetime | None
     created_at: datetime.datetime
 
 
@@ -109,13 +164,56 @@ class Invoice:
     total: int
     amount_due: int
     closed_at: datetime.datetime
-    finalize_at: datetime.datetime
+    finalize_at: datetime.datetime | None
     finalized_at: datetime.datetime | None
     blocked_reason: str | None
     retry_at: datetime.datetime | None
     correlation_id: uuid.UUID
-    causation_id: uuid.UUID
+    causation_id: uuid.UUID | None
     version: int
+    created_at: datetime.datetime
+    replaces: uuid.UUID | None
+    voided_at: datetime.datetime | None
+    void_reason: str
+    discount: int
+    tax: int
+    credit_applied: int
+    to_credit_balance: int
+    amount_paid: int
+    amount_credited: int
+    memo: str
+    parties: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InvoiceDiscount:
+    """One row of invoice_discounts."""
+
+    tenant_id: uuid.UUID
+    invoice_id: uuid.UUID
+    position: int
+    discount_id: uuid.UUID
+    display_name: str
+    percent: decimal.Decimal | None
+    amount: int
+    counted: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InvoiceItem:
+    """One row of invoice_items."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    subscription_id: uuid.UUID | None
+    invoice_id: uuid.UUID | None
+    description: str
+    quantity: decimal.Decimal
+    unit_amount: decimal.Decimal
+    amount: int
+    currency: str
+    tax_percent: decimal.Decimal | None
     created_at: datetime.datetime
 
 
@@ -136,6 +234,11 @@ class InvoiceLine:
     amount: int
     steps: str
     dimensions: str
+    derivation: str
+    discount: int
+    tax_percent: decimal.Decimal
+    tax: int
+    invoice_item_id: uuid.UUID | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,6 +293,7 @@ class Price:
     created_at: datetime.datetime
     archived_at: datetime.datetime | None
     superseded_by: uuid.UUID | None
+    tax_percent: decimal.Decimal | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -298,6 +402,23 @@ class Tenant:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class TenantProfile:
+    """One row of tenant_profiles."""
+
+    tenant_id: uuid.UUID
+    legal_name: str
+    address: str
+    tax_number: str
+    email: str
+    website: str
+    accent_color: str
+    payment_instructions: str
+    footer: str
+    version: int
+    updated_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TestClock:
     """One row of test_clocks."""
 
@@ -349,3 +470,5 @@ class Webhook:
     headers: str
     metadata: str
     payload: str
+    rate_per_second: int
+    schema_version: int

@@ -287,7 +287,7 @@ WITH reported AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
             WHERE p.tenant_id = f.tenant_id AND p.item_id = f.item_id AND p.period_start > f.period_start
-            OFFSET 0
+            LIMIT 100000
         ) AS l
         WHERE f.is_level
     ) AS t

@@ -43,6 +43,7 @@ async def lock_usage_batches(
 ) -> None:
     """Usage path, step 2, for revisions of records: the owner that counted before gives the record back, the new one gets it.
     Revisions of a record are folded one after the other, so what was before is known, and does not change, when one is.
+    The large LIMITs bound nothing: they keep the planner from joining as sets, as said at ListUsageOwners.
     Records before buckets, as in FoldUsageRecords.
     """
     await conn.execute(LOCK_USAGE_BATCHES, tenant_ids, batch_ids)
@@ -134,7 +135,7 @@ CROSS JOIN LATERAL (
     UNION ALL
     SELECT later.tenant_id, later.item_id, later.period_start, later.meter_id FROM usage_records later
     WHERE later.tenant_id = w.tenant_id AND later.root_key = w.root_key AND later.revision < w.revision
-    OFFSET 0
+    LIMIT 100000
 ) AS e
 JOIN meters m ON m.tenant_id = e.tenant_id AND m.id = e.meter_id
 WHERE NOT w.folded AND w.root_key IS NOT NULL AND e.item_id IS NOT NULL
@@ -202,7 +203,7 @@ WITH reported AS MATERIALIZED (
         UNION ALL
         SELECT later.tenant_id, later.idempotency_key, later.batch_id, later.root_key, later.revision, later.voided, later.meter_id, later.customer_id, later.subscription_id, later.used_at, later.quantity, later.properties, later.accepted_at, later.folded, later.item_id, later.period_start, later.note FROM usage_records later
         WHERE later.tenant_id = w.tenant_id AND later.root_key = w.root_key AND later.revision < w.revision
-        OFFSET 0
+        LIMIT 100000
     ) AS e
     WHERE NOT w.folded AND w.root_key IS NOT NULL AND e.item_id IS NOT NULL
 )
@@ -303,7 +304,7 @@ WITH reported AS MATERIALIZED (
         UNION ALL
         SELECT later.item_id, later.period_start FROM usage_records later
         WHERE later.tenant_id = w.tenant_id AND later.root_key = w.root_key AND later.revision < w.revision
-        OFFSET 0
+        LIMIT 100000
     ) AS e
 ), touched AS MATERIALIZED (
     -- Every period whose amount a revision may change; what is used of a level is in every later period too.
@@ -319,7 +320,7 @@ WITH reported AS MATERIALIZED (
         SELECT u.tenant_id, u.item_id, u.period_start, u.period_end, u.subscription_id, u.customer_id, u.meter_id, u.price_id, u.status, u.bill_kind, u.bill_boundary, u.closing_until, u.nominal_start, u.nominal_end FROM usage_periods u
         WHERE u.tenant_id = t.tenant_id AND u.item_id = t.item_id AND u.period_start >= t.period_start
           AND (u.period_start = t.period_start OR m.aggregation = 'weighted_sum')
-        OFFSET 0
+        LIMIT 100000
     ) AS p
 ), resolved AS MATERIALIZED (
     SELECT f.tenant_id, f.idempotency_key, f.batch_id, f.event_id, f.correlation_id, f.item_id, f.period_start,
