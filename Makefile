@@ -32,6 +32,7 @@ test: $(DEV) ## run every test once, with small counts
 
 test-long: $(DEV) ## run the same tests with full counts, Kafka, the SDKs and chaos
 	@$(BIN)/python -m tools.grpcurl || echo 'the tests with grpcurl are skipped'
+	@$(BIN)/python -m tools.kafka_for_tests fetch || echo 'the tests with Kafka will say what they lack'
 	@TOLLWAY_TEST_SIZE=long $(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
 check: $(DEV) ## format, lint, types, import contracts, protos, freshness of what is generated

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "migrate": ("cli.commands.migrate", "Bring the database's schema up to date."),
     "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
     "usage": ("cli.commands.usage", "Import usage from CSV or JSON lines."),
-    "events": ("cli.commands.events", "Follow what happened: the trail of an event or a resource."),
+    "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: events that were given up."),
     "webhooks": (

@@ -19,7 +19,7 @@ FROM given JOIN drawn ON drawn.partition = given.partition
 ORDER BY given.tenant_id, given.partition, given.place;
 
 -- name: ListFeedPositions :many
-SELECT partition, feed_position FROM router_positions ORDER BY partition;
+SELECT partition, feed_position, feed_floor FROM router_positions ORDER BY partition;
 
 -- name: ReadFeed :many
 -- The next events of a tenant behind a vector of positions: the first of each partition, then the second of each, so

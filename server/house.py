@@ -6,6 +6,7 @@ its request id in that same transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,10 +28,15 @@ _NO_TENANT = UUID(int=0)
 Work = Callable[[Connection, Call], Awaitable[Answer]]
 
 
+def _no_hints(topic: str) -> asyncio.Event:
+    return asyncio.Event()
+
+
 @dataclass(frozen=True, slots=True)
 class House:
     """The pools by role, machine time, and the vault for answers that carry a secret.
 
+    `hints` gives an event that is set by each hint on a topic; without a bus nobody sets it, and polling does.
     `allowed_networks` are those that webhooks may reach beside the public internet.
     """
 
@@ -39,6 +45,7 @@ class House:
     clock: Clock
     vault: Vault
     allowed_networks: Sequence[Network] = ()
+    hints: Callable[[str], asyncio.Event] = _no_hints
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""

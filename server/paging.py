@@ -72,8 +72,12 @@ def cut_keyed_page(
     size = page_size(request.page_size)  # type: ignore[attr-defined] # every list request has one
     if len(rows) <= size:
         return rows, ""
-    token = base64.urlsafe_b64encode(_binding(request) + key_at(size - 1)).decode().rstrip("=")
-    return rows[:size], token
+    return rows[:size], make_token(request, key_at(size - 1))
+
+
+def make_token(request: Message, key: bytes) -> str:
+    """The token of the page behind a key, for a list that decides itself where its pages end."""
+    return base64.urlsafe_b64encode(_binding(request) + key).decode().rstrip("=")
 
 
 def _binding(request: Message) -> bytes:

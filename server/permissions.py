@@ -68,6 +68,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.webhook.v1.WebhookService/PingEndpoint": _ADMIN,
     "/tollway.webhook.v1.WebhookService/RotateEndpointSecret": _ADMIN,
     "/tollway.webhook.v1.WebhookService/ListEndpointSecrets": _READ,
+    "/tollway.event.v1.EventService/PublishEvents": _WRITE,
+    "/tollway.event.v1.EventService/ListEvents": _READ,
     "/tollway.event.v1.EventService/GetEvent": _READ,
     "/tollway.event.v1.EventService/GetTrail": _READ,
     "/tollway.webhook.v1.WebhookDeliveryService/ListDeliveries": _READ,

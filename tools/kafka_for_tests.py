@@ -1,6 +1,7 @@
 """A real Kafka for the conformance suite: fetched with Maven, run as one KRaft node.
 
-    python tools/kafka_for_tests.py          # prints the address, runs until SIGTERM or ctrl-C
+    python -m tools.kafka_for_tests          # prints the address, runs until SIGTERM or ctrl-C
+    python -m tools.kafka_for_tests fetch    # only fetches, so that no test's time is spent on it
 
 Needs Java 17 or newer and Maven; `why_not()` says what is missing, so that a test can skip with the
 reason. The jars (44 MB) are kept in `.cache/`, the data of a run in a folder of its own.
@@ -8,7 +9,9 @@ reason. The jars (44 MB) are kept in `.cache/`, the data of a run in a folder of
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -23,7 +26,9 @@ from pathlib import Path
 VERSION = "4.3.1"
 SCALA = "2.13"
 FETCH_TIMEOUT_S = 300
-START_TIMEOUT_S = 60
+FETCH_TRIES = 3
+START_TIMEOUT_S = 90
+START_TRIES = 3
 STOP_TIMEOUT_S = 30
 HEAP = "512m"
 
@@ -65,27 +70,48 @@ def why_not() -> str | None:
 
 
 def fetch(cache: Path = CACHE) -> Path:
-    """The folder with Kafka's jars, fetched the first time.
+    """The folder with Kafka's jars, fetched the first time; several processes may ask at once.
 
     Raises:
         KafkaUnavailable: Maven failed.
     """
-    jars = cache / "jars"
-    if (cache / "complete").exists():
-        return jars
     cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds the work done
+        if not (cache / "complete").exists():
+            _fetch(cache)
+            (cache / "complete").touch()
+    return cache / "jars"
+
+
+def _fetch(cache: Path) -> None:
+    """Has Maven copy the jars; tries again, since the network and other Mavens of this user come between."""
+    jars = cache / "jars"
     (cache / "pom.xml").write_text(POM)
     command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={jars}"]
+    for tries_left in reversed(range(FETCH_TRIES)):
+        shutil.rmtree(jars, ignore_errors=True)
+        done = _run(command, cwd=cache, timeout_s=FETCH_TIMEOUT_S)
+        if done.returncode == 0:
+            return
+        if not tries_left:
+            raise KafkaUnavailable(f"Maven could not fetch Kafka:\n{done.stdout[-2000:]}")
+
+
+def _run(command: list[str], *, cwd: Path, timeout_s: int) -> subprocess.CompletedProcess[str]:
+    """A program's end, with both of its outputs in one."""
     try:
-        subprocess.run(
-            command, cwd=cache, check=True, capture_output=True, timeout=FETCH_TIMEOUT_S, text=True
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            text=True,
         )
     except subprocess.TimeoutExpired as error:
-        raise KafkaUnavailable(f"Maven took longer than {FETCH_TIMEOUT_S} s") from error
-    except subprocess.CalledProcessError as error:
-        raise KafkaUnavailable(f"Maven could not fetch Kafka:\n{error.stdout[-2000:]}") from error
-    (cache / "complete").touch()
-    return jars
+        raise KafkaUnavailable(f"{command[0]} took longer than {timeout_s} s") from error
 
 
 def free_port() -> int:
@@ -168,16 +194,13 @@ class Kafka:
         (self._folder / "log4j2.properties").write_text(LOGGING)
         (self._folder / "server.properties").write_text(self._properties())
         format_ = ("format", "-t", _cluster_id(), "-c", "server.properties")
-        done = subprocess.run(
+        done = _run(
             self._java("kafka.tools.StorageTool", *format_),
             cwd=self._folder,
-            capture_output=True,
-            timeout=START_TIMEOUT_S,
-            text=True,
-            check=False,
+            timeout_s=START_TIMEOUT_S,
         )
         if done.returncode != 0:
-            raise KafkaUnavailable(f"Kafka could not format its folder:\n{done.stderr[-2000:]}")
+            raise KafkaUnavailable(f"Kafka could not format its folder:\n{done.stdout[-2000:]}")
 
     def _properties(self) -> str:
         settings = {
@@ -214,21 +237,46 @@ class Kafka:
 
 def _cluster_id() -> str:
     """Kafka's way to write a UUID: URL-safe base64 without padding."""
-    import base64
-
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
-def main() -> int:
-    """Run a broker in the foreground."""
+def start_kafka(folder: Path) -> Kafka:
+    """A broker that is ready, with its data below `folder`.
+
+    Raises:
+        KafkaUnavailable: it could not be fetched, or did not start.
+    """
+    for tries_left in reversed(range(START_TRIES)):
+        kafka = Kafka(folder / f"try_{tries_left}")
+        try:
+            kafka.start()
+        except KafkaUnavailable:
+            # Ports that were free may have been taken before Java was up.
+            if not tries_left:
+                raise
+        else:
+            return kafka
+    raise AssertionError("the last try returns or raises")
+
+
+def main(what: str = "run") -> int:
+    """Fetch, or run a broker in the foreground."""
     if reason := why_not():
         print(reason, file=sys.stderr)
         return 1
+    try:
+        fetch()
+    except KafkaUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0 if what == "fetch" else _run_until_told()
+
+
+def _run_until_told() -> int:
     waited_for = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)  # or the default action comes first
     with tempfile.TemporaryDirectory(prefix="tollway-kafka-") as folder:
-        kafka = Kafka(Path(folder))
-        kafka.start()
+        kafka = start_kafka(Path(folder))
         print(f"kafka://{kafka.address}", flush=True)
         try:
             signal.sigwait(waited_for)
@@ -238,4 +286,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import queries.event_feed
 
-from billing.domain.errors import Invalid
+from billing.domain.errors import Invalid, OutOfRange
 from billing.runtime.db import Connection
 from billing.services.incoming import Incoming
 from billing.services.webhook_subjects import check_patterns
@@ -28,6 +28,12 @@ _BINDING_BYTES: Final = 4
 _PARTITIONS_MAX: Final = 256
 _POSITION_MAX: Final = 2**63 - 1
 
+
+def hint_topic(tenant_id: UUID) -> str:
+    """What the router hints on when a tenant's feed has grown."""
+    return f"feed.{tenant_id.hex}"
+
+
 # Position by partition; a partition that is not named stands at 0.
 Positions = Mapping[int, int]
 
@@ -36,6 +42,12 @@ class CursorInvalid(Invalid):
     """The cursor is none of this tenant's feed; give one as it was sent, or start from the beginning."""
 
     reason = "CURSOR_INVALID"
+
+
+class CursorTooOld(OutOfRange):
+    """What comes behind the cursor is no longer kept; start from the beginning, or list the log."""
+
+    reason = "CURSOR_TOO_OLD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +119,37 @@ async def present(connection: Connection) -> dict[int, int]:
     return {row.partition: row.feed_position for row in rows}
 
 
+async def beginning(connection: Connection) -> dict[int, int]:
+    """Behind what is no longer kept in each partition."""
+    rows = await queries.event_feed.list_feed_positions(connection)
+    return {row.partition: row.feed_floor for row in rows}
+
+
 async def read(
     snapshot: Connection, tenant_id: UUID, known: Positions, wanted: FeedFilter
 ) -> FeedPage:
     """The next events behind the known positions, at most READ_MAX looked at.
 
     `snapshot` reads one moment: when nothing was cut off, the page ends where the partitions stood then, so that the
-    cursor of a quiet tenant moves on as well. Raises CursorInvalid for positions that were never reached.
+    cursor of a quiet tenant moves on as well. Raises CursorInvalid for positions that were never reached, and
+    CursorTooOld for those below what is kept.
     """
-    standing = await present(snapshot)
+    rows = await queries.event_feed.list_feed_positions(snapshot)
+    standing = {row.partition: row.feed_position for row in rows}
     if any(position > standing.get(partition, 0) for partition, position in known.items()):
         raise CursorInvalid()
+    if any(known.get(row.partition, 0) < row.feed_floor for row in rows):
+        raise CursorTooOld()
+    return await _read_on(snapshot, tenant_id, known, wanted, standing)
+
+
+async def _read_on(
+    snapshot: Connection,
+    tenant_id: UUID,
+    known: Positions,
+    wanted: FeedFilter,
+    standing: dict[int, int],
+) -> FeedPage:
     rows = await queries.event_feed.read_feed(
         snapshot,
         tenant_id=tenant_id,

@@ -7,8 +7,8 @@ consumer's mark that it has handled an event is committed with the effect. Nobod
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Final
@@ -45,7 +45,10 @@ class EventTooLarge(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """A fact to tell. `resource` is a TypeID; its version is drawn under the resource's row lock."""
+    """A fact to tell. `resource` is a TypeID; its version is drawn under the resource's row lock.
+
+    The payload names the subject, but for a custom event, which has its own, and the tenant's annotations.
+    """
 
     tenant_id: UUID
     resource: str
@@ -53,6 +56,8 @@ class NewEvent:
     payload: Message
     occurred_at: datetime
     cause: Cause
+    custom_subject: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 async def emit(tx: Connection, events: Sequence[NewEvent], *, now: datetime) -> list[UUID]:
@@ -125,7 +130,7 @@ def _envelope(event: NewEvent, identity: UUID) -> event_pb2.Event:
     cause = event.cause
     envelope = event_pb2.Event(
         id=encode(Prefix.EVENT, identity),
-        subject=subject_of(type(event.payload)),
+        subject=event.custom_subject or subject_of(type(event.payload)),
         tenant_id=encode(Prefix.TENANT, event.tenant_id),
         resource_id=event.resource,
         resource_version=event.resource_version,
@@ -134,6 +139,7 @@ def _envelope(event: NewEvent, identity: UUID) -> event_pb2.Event:
         actor=cause.actor,
         schema_version=SCHEMA_VERSION,
         traceparent=cause.traceparent,
+        metadata=event.metadata,
         links=[
             event_pb2.EventLink(
                 event_id=encode(Prefix.EVENT, link.event_id),

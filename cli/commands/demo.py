@@ -60,7 +60,7 @@ async def _demo(
         )
         options = UpOptions(data, grpc_port=0, http_port=0, bus_url=bus_url)
         async with running(options, settings, asyncio.Event()) as address:
-            teller.tell("up", f"PostgreSQL, NATS, server and workers, in {data}")
+            teller.tell("up", f"PostgreSQL, {bus_url or 'NATS'}, server and workers, in {data}")
             async with grpc.aio.insecure_channel(address.grpc) as channel:
                 outcome = await play(teller, channel, address.grpc, address.operator_key, given)
     except (DemoFailed, flights.InputMissing, grpc.aio.AioRpcError) as error:

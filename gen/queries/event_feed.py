@@ -57,10 +57,11 @@ class ListFeedPositionsRow:
 
     partition: int
     feed_position: int
+    feed_floor: int
 
 
 LIST_FEED_POSITIONS: typing.Final = """-- name: ListFeedPositions :many
-SELECT partition, feed_position FROM router_positions ORDER BY partition
+SELECT partition, feed_position, feed_floor FROM router_positions ORDER BY partition
 """
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from google.protobuf.message import Message
 from tollway.event.v1 import event_service_pb2 as pb
 from tollway.event.v1.event_service_pb2_grpc import EventServiceStub
@@ -109,6 +110,29 @@ async def test_a_watcher_resumes_behind_its_cursor(rim: Rim) -> None:
     assert [answer.event.id for answer in got] == expected[:120]
     async with watching(rim, pb.WatchEventsRequest(cursor=got[-1].cursor)) as watcher:
         assert await watcher.ids(130) == expected[120:]
+
+
+async def test_a_cursor_behind_what_is_kept_is_too_old_and_the_beginning_is_what_is_left(
+    rim: Rim,
+) -> None:
+    expected = await feed(rim, rim.acme, 6)
+    begin = pb.WatchEventsRequest(from_beginning=True)
+    async with watching(rim, begin) as watcher:
+        got = [await watcher.next() for _ in range(3)]
+    async with rim.databases.worker.transaction() as tx:
+        await tx.execute("UPDATE router_positions SET feed_floor = 4")
+    async with rim.owner() as owner:
+        await owner.execute("DELETE FROM event_feed WHERE position <= 4")
+
+    async with watching(rim, begin) as watcher:
+        assert await watcher.ids(2) == expected[4:]
+    stub: Any = EventServiceStub(rim.channel)
+    metadata = (("authorization", f"Bearer {rim.acme.keys[Scope.READ]}"),)
+    call = stub.WatchEvents(pb.WatchEventsRequest(cursor=got[-1].cursor), metadata=metadata)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call.read()
+    refusal = read_refusal(refused.value)
+    assert (refusal.code.name, refusal.reason) == ("OUT_OF_RANGE", "CURSOR_TOO_OLD")
 
 
 async def test_a_reader_that_does_not_read_slows_nobody_and_loses_nothing(rim: Rim) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
 from tollway.event.v1 import event_pb2
 from tollway.subscription.v1 import subscription_events_pb2
 
@@ -13,10 +16,13 @@ from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.bus.base import BusMessage
 from billing.runtime.ids import new_id
 from billing.services import event_feed
+from billing.services.actor import Cause
+from billing.services.custom_events import CustomEvent, publish
 from billing.services.event_feed import CursorInvalid, FeedFilter, FeedPage, Positions
 from billing.services.webhook_subjects import SubjectInvalid
-from tests.backbone import SHARDS, Backbone, Effects
+from tests.backbone import PATIENCE_S, SHARDS, Backbone, Effects
 from workers.router.consumers import Consumer
+from workers.webhooks.body import body_of
 
 FEED = Consumer("feed", None, event_feed.append)
 ALL = FeedFilter.of([])
@@ -145,3 +151,32 @@ async def test_a_cursor_of_another_tenant_or_of_another_house_is_refused(
         await read(backbone, {0: 1})
     with pytest.raises(SubjectInvalid):
         FeedFilter.of(["No.Such.%"])
+
+
+async def test_routing_wakes_those_who_watch_the_tenant_and_nobody_else(
+    backbone: Backbone,
+) -> None:
+    woken = backbone.bus.subscribe_hints(event_feed.hint_topic(backbone.tenant))
+    other = backbone.bus.subscribe_hints(event_feed.hint_topic(new_id(backbone.now)))
+    await backbone.emit([backbone.resource()])
+    await route(backbone)
+    async with asyncio.timeout(PATIENCE_S):
+        await woken.wait()
+    assert not other.is_set()
+
+
+async def test_a_custom_event_goes_to_those_that_take_everything(backbone: Backbone) -> None:
+    every, named = Effects("every"), Effects("named")
+    data = Struct()
+    data["gate"] = "B12"
+    told = CustomEvent("custom.flight.landed", "flight-1", data, {})
+    cause = Cause("key_test", new_id(backbone.now))
+    async with backbone.databases.api.transaction(backbone.tenant) as tx:
+        [published] = await publish(tx, backbone.tenant, [told], cause, now=backbone.now)
+    await route(backbone, every.consumer(), named.consumer("tenant.created"))
+
+    assert every.given == await drain(backbone) == [published.event_id]
+    assert named.given == []
+    assert await backbone.count("router_waiting") == 0
+    [row] = await backbone.fetch("SELECT envelope FROM billing_events")
+    assert json.loads(body_of(row["envelope"]))["data"] == {"gate": "B12"}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+from billing.services import event_feed
 from billing.services.leases import Lease
 from billing.services.routing import Advance
 from workers.ground import Ground
@@ -41,7 +42,7 @@ class Router:
         settings: RouterSettings,
         metrics: RouterMetrics,
     ) -> None:
-        self._clock, self._keeper = ground.clock, keeper
+        self._clock, self._bus, self._keeper = ground.clock, ground.bus, keeper
         self._settings, self._metrics = settings, metrics
         self._routes = routes
         self._cycles = CycleRunner(ground.database, routes, settings)
@@ -166,6 +167,7 @@ class Router:
             cycle, counts = self._take(turn)
             done = await self._cycles.run(cycle)
             self._finish(turn, counts, cycle, done)
+            self._hint(cycle, done)
         return sum(advance.events for advance in cycle.advances)
 
     def _take(self, turn: Sequence[Partition]) -> tuple[Cycle, list[int]]:
@@ -208,6 +210,12 @@ class Router:
                 # Somebody else moved the position, or our own commit went through without an answer: read anew.
                 metrics.lost_guards.inc()
                 partition.shut()
+
+    def _hint(self, cycle: Cycle, done: Done) -> None:
+        """Wakes those who watch the feeds that have grown."""
+        arrived = [arrival.incoming for arrival in cycle.arrivals]
+        for tenant_id in {e.tenant_id for e in arrived if e.partition in done.partitions}:
+            self._bus.hint(event_feed.hint_topic(tenant_id))
 
     # --- what waits
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from billing.runtime.bus.base import Bus, BusUnavailable
-from tests.conftest import LONG
+from tests.kafka import KAFKA_TEST_TIMEOUT_S, kafka_process
 from tests.runtime.bus.brokers import (
     Broker,
     KafkaBroker,
@@ -18,21 +18,10 @@ from tests.runtime.bus.brokers import (
     running,
     until_async,
 )
-from tools.kafka_for_tests import Kafka, why_not
+
+__all__ = ["kafka_process"]
 
 PARTITIONS = 2
-
-
-@pytest.fixture(scope="session")
-def kafka_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    if not LONG:
-        pytest.skip("Kafka is tested by `make test-long`")
-    if reason := why_not():
-        pytest.skip(reason)
-    kafka = Kafka(tmp_path_factory.mktemp("kafka"))
-    kafka.start()
-    yield kafka
-    kafka.kill()
 
 
 @pytest.fixture
@@ -50,7 +39,10 @@ async def nats_bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
     await bus.close()
 
 
-@pytest.fixture(params=["nats", "kafka"])
+# The first of them waits for Java, and for Maven when nothing was fetched yet.
+@pytest.fixture(
+    params=["nats", pytest.param("kafka", marks=pytest.mark.timeout(KAFKA_TEST_TIMEOUT_S))]
+)
 async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
     """Each real bus in turn, empty."""
     if request.param == "kafka":

@@ -17,6 +17,7 @@ from billing.runtime.bus.base import (
     BusUnavailable,
     MessageRefused,
     PublishAck,
+    ReaderLost,
     RefusalReason,
     StreamChanged,
     StreamMissing,
@@ -282,10 +283,9 @@ async def test_a_lost_acknowledgement_is_an_outage_and_publishing_again_is_safe(
         for single in again:
             assert (await bus.publish_one(single)).duplicate
 
-    count = (await bus.stream_state(0)).last_seq
-    first_seen = list(dict.fromkeys(m.bus_id for m in await read(bus, count)))
+    first_seen = await first_appearances(bus, 6)
     assert first_seen == [m.bus_id for m in messages(0, 6)]
-    assert count == 6 or not broker.drops_duplicates
+    assert not broker.drops_duplicates or (await bus.stream_state(0)).last_seq == 6
 
 
 async def test_closing_waits_for_what_is_on_its_way(broker: Broker) -> None:
@@ -344,14 +344,29 @@ async def test_a_broker_killed_again_and_again_loses_and_inverts_nothing(
     await publishing
     await until(lambda: bus.connected)  # publishing may have come back before reading
 
+    assert await first_appearances(bus, len(sent)) == [m.bus_id for m in sent]
+    assert not broker.drops_duplicates or (await bus.stream_state(0)).last_seq == len(sent)
+
+
+async def first_appearances(bus: Bus, count: int) -> list[str]:
+    """The first `count` different bus ids in order, and the last sequence read.
+
+    As the router does: a fault of the reader makes a new one behind the position. What a broker took of a publish
+    that failed stands there too, so the number of messages is not known.
+    """
     seen: dict[str, None] = {}
     position = 0
-    while len(seen) < len(sent):
-        for received in await read(bus, 50, after=position):
-            seen.setdefault(received.bus_id)
-            position = received.sequence
-    assert list(seen) == [m.bus_id for m in sent]
-    assert not broker.drops_duplicates or position == len(sent)
+    async with asyncio.timeout(60):
+        while len(seen) < count:
+            try:
+                async with bus.reader(0, position) as reader:
+                    while len(seen) < count:
+                        for received in await reader.next_batch(500, 1.0):
+                            seen.setdefault(received.bus_id)
+                            position = received.sequence
+            except (BusUnavailable, ReaderLost):
+                await asyncio.sleep(QUICK.reconnect_first_s)
+    return list(seen)
 
 
 async def until_longer(sent: list[BusMessage], than: int) -> None:

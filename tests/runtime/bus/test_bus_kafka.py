@@ -11,9 +11,12 @@ from confluent_kafka import Consumer, TopicPartition
 
 from billing.runtime.bus.base import Bus, BusMisconfigured
 from billing.runtime.bus.connect import connect_bus
+from tests.kafka import KAFKA_TEST_TIMEOUT_S
 from tests.runtime.bus.brokers import QUICK, KafkaBroker, message, messages, open_bus, read
 from tests.runtime.bus.conftest import make_streams
 from tools.kafka_for_tests import Kafka
+
+pytestmark = pytest.mark.timeout(KAFKA_TEST_TIMEOUT_S)
 
 
 @pytest.fixture

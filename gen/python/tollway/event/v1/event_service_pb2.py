@@ -24,10 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from tollway.event.v1 import event_pb2 as tollway_dot_event_dot_v1_dot_event__pb2
+from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/event/v1/event_service.proto\x12\x10tollway.event.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1ctollway/event/v1/event.proto\"7\n\x0fGetEventRequest\x12$\n\x08\x65vent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x07\x65ventId\"\x8c\x01\n\x10GetEventResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12I\n\x0f\x64ispatch_status\x18\x02 \x01(\x0e\x32 .tollway.event.v1.DispatchStatusR\x0e\x64ispatchStatus\"\xcf\x01\n\x0fGetTrailRequest\x12\x30\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\rcorrelationId\x12$\n\x08\x65vent_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x07\x65ventId\x12*\n\x0bresource_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18PH\x00R\nresourceId\x12(\n\nlink_depth\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x10(\x00R\tlinkDepthB\x0e\n\x05start\x12\x05\xbaH\x02\x08\x01\"\xc4\x01\n\x12WatchEventsRequest\x12$\n\x06\x63ursor\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 H\x00R\x06\x63ursor\x12\'\n\x0e\x66rom_beginning\x18\x02 \x01(\x08H\x00R\rfromBeginning\x12,\n\x08subjects\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceIdB\x07\n\x05start\"\\\n\x13WatchEventsResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\"w\n\tTrailNode\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06parent\x18\x02 \x01(\x05R\x06parent\x12#\n\rlink_distance\x18\x03 \x01(\x05R\x0clinkDistance\"c\n\x10GetTrailResponse\x12\x31\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.tollway.event.v1.TrailNodeR\x05nodes\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated*\xab\x01\n\x0e\x44ispatchStatus\x12\x1f\n\x1b\x44ISPATCH_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISPATCH_STATUS_PENDING\x10\x01\x12\x1e\n\x1a\x44ISPATCH_STATUS_DISPATCHED\x10\x02\x12\x1a\n\x16\x44ISPATCH_STATUS_FAILED\x10\x03\x12\x1f\n\x1b\x44ISPATCH_STATUS_DEAD_LETTER\x10\x04\x32\xe5\x02\n\x0c\x45ventService\x12p\n\x08GetEvent\x12!.tollway.event.v1.GetEventRequest\x1a\".tollway.event.v1.GetEventResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/events/{event_id}\x12k\n\x08GetTrail\x12!.tollway.event.v1.GetTrailRequest\x1a\".tollway.event.v1.GetTrailResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:trail\x12v\n\x0bWatchEvents\x12$.tollway.event.v1.WatchEventsRequest\x1a%.tollway.event.v1.WatchEventsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x42W\n\x13io.tollway.event.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/event/v1;eventv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/event/v1/event_service.proto\x12\x10tollway.event.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1ctollway/event/v1/event.proto\x1a tollway/type/v1/time_range.proto\"\xea\x02\n\x0b\x43ustomEvent\x12#\n\x07subject\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64R\x07subject\x12>\n\x0bresource_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18P2\x14^[A-Za-z0-9_.:/@-]+$R\nresourceId\x12+\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructR\x04\x64\x61ta\x12`\n\x08metadata\x18\x04 \x03(\x0b\x32+.tollway.event.v1.CustomEvent.MetadataEntryB\x17\xbaH\x14\x9a\x01\x11\x10 \"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x04R\x08metadata\x12*\n\x0c\x63\x61usation_id\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x0b\x63\x61usationId\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x81\x01\n\x14PublishEventsRequest\x12\x41\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.tollway.event.v1.CustomEventB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64R\x06\x65vents\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"}\n\x0ePublishedEvent\x12\x19\n\x08\x65vent_id\x18\x01 \x01(\tR\x07\x65ventId\x12)\n\x10resource_version\x18\x02 \x01(\x03R\x0fresourceVersion\x12%\n\x0e\x63orrelation_id\x18\x03 \x01(\tR\rcorrelationId\"Q\n\x15PublishEventsResponse\x12\x38\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .tollway.event.v1.PublishedEventR\x06\x65vents\"\xfa\x02\n\x11ListEventsRequest\x12,\n\x08subjects\x18\x01 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceId\x12.\n\x0e\x63orrelation_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\rcorrelationId\x12\x39\n\ntime_range\x18\x04 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\ttimeRange\x12S\n\x0f\x64ispatch_status\x18\x05 \x01(\x0e\x32 .tollway.event.v1.DispatchStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01R\x0e\x64ispatchStatus\x12$\n\tpage_size\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x87\x01\n\x0bListedEvent\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12I\n\x0f\x64ispatch_status\x18\x02 \x01(\x0e\x32 .tollway.event.v1.DispatchStatusR\x0e\x64ispatchStatus\"s\n\x12ListEventsResponse\x12\x35\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.tollway.event.v1.ListedEventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n\x0fGetEventRequest\x12$\n\x08\x65vent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x07\x65ventId\"\x8c\x01\n\x10GetEventResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12I\n\x0f\x64ispatch_status\x18\x02 \x01(\x0e\x32 .tollway.event.v1.DispatchStatusR\x0e\x64ispatchStatus\"\xcf\x01\n\x0fGetTrailRequest\x12\x30\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\rcorrelationId\x12$\n\x08\x65vent_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x07\x65ventId\x12*\n\x0bresource_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18PH\x00R\nresourceId\x12(\n\nlink_depth\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x10(\x00R\tlinkDepthB\x0e\n\x05start\x12\x05\xbaH\x02\x08\x01\"\xc4\x01\n\x12WatchEventsRequest\x12$\n\x06\x63ursor\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 H\x00R\x06\x63ursor\x12\'\n\x0e\x66rom_beginning\x18\x02 \x01(\x08H\x00R\rfromBeginning\x12,\n\x08subjects\x18\x03 \x03(\tB\x10\xbaH\r\x92\x01\n\x10\x32\"\x06r\x04\x10\x01\x18\x64R\x08subjects\x12(\n\x0bresource_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18PR\nresourceIdB\x07\n\x05start\"\\\n\x13WatchEventsResponse\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\"w\n\tTrailNode\x12-\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.tollway.event.v1.EventR\x05\x65vent\x12\x16\n\x06parent\x18\x02 \x01(\x05R\x06parent\x12#\n\rlink_distance\x18\x03 \x01(\x05R\x0clinkDistance\"c\n\x10GetTrailResponse\x12\x31\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.tollway.event.v1.TrailNodeR\x05nodes\x12\x1c\n\ttruncated\x18\x02 \x01(\x08R\ttruncated*\xab\x01\n\x0e\x44ispatchStatus\x12\x1f\n\x1b\x44ISPATCH_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISPATCH_STATUS_PENDING\x10\x01\x12\x1e\n\x1a\x44ISPATCH_STATUS_DISPATCHED\x10\x02\x12\x1a\n\x16\x44ISPATCH_STATUS_FAILED\x10\x03\x12\x1f\n\x1b\x44ISPATCH_STATUS_DEAD_LETTER\x10\x04\x32\xd3\x04\n\x0c\x45ventService\x12\x7f\n\rPublishEvents\x12&.tollway.event.v1.PublishEventsRequest\x1a\'.tollway.event.v1.PublishEventsResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/v1/events:publish:\x01*\x12k\n\nListEvents\x12#.tollway.event.v1.ListEventsRequest\x1a$.tollway.event.v1.ListEventsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/events\x12p\n\x08GetEvent\x12!.tollway.event.v1.GetEventRequest\x1a\".tollway.event.v1.GetEventResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/events/{event_id}\x12k\n\x08GetTrail\x12!.tollway.event.v1.GetTrailRequest\x1a\".tollway.event.v1.GetTrailResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:trail\x12v\n\x0bWatchEvents\x12$.tollway.event.v1.WatchEventsRequest\x1a%.tollway.event.v1.WatchEventsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/events:watch0\x01\x42W\n\x13io.tollway.event.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/event/v1;eventv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +37,32 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tollway.event.v1.event_serv
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\023io.tollway.event.v1P\001Z>github.com/tollway/tollway/sdk/go/gen/tollway/event/v1;eventv1'
+  _globals['_CUSTOMEVENT_METADATAENTRY']._loaded_options = None
+  _globals['_CUSTOMEVENT_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_CUSTOMEVENT'].fields_by_name['subject']._loaded_options = None
+  _globals['_CUSTOMEVENT'].fields_by_name['subject']._serialized_options = b'\272H\006r\004\020\001\030d'
+  _globals['_CUSTOMEVENT'].fields_by_name['resource_id']._loaded_options = None
+  _globals['_CUSTOMEVENT'].fields_by_name['resource_id']._serialized_options = b'\272H\032r\030\030P2\024^[A-Za-z0-9_.:/@-]+$'
+  _globals['_CUSTOMEVENT'].fields_by_name['metadata']._loaded_options = None
+  _globals['_CUSTOMEVENT'].fields_by_name['metadata']._serialized_options = b'\272H\024\232\001\021\020 \"\006r\004\020\001\030@*\005r\003\030\200\004'
+  _globals['_CUSTOMEVENT'].fields_by_name['causation_id']._loaded_options = None
+  _globals['_CUSTOMEVENT'].fields_by_name['causation_id']._serialized_options = b'\272H\004r\002\030('
+  _globals['_PUBLISHEVENTSREQUEST'].fields_by_name['events']._loaded_options = None
+  _globals['_PUBLISHEVENTSREQUEST'].fields_by_name['events']._serialized_options = b'\272H\007\222\001\004\010\001\020d'
+  _globals['_PUBLISHEVENTSREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_PUBLISHEVENTSREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['subjects']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['subjects']._serialized_options = b'\272H\r\222\001\n\0202\"\006r\004\020\001\030d'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['resource_id']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['resource_id']._serialized_options = b'\272H\004r\002\030P'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['correlation_id']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\004r\002\030('
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['dispatch_status']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['dispatch_status']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_GETEVENTREQUEST'].fields_by_name['event_id']._loaded_options = None
   _globals['_GETEVENTREQUEST'].fields_by_name['event_id']._serialized_options = b'\272H\006r\004\020\001\030('
   _globals['_GETTRAILREQUEST'].oneofs_by_name['start']._loaded_options = None
@@ -53,28 +81,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['subjects']._serialized_options = b'\272H\r\222\001\n\0202\"\006r\004\020\001\030d'
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['resource_id']._loaded_options = None
   _globals['_WATCHEVENTSREQUEST'].fields_by_name['resource_id']._serialized_options = b'\272H\004r\002\030P'
+  _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['PublishEvents']._serialized_options = b'\202\323\344\223\002\027\"\022/v1/events:publish:\001*'
+  _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._loaded_options = None
+  _globals['_EVENTSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/events'
   _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['GetEvent']._serialized_options = b'\202\323\344\223\002\027\022\025/v1/events/{event_id}'
   _globals['_EVENTSERVICE'].methods_by_name['GetTrail']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['GetTrail']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/events:trail'
   _globals['_EVENTSERVICE'].methods_by_name['WatchEvents']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['WatchEvents']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/events:watch'
-  _globals['_DISPATCHSTATUS']._serialized_start=1073
-  _globals['_DISPATCHSTATUS']._serialized_end=1244
-  _globals['_GETEVENTREQUEST']._serialized_start=147
-  _globals['_GETEVENTREQUEST']._serialized_end=202
-  _globals['_GETEVENTRESPONSE']._serialized_start=205
-  _globals['_GETEVENTRESPONSE']._serialized_end=345
-  _globals['_GETTRAILREQUEST']._serialized_start=348
-  _globals['_GETTRAILREQUEST']._serialized_end=555
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=558
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=754
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=756
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=848
-  _globals['_TRAILNODE']._serialized_start=850
-  _globals['_TRAILNODE']._serialized_end=969
-  _globals['_GETTRAILRESPONSE']._serialized_start=971
-  _globals['_GETTRAILRESPONSE']._serialized_end=1070
-  _globals['_EVENTSERVICE']._serialized_start=1247
-  _globals['_EVENTSERVICE']._serialized_end=1604
+  _globals['_DISPATCHSTATUS']._serialized_start=2480
+  _globals['_DISPATCHSTATUS']._serialized_end=2651
+  _globals['_CUSTOMEVENT']._serialized_start=212
+  _globals['_CUSTOMEVENT']._serialized_end=574
+  _globals['_CUSTOMEVENT_METADATAENTRY']._serialized_start=515
+  _globals['_CUSTOMEVENT_METADATAENTRY']._serialized_end=574
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_start=577
+  _globals['_PUBLISHEVENTSREQUEST']._serialized_end=706
+  _globals['_PUBLISHEDEVENT']._serialized_start=708
+  _globals['_PUBLISHEDEVENT']._serialized_end=833
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_start=835
+  _globals['_PUBLISHEVENTSRESPONSE']._serialized_end=916
+  _globals['_LISTEVENTSREQUEST']._serialized_start=919
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1297
+  _globals['_LISTEDEVENT']._serialized_start=1300
+  _globals['_LISTEDEVENT']._serialized_end=1435
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1437
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1552
+  _globals['_GETEVENTREQUEST']._serialized_start=1554
+  _globals['_GETEVENTREQUEST']._serialized_end=1609
+  _globals['_GETEVENTRESPONSE']._serialized_start=1612
+  _globals['_GETEVENTRESPONSE']._serialized_end=1752
+  _globals['_GETTRAILREQUEST']._serialized_start=1755
+  _globals['_GETTRAILREQUEST']._serialized_end=1962
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1965
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=2161
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=2163
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=2255
+  _globals['_TRAILNODE']._serialized_start=2257
+  _globals['_TRAILNODE']._serialized_end=2376
+  _globals['_GETTRAILRESPONSE']._serialized_start=2378
+  _globals['_GETTRAILRESPONSE']._serialized_end=2477
+  _globals['_EVENTSERVICE']._serialized_start=2654
+  _globals['_EVENTSERVICE']._serialized_end=3249
 # @@protoc_insertion_point(module_scope)

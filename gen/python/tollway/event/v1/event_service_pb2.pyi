@@ -6,9 +6,11 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tollway.event.v1 import event_pb2 as _event_pb2
+from tollway.type.v1 import time_range_pb2 as _time_range_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -51,6 +53,262 @@ DISPATCH_STATUS_FAILED: DispatchStatus.ValueType  # 3
 DISPATCH_STATUS_DEAD_LETTER: DispatchStatus.ValueType  # 4
 """The bus refuses this event for good; an operator decides."""
 Global___DispatchStatus: _TypeAlias = DispatchStatus  # noqa: Y015
+
+@_typing.final
+class CustomEvent(_message.Message):
+    """One event of the tenant's own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    CAUSATION_ID_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """"custom." and words of a-z, 0-9 and _ with dots between, such as "custom.flight.landed"."""
+    resource_id: _builtins.str
+    """What it is about, in the tenant's own words; events of one resource arrive in order. It may not look like an id of
+    the house ("sub_…").
+    """
+    causation_id: _builtins.str
+    """The event it follows from, "evt_…", whose correlation id it keeps; empty begins a trail, which the events of one call
+    share.
+    """
+    @_builtins.property
+    def data(self) -> _struct_pb2.Struct:
+        """The payload, at most 20 levels deep. Numbers are doubles: money goes in strings."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Free annotations."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        resource_id: _builtins.str = ...,
+        data: _struct_pb2.Struct | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        causation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["causation_id", b"causation_id", "data", b"data", "metadata", b"metadata", "resource_id", b"resource_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomEvent: _TypeAlias = CustomEvent  # noqa: Y015
+
+@_typing.final
+class PublishEventsRequest(_message.Message):
+    """The events to publish."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Same id and same events give the same answer for 24 hours."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___CustomEvent]:
+        """In this order."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___CustomEvent] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEventsRequest: _TypeAlias = PublishEventsRequest  # noqa: Y015
+
+@_typing.final
+class PublishedEvent(_message.Message):
+    """An event that was committed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Its id, "evt_…"."""
+    resource_version: _builtins.int
+    """The version of its resource, counted up from 1."""
+    correlation_id: _builtins.str
+    """The trail it belongs to, "cor_…"."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        resource_version: _builtins.int = ...,
+        correlation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "event_id", b"event_id", "resource_version", b"resource_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishedEvent: _TypeAlias = PublishedEvent  # noqa: Y015
+
+@_typing.final
+class PublishEventsResponse(_message.Message):
+    """What was committed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishedEvent]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___PublishedEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishEventsResponse: _TypeAlias = PublishEventsResponse  # noqa: Y015
+
+@_typing.final
+class ListEventsRequest(_message.Message):
+    """Which events to list. Unset fields filter nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECTS_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    TIME_RANGE_FIELD_NUMBER: _builtins.int
+    DISPATCH_STATUS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    resource_id: _builtins.str
+    """Only of this resource, such as "sub_…"."""
+    correlation_id: _builtins.str
+    """Only of this correlation, "cor_…"."""
+    dispatch_status: Global___DispatchStatus.ValueType
+    """Only those that have come so far."""
+    page_size: _builtins.int
+    """At most so many; 0 is 50, and more than 200 is 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    @_builtins.property
+    def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Subjects, or their beginnings followed by ".*"."""
+
+    @_builtins.property
+    def time_range(self) -> _time_range_pb2.TimeRange:
+        """Only those committed in this range; either end may be open. It is the log's time, that of the ids, and not
+        `occurred_at`.
+        """
+
+    def __init__(
+        self,
+        *,
+        subjects: _abc.Iterable[_builtins.str] | None = ...,
+        resource_id: _builtins.str = ...,
+        correlation_id: _builtins.str = ...,
+        time_range: _time_range_pb2.TimeRange | None = ...,
+        dispatch_status: Global___DispatchStatus.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_range", b"time_range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "dispatch_status", b"dispatch_status", "page_size", b"page_size", "page_token", b"page_token", "resource_id", b"resource_id", "subjects", b"subjects", "time_range", b"time_range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListedEvent(_message.Message):
+    """One event of a list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    DISPATCH_STATUS_FIELD_NUMBER: _builtins.int
+    dispatch_status: Global___DispatchStatus.ValueType
+    """How far it has come."""
+    @_builtins.property
+    def event(self) -> _event_pb2.Event:
+        """The envelope as it was committed."""
+
+    def __init__(
+        self,
+        *,
+        event: _event_pb2.Event | None = ...,
+        dispatch_status: Global___DispatchStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatch_status", b"dispatch_status", "event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListedEvent: _TypeAlias = ListedEvent  # noqa: Y015
+
+@_typing.final
+class ListEventsResponse(_message.Message):
+    """A page of events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it back for the next page; empty on the last."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedEvent]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___ListedEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class GetEventRequest(_message.Message):

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EventServiceStub:
-    """Reads the log of events.
+    """The log of events: reads it, follows it, and takes events of the tenant's own.
     """
 
     def __init__(self, channel):
@@ -35,6 +35,16 @@ class EventServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.PublishEvents = channel.unary_unary(
+                '/tollway.event.v1.EventService/PublishEvents',
+                request_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
+                response_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/tollway.event.v1.EventService/ListEvents',
+                request_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
         self.GetEvent = channel.unary_unary(
                 '/tollway.event.v1.EventService/GetEvent',
                 request_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.GetEventRequest.SerializeToString,
@@ -53,8 +63,33 @@ class EventServiceStub:
 
 
 class EventServiceServicer:
-    """Reads the log of events.
+    """The log of events: reads it, follows it, and takes events of the tenant's own.
     """
+
+    def PublishEvents(self, request, context):
+        """Publishes events of the tenant's own, all of them or none. Their subjects begin with "custom.", they are committed to
+        the log like the house's own, and go the same way: to the bus, the feed and the webhook endpoints that want them.
+        Numbers in `data` are doubles, so money goes in strings.
+
+        Permission: write.
+        Errors: SUBJECT_INVALID, RESOURCE_RESERVED, PAYLOAD_INVALID, EVENT_TOO_LARGE, EVENT_NOT_FOUND, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"events\": [{\"subject\": \"custom.flight.landed\", \"resource_id\": \"flight-UA1\", \"data\": {\"gate\": \"B12\"}}]}" $ADDR tollway.event.v1.EventService/PublishEvents
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Lists the tenant's events, newest first, for browsing; whoever must miss none uses WatchEvents. All filters given
+        must match. A page may hold fewer events than asked for, even none, while there is a next one.
+
+        Permission: read.
+        Errors: SUBJECT_INVALID, INVALID_ID, INVALID_PERIOD, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subjects\": [\"invoice.*\"], \"page_size\": 20}" $ADDR tollway.event.v1.EventService/ListEvents
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetEvent(self, request, context):
         """Gets one event with the state of its dispatch.
@@ -84,7 +119,7 @@ class EventServiceServicer:
         to go on behind it after a break; when nothing happens for a while, a message with a cursor alone is sent.
 
         Permission: read.
-        Errors: CURSOR_INVALID, SUBJECT_INVALID.
+        Errors: CURSOR_INVALID, CURSOR_TOO_OLD, SUBJECT_INVALID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"from_beginning\": true, \"subjects\": [\"invoice.*\"]}" $ADDR tollway.event.v1.EventService/WatchEvents
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -94,6 +129,16 @@ class EventServiceServicer:
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'PublishEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.PublishEvents,
+                    request_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.PublishEventsRequest.FromString,
+                    response_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.PublishEventsResponse.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.ListEventsRequest.FromString,
+                    response_serializer=tollway_dot_event_dot_v1_dot_event__service__pb2.ListEventsResponse.SerializeToString,
+            ),
             'GetEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEvent,
                     request_deserializer=tollway_dot_event_dot_v1_dot_event__service__pb2.GetEventRequest.FromString,
@@ -118,8 +163,62 @@ def add_EventServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EventService:
-    """Reads the log of events.
+    """The log of events: reads it, follows it, and takes events of the tenant's own.
     """
+
+    @staticmethod
+    def PublishEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.event.v1.EventService/PublishEvents',
+            tollway_dot_event_dot_v1_dot_event__service__pb2.PublishEventsRequest.SerializeToString,
+            tollway_dot_event_dot_v1_dot_event__service__pb2.PublishEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.event.v1.EventService/ListEvents',
+            tollway_dot_event_dot_v1_dot_event__service__pb2.ListEventsRequest.SerializeToString,
+            tollway_dot_event_dot_v1_dot_event__service__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetEvent(request,

@@ -13,9 +13,26 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EventServiceStub:
-    """Reads the log of events."""
+    """The log of events: reads it, follows it, and takes events of the tenant's own."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    PublishEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.PublishEventsRequest, _event_service_pb2.PublishEventsResponse]
+    """Publishes events of the tenant's own, all of them or none. Their subjects begin with "custom.", they are committed to
+    the log like the house's own, and go the same way: to the bus, the feed and the webhook endpoints that want them.
+    Numbers in `data` are doubles, so money goes in strings.
+
+    Permission: write.
+    Errors: SUBJECT_INVALID, RESOURCE_RESERVED, PAYLOAD_INVALID, EVENT_TOO_LARGE, EVENT_NOT_FOUND, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"events\\": [{\\"subject\\": \\"custom.flight.landed\\", \\"resource_id\\": \\"flight-UA1\\", \\"data\\": {\\"gate\\": \\"B12\\"}}]}" $ADDR tollway.event.v1.EventService/PublishEvents
+    """
+    ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
+    """Lists the tenant's events, newest first, for browsing; whoever must miss none uses WatchEvents. All filters given
+    must match. A page may hold fewer events than asked for, even none, while there is a next one.
+
+    Permission: read.
+    Errors: SUBJECT_INVALID, INVALID_ID, INVALID_PERIOD, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subjects\\": [\\"invoice.*\\"], \\"page_size\\": 20}" $ADDR tollway.event.v1.EventService/ListEvents
+    """
     GetEvent: _aio.UnaryUnaryMultiCallable[_event_service_pb2.GetEventRequest, _event_service_pb2.GetEventResponse]
     """Gets one event with the state of its dispatch.
 
@@ -36,12 +53,41 @@ class EventServiceStub:
     to go on behind it after a break; when nothing happens for a while, a message with a cursor alone is sent.
 
     Permission: read.
-    Errors: CURSOR_INVALID, SUBJECT_INVALID.
+    Errors: CURSOR_INVALID, CURSOR_TOO_OLD, SUBJECT_INVALID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"from_beginning\\": true, \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.event.v1.EventService/WatchEvents
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads the log of events."""
+    """The log of events: reads it, follows it, and takes events of the tenant's own."""
+
+    @_abc_1.abstractmethod
+    def PublishEvents(
+        self,
+        request: _event_service_pb2.PublishEventsRequest,
+        context: _aio.ServicerContext[_event_service_pb2.PublishEventsRequest, _abc.Awaitable[_event_service_pb2.PublishEventsResponse]],
+    ) -> _abc.Awaitable[_event_service_pb2.PublishEventsResponse]:
+        """Publishes events of the tenant's own, all of them or none. Their subjects begin with "custom.", they are committed to
+        the log like the house's own, and go the same way: to the bus, the feed and the webhook endpoints that want them.
+        Numbers in `data` are doubles, so money goes in strings.
+
+        Permission: write.
+        Errors: SUBJECT_INVALID, RESOURCE_RESERVED, PAYLOAD_INVALID, EVENT_TOO_LARGE, EVENT_NOT_FOUND, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"events\\": [{\\"subject\\": \\"custom.flight.landed\\", \\"resource_id\\": \\"flight-UA1\\", \\"data\\": {\\"gate\\": \\"B12\\"}}]}" $ADDR tollway.event.v1.EventService/PublishEvents
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _event_service_pb2.ListEventsRequest,
+        context: _aio.ServicerContext[_event_service_pb2.ListEventsRequest, _abc.Awaitable[_event_service_pb2.ListEventsResponse]],
+    ) -> _abc.Awaitable[_event_service_pb2.ListEventsResponse]:
+        """Lists the tenant's events, newest first, for browsing; whoever must miss none uses WatchEvents. All filters given
+        must match. A page may hold fewer events than asked for, even none, while there is a next one.
+
+        Permission: read.
+        Errors: SUBJECT_INVALID, INVALID_ID, INVALID_PERIOD, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subjects\\": [\\"invoice.*\\"], \\"page_size\\": 20}" $ADDR tollway.event.v1.EventService/ListEvents
+        """
 
     @_abc_1.abstractmethod
     def GetEvent(
@@ -80,7 +126,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         to go on behind it after a break; when nothing happens for a while, a message with a cursor alone is sent.
 
         Permission: read.
-        Errors: CURSOR_INVALID, SUBJECT_INVALID.
+        Errors: CURSOR_INVALID, CURSOR_TOO_OLD, SUBJECT_INVALID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"from_beginning\\": true, \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.event.v1.EventService/WatchEvents
         """
 
