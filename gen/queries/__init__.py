@@ -41,6 +41,7 @@ from . import (
     usage,
     usage_fold,
     webhook_deliveries,
+    webhook_health,
     webhook_history,
     webhooks,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "usage",
     "usage_fold",
     "webhook_deliveries",
+    "webhook_health",
     "webhook_history",
     "webhooks",
 ]
