@@ -164,6 +164,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 380
+    """NOT_FOUND: no method has this path over HTTP."""
+    ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 381
+    """INVALID_ARGUMENT: the path has no such HTTP method (405); the Allow header lists those that it has."""
+    ERROR_REASON_BODY_TOO_LARGE: _ErrorReason.ValueType  # 382
+    """RESOURCE_EXHAUSTED: the body over HTTP is larger than a message may be (413)."""
+    ERROR_REASON_NOT_JSON: _ErrorReason.ValueType  # 383
+    """INVALID_ARGUMENT: the body over HTTP is not sent as JSON (415)."""
+    ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 384
+    """UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
+    ERROR_REASON_CERTIFICATE_MISSING: _ErrorReason.ValueType  # 385
+    """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
+    ERROR_REASON_RESOURCE_RESERVED: _ErrorReason.ValueType  # 220
+    """INVALID_ARGUMENT: the resource of a custom event looks like an id of the house. Metadata: resource."""
+    ERROR_REASON_PAYLOAD_INVALID: _ErrorReason.ValueType  # 221
+    """INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 222
+    """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
     ERROR_REASON_PLAN_ARCHIVED: _ErrorReason.ValueType  # 240
@@ -320,6 +338,24 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 380
+"""NOT_FOUND: no method has this path over HTTP."""
+ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 381
+"""INVALID_ARGUMENT: the path has no such HTTP method (405); the Allow header lists those that it has."""
+ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 382
+"""RESOURCE_EXHAUSTED: the body over HTTP is larger than a message may be (413)."""
+ERROR_REASON_NOT_JSON: ErrorReason.ValueType  # 383
+"""INVALID_ARGUMENT: the body over HTTP is not sent as JSON (415)."""
+ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 384
+"""UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
+ERROR_REASON_CERTIFICATE_MISSING: ErrorReason.ValueType  # 385
+"""UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
+ERROR_REASON_RESOURCE_RESERVED: ErrorReason.ValueType  # 220
+"""INVALID_ARGUMENT: the resource of a custom event looks like an id of the house. Metadata: resource."""
+ERROR_REASON_PAYLOAD_INVALID: ErrorReason.ValueType  # 221
+"""INVALID_ARGUMENT: a custom event's data is too deep, or has a number that JSON cannot write, or text with NUL. Metadata: place."""
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
+"""OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
 ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 240
