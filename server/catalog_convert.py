@@ -1,4 +1,4 @@
-"""The rim's CatalogService, its conversions. Invariant: the numbers of a price go to the domain as they were written."""
+"""The rim's CatalogService, its conversions. Invariant: a price's numbers go to the domain as they were written."""
 
 from __future__ import annotations
 
