@@ -43,6 +43,7 @@ from . import (
     usage_fold_revisions,
     usage_revisions,
     webhook_deliveries,
+    webhook_health,
     webhook_history,
     webhooks,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "usage_fold_revisions",
     "usage_revisions",
     "webhook_deliveries",
+    "webhook_health",
     "webhook_history",
     "webhooks",
 ]
