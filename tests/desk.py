@@ -1,4 +1,4 @@
-"""What a tenant asks of its subscriptions, on top of the driver: change, migrate, cancel, take back; and what was billed."""
+"""What a tenant asks of its subscriptions, on top of the driver, and what was billed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from billing.services.subscription_requests import (
     Ends,
     Later,
     Migration,
+    Request,
     cancel_subscription,
     change_subscription,
     migrate_subscription,
@@ -24,6 +25,8 @@ from billing.services.subscription_requests import (
 )
 from billing.services.subscriptions import NewItem, NewSubscription, SubscriptionView
 from tests.driver import Driver
+
+NO_END = Ends()
 
 
 @dataclass(slots=True)
@@ -34,6 +37,10 @@ class Desk:
 
     def _tx(self) -> Any:
         return self.house.databases.api.transaction(self.house.tenant_id)
+
+    def asking(self, subscription: UUID, later: Later | None = None) -> Request:
+        house = self.house
+        return Request(house.tenant_id, subscription, house.cause(), house.now, later)
 
     async def prices(self, plan: str = "plan") -> dict[str, UUID]:
         """The prices of a plan by name; of those with one name, the newest."""
@@ -71,7 +78,7 @@ class Desk:
         customer: str = "UA",
         plan: str = "plan",
         items: dict[str, str] | None = None,
-        ends: Ends = Ends(),
+        ends: Ends = NO_END,
         **draft: Any,
     ) -> SubscriptionView:
         """A subscription with items by the name of their price, and their quantities."""
@@ -95,49 +102,23 @@ class Desk:
     ) -> Asked:
         change = Change(items, proration=proration, **terms)
         async with self._tx() as tx:
-            return await change_subscription(
-                tx,
-                self.house.tenant_id,
-                subscription,
-                change,
-                later,
-                self.house.cause(),
-                now=self.house.now,
-            )
+            return await change_subscription(tx, self.asking(subscription, later), change)
 
     async def migrate(
         self, subscription: UUID, migration: Migration, later: Later | None = None
     ) -> Asked:
         async with self._tx() as tx:
-            return await migrate_subscription(
-                tx,
-                self.house.tenant_id,
-                subscription,
-                migration,
-                later,
-                self.house.cause(),
-                now=self.house.now,
-            )
+            return await migrate_subscription(tx, self.asking(subscription, later), migration)
 
     async def cancel(
         self, subscription: UUID, later: Later | None = None, *, credit: bool = True
     ) -> Asked:
         async with self._tx() as tx:
-            return await cancel_subscription(
-                tx,
-                self.house.tenant_id,
-                subscription,
-                later,
-                self.house.cause(),
-                credit=credit,
-                now=self.house.now,
-            )
+            return await cancel_subscription(tx, self.asking(subscription, later), credit=credit)
 
     async def uncancel(self, subscription: UUID) -> Asked:
         async with self._tx() as tx:
-            return await uncancel_subscription(
-                tx, self.house.tenant_id, subscription, self.house.cause(), now=self.house.now
-            )
+            return await uncancel_subscription(tx, self.asking(subscription))
 
     async def lines(self, kind: str, boundary: datetime | None = None) -> list[tuple[str, int]]:
         """Description and amount of the final lines of invoices of a kind, at one boundary if it is given."""

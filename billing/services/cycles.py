@@ -64,7 +64,7 @@ class _Cycle:
 class Opened:
     """The billing period that a subscription enters; `start_kind` is the invoice at its start, if it is ours.
 
-    `fees_from` is from when its fees are charged, where a change by day cuts at another instant than the period's start.
+    `fees_from` is from when its fees are charged, where a change by day cuts at another instant than the period's.
     """
 
     row: Subscription

@@ -68,19 +68,19 @@ async def end_fees(
     credited: Collection[int],
     key: BillKey,
 ) -> int:
-    """Charges end at `cut`: in advance, with a credit on the invoice `key` for those in `credited`; in arrears, by being
-    cut. Returns how many credits that made."""
+    """Charges end at `cut`: in advance, with a credit on the invoice `key` for those in `credited`; in arrears, by
+    being cut. Returns how many credits that made."""
     fees = [one.fee_period for one in live]
     advance = [fee for fee in fees if fee.billing_timing == BillingTiming.IN_ADVANCE]
     arrears = [fee.id for fee in fees if fee.billing_timing == BillingTiming.IN_ARREARS]
-    credits = [_credit(fee, cut, key) for fee in advance if fee.id in credited]
-    await insert_fees(tx, row, credits)
+    given_back = [_credit(fee, cut, key) for fee in advance if fee.id in credited]
+    await insert_fees(tx, row, given_back)
     await queries.fee_periods.end_fees(
         tx, tenant_id=row.tenant_id, ids=[fee.id for fee in advance], ended_at=cut
     )
     await queries.fee_periods.delete_fees(tx, tenant_id=row.tenant_id, ids=arrears, at=cut)
     await queries.fee_periods.cut_fees(tx, tenant_id=row.tenant_id, ids=arrears, at=cut)
-    return len(credits)
+    return len(given_back)
 
 
 def creditable(live: Sequence[ListLiveFeesRow]) -> set[int]:

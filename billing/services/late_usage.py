@@ -28,8 +28,10 @@ async def bill_late_usage(
     *,
     now: datetime,
 ) -> None:
-    """A closed cycle of kind adjustment for each ended subscription that has usage to adjust; its boundary is the instant
-    that fell due. For callers that hold the rows."""
+    """A closed cycle of kind adjustment for each ended subscription that has usage to adjust; the caller holds them.
+
+    Its boundary is the instant that fell due.
+    """
     if not rows:
         return
     marked = await queries.late_usage.list_to_adjust(

@@ -12,6 +12,7 @@ from queries.models import (
     TestClock,
     Webhook,
 )
+from queries.usage_revisions import ListUsageRevisionsRow as UsageRevision
 
 __all__ = [
     "ApiKey",
@@ -23,5 +24,6 @@ __all__ = [
     "ScheduledChange",
     "Tenant",
     "TestClock",
+    "UsageRevision",
     "Webhook",
 ]

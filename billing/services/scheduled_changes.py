@@ -1,7 +1,7 @@
 """Subscription path, step 3, put off: changes that are stored with their instant, and taken back or executed.
 
-Invariant: a scheduled change is executed once, under the locks of customer and subscription, as of its own instant however
-late that is done, and before whatever else is due for the subscription at that instant. One that cannot be executed fails
+Invariant: a scheduled change is executed once, under the locks of customer and subscription, as of its own instant
+however late that is done, and before whatever else is due for the subscription then. One that cannot be executed fails
 alone and leaves the subscription as it was.
 """
 

@@ -103,7 +103,8 @@ async def _settle(tx: Connection, row: Subscription, moment: Moment, *, credit: 
 async def _cut(tx: Connection, row: Subscription, at: datetime) -> datetime:
     """From when on nothing is charged: by day, from the midnight after; at a period's end, from there."""
     plan = await queries.catalog.get_plan(tx, tenant_id=row.tenant_id, id=row.plan_id)
-    assert plan is not None and row.period_end is not None, "it has a plan, and is in a period"
+    assert plan is not None, "a subscription has a plan"
+    assert row.period_end is not None, "it is in a period"
     return min(cancel_cut(at, Granularity(plan.granularity), row.time_zone), row.period_end)
 
 

@@ -91,19 +91,20 @@ async def _prorate(
     moment: Moment,
 ) -> None:
     """Pairs of credit and debit for the rest of the current period, on the change's own invoice or on the next."""
-    assert row.period_start is not None and row.period_end is not None, "it is inside a period"
+    assert row.period_start is not None, "it is inside a period"
+    assert row.period_end is not None, "it is inside a period"
     cut = max(_cut(row, asked, moment.at), row.period_start)
     key = BillKey(InvoiceKind.CHANGE, moment.at)
     if proration is Proration.NEXT_INVOICE:
         key = BillKey(InvoiceKind.PERIOD, row.period_end)
     ended = {one.item.id for one in edited}
     live = [fee for fee in await list_live(tx, row, cut) if fee.fee_period.item_id in ended]
-    credits = await end_fees(tx, row, live, cut, credited=creditable(live), key=key)
+    given_back = await end_fees(tx, row, live, cut, credited=creditable(live), key=key)
     nominal = Terms.of(row).schedule.containing(row.period_start)
     begun = [one.licensed for one in edited if one.licensed]
     charges = list(charges_from(begun, Period(cut, row.period_end), nominal, key))
     await insert_fees(tx, row, charges)
-    billed = credits + sum(fee.key == key for fee in charges)
+    billed = given_back + sum(fee.key == key for fee in charges)
     if key.kind is InvoiceKind.CHANGE and billed:
         await _close_change(tx, row, moment)
 
@@ -125,8 +126,9 @@ async def _close_change(tx: Connection, row: Subscription, moment: Moment) -> No
 async def _change_interval(
     tx: Connection, row: Subscription, asked: Edits, change: Change, moment: Moment
 ) -> None:
-    """Ends the current period at the change and enters one of the new schedule. The anchor stays unless one is given."""
-    assert row.period_start is not None and row.period_end is not None, "it is inside a period"
+    """Ends the current period at the change and enters one of the new schedule."""
+    assert row.period_start is not None, "it is inside a period"
+    assert row.period_end is not None, "it is inside a period"
     cut = max(_cut(row, asked, moment.at), row.period_start)
     key = BillKey(InvoiceKind.CHANGE, moment.at)
     live = await list_live(tx, row, cut)

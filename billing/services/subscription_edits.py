@@ -21,8 +21,9 @@ from billing.domain.decimals import parse_decimal
 from billing.domain.errors import CurrencyMismatch, Invalid, NotFound
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
-from billing.services.catalog import get_plan
-from billing.services.subscriptions import ITEMS_MAX, MeterAlreadyPriced, PriceNotFound
+from billing.services.catalog import PlanArchived, get_plan
+from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
+from billing.services.subscriptions import ITEMS_MAX, MeterAlreadyPriced
 
 
 class ItemNotFound(NotFound):
@@ -94,10 +95,13 @@ class Edits:
 async def check(tx: Connection, row: Subscription, change: Change) -> Edits:
     """What the change does to the subscription's items.
 
-    Raises PlanNotFound, PriceNotFound, ItemNotFound, CurrencyMismatch, MeterAlreadyPriced, InvalidDecimal, Invalid.
+    Raises PlanNotFound, PlanArchived, PriceNotFound, PriceArchived, ItemNotFound, CurrencyMismatch,
+    MeterAlreadyPriced, InvalidDecimal, Invalid.
     """
     plan_id = change.plan_id if change.plan_id or change.plan_key else row.plan_id
     plan, prices = await get_plan(tx, row.tenant_id, plan_id=plan_id, key=change.plan_key)
+    if plan.archived_at is not None and plan.id != row.plan_id:
+        raise PlanArchived(metadata={"plan": plan.key})
     if plan.currency != row.currency:
         raise CurrencyMismatch(metadata={"expected": row.currency, "actual": plan.currency})
     items = await queries.subscriptions.list_subscription_items(
@@ -107,7 +111,7 @@ async def check(tx: Connection, row: Subscription, change: Change) -> Edits:
         tx, tenant_id=row.tenant_id, ids=[item.price_id for item in items]
     )
     known = {price.id: price for price in [*old, *prices]}
-    offered = {price.id for price in prices if price.archived_at is None}
+    offered = {price.id for price in prices}
     edits = list(_edits(change.items, {item.id: item for item in items}, known, offered))
     touched = {edit.item.id for edit in edits if edit.item}
     kept = [item for item in items if item.id not in touched]
@@ -191,6 +195,8 @@ def _changed(
 def _offered(price_id: UUID, known: dict[UUID, Price], offered: set[UUID]) -> Price:
     if price_id not in offered:
         raise PriceNotFound(metadata={"price": encode(Prefix.PRICE, price_id)})
+    if known[price_id].archived_at is not None:
+        raise PriceArchived(metadata=archived_metadata(known[price_id]))
     return known[price_id]
 
 

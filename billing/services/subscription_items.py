@@ -1,7 +1,7 @@
 """Subscription path, step 3: a subscription's items are added, changed and removed, and their usage follows.
 
-Invariant: another price of a metered item ends its usage period and begins another; a removed item's usage ends, an added
-one's begins; whatever was folded behind the instant is sent to the fold again.
+Invariant: another price of a metered item ends its usage period and begins another; a removed item's usage ends, an
+added one's begins; whatever was folded behind the instant is sent to the fold again.
 """
 
 from __future__ import annotations

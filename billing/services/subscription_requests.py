@@ -1,7 +1,7 @@
 """Subscription path, steps 1, 3 and 4: what a tenant asks for: subscribe, change, migrate, cancel, and take it back.
 
-Invariant: what is asked for now happens at one instant, read behind the locks, after everything due by it; what is asked
-for later is stored with its instant and checked against the subscription as it is now.
+Invariant: what is asked for now happens at one instant, read behind the locks, after everything due by it; what is
+asked for later is stored with its instant and checked against the subscription as it is now.
 """
 
 from __future__ import annotations
@@ -95,6 +95,17 @@ class Asked:
     scheduled: ScheduledChange | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Of which subscription something is asked, why, and whether it is put off. `now` is machine time."""
+
+    tenant_id: UUID
+    subscription_id: UUID
+    cause: Cause
+    now: datetime
+    later: Later | None = None
+
+
 async def subscribe(
     tx: Connection,
     tenant_id: UUID,
@@ -119,59 +130,32 @@ async def subscribe(
     return await get_subscription(tx, tenant_id, subscription_id=row.id)
 
 
-async def change_subscription(
-    tx: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    change: Change,
-    later: Later | None,
-    cause: Cause,
-    *,
-    now: datetime,
-) -> Asked:
+async def change_subscription(tx: Connection, request: Request, change: Change) -> Asked:
     """Changes items, quantities, prices, plan or interval now, or stores that for later.
 
     Raises SubscriptionNotFound, SubscriptionCanceled, SubscriptionBehind, TooManyScheduledChanges, and what `check`
     raises.
     """
-    row, moment = await hold_current(tx, tenant_id, subscription_id, cause, now=now)
-    return await _change(tx, row, change, later, moment)
+    row, moment = await _hold(tx, request)
+    return await _change(tx, row, change, request.later, moment)
 
 
-async def migrate_subscription(
-    tx: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    migration: Migration,
-    later: Later | None,
-    cause: Cause,
-    *,
-    now: datetime,
-) -> Asked:
+async def migrate_subscription(tx: Connection, request: Request, migration: Migration) -> Asked:
     """Gives the items newer prices. Raises NothingToMigrate and what change_subscription raises."""
-    row, moment = await hold_current(tx, tenant_id, subscription_id, cause, now=now)
+    row, moment = await _hold(tx, request)
     refuse_canceled(row)
-    return await _change(tx, row, await _migrated(tx, row, migration), later, moment)
+    return await _change(tx, row, await _migrated(tx, row, migration), request.later, moment)
 
 
-async def cancel_subscription(
-    tx: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    later: Later | None,
-    cause: Cause,
-    *,
-    credit: bool,
-    now: datetime,
-) -> Asked:
+async def cancel_subscription(tx: Connection, request: Request, *, credit: bool) -> Asked:
     """Ends the subscription now, or stores that for later, in place of an end that was stored before.
 
     Raises SubscriptionNotFound, SubscriptionCanceled, SubscriptionBehind, Invalid.
     """
-    row, moment = await hold_current(tx, tenant_id, subscription_id, cause, now=now)
+    row, moment = await _hold(tx, request)
     refuse_canceled(row)
-    if later is not None:
-        due_at = _due_at(row, later, moment.at)
+    if request.later is not None:
+        due_at = _due_at(row, request.later, moment.at)
         scheduled = await schedule_cancel(tx, row, due_at, moment, credit=credit)
         return await _asked(tx, row, scheduled)
     await cancel_at(tx, row, moment, credit=credit)
@@ -179,11 +163,9 @@ async def cancel_subscription(
     return await _asked(tx, row)
 
 
-async def uncancel_subscription(
-    tx: Connection, tenant_id: UUID, subscription_id: UUID, cause: Cause, *, now: datetime
-) -> Asked:
+async def uncancel_subscription(tx: Connection, request: Request) -> Asked:
     """Takes a scheduled end back. Raises SubscriptionNotFound, SubscriptionCanceled, NotCanceling."""
-    row, moment = await hold_current(tx, tenant_id, subscription_id, cause, now=now)
+    row, moment = await _hold(tx, request)
     refuse_canceled(row)
     if not await finish_pending(tx, row, ChangeKind.CANCEL, moment):
         raise NotCanceling(metadata={"subscription": encode(Prefix.SUBSCRIPTION, row.id)})
@@ -219,7 +201,7 @@ async def cancel_scheduled_change(
 async def list_scheduled_changes(
     tx: Connection, tenant_id: UUID, subscription_id: UUID, *, pending_only: bool
 ) -> Sequence[ScheduledChange]:
-    """A subscription's changes, at most LISTED_MAX, in the order in which they fall due. Raises SubscriptionNotFound."""
+    """A subscription's changes in the order in which they fall due, at most 1000. Raises SubscriptionNotFound."""
     await get_subscription(tx, tenant_id, subscription_id=subscription_id)
     return await queries.subscription_changes.list_scheduled_changes(
         tx,
@@ -227,6 +209,12 @@ async def list_scheduled_changes(
         subscription_id=subscription_id,
         pending_only=pending_only,
         rows_max=LISTED_MAX,
+    )
+
+
+async def _hold(tx: Connection, request: Request) -> tuple[Subscription, Moment]:
+    return await hold_current(
+        tx, request.tenant_id, request.subscription_id, request.cause, now=request.now
     )
 
 

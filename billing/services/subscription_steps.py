@@ -1,12 +1,10 @@
 """Subscription path, steps 2 and 4: one step of the lifecycle, asked for by name.
 
-Invariant: the table of transitions decides; a start comes with its time and with nothing else, a trial may be ended early.
+Invariant: the table of transitions decides; a start comes with its time and with nothing else, a trial may be ended
+early.
 """
 
 from __future__ import annotations
-
-from datetime import datetime
-from uuid import UUID
 
 import queries.subscription_changes
 import queries.subscriptions
@@ -15,11 +13,11 @@ from queries.models import Subscription
 from billing.domain.errors import InvalidTransition
 from billing.domain.subscription import SubscriptionAction, SubscriptionStatus, apply_lifecycle
 from billing.runtime.db import Connection
-from billing.services.actor import Cause
 from billing.services.scheduled_changes import finish_pending
 from billing.services.subscription_cancel import cancel_at
 from billing.services.subscription_catch_up import catch_up
 from billing.services.subscription_hold import Moment, hold, read_again, read_instant
+from billing.services.subscription_requests import Request
 from billing.services.subscription_terms import RESOLUTION, Terms
 from billing.services.subscriptions import SubscriptionView, get_subscription
 from billing.services.usage_coverage import end_usage, hold_usage
@@ -28,27 +26,21 @@ from billing.services.usage_reassign import reassign_usage
 
 
 async def move_subscription(
-    tx: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    action: SubscriptionAction,
-    cause: Cause,
-    *,
-    now: datetime,
+    tx: Connection, request: Request, action: SubscriptionAction
 ) -> SubscriptionView:
     """Takes one step now; emits subscription.status.changed.
 
     Activating a trialing subscription ends its trial. Raises SubscriptionNotFound, InvalidTransition,
     SubscriptionBehind.
     """
-    row = await hold(tx, tenant_id, subscription_id)
-    wanted, _ = apply_lifecycle(SubscriptionStatus(row.status), action, now)
+    row = await hold(tx, request.tenant_id, request.subscription_id)
+    wanted, _ = apply_lifecycle(SubscriptionStatus(row.status), action, request.now)
     at = await read_instant(tx, row)
-    moment = Moment(at, at, cause, now)
+    moment = Moment(at, at, request.cause, request.now)
     row = await catch_up(tx, row, moment)
     if row.status != wanted:
         await _move(tx, row, action, moment)
-    return await get_subscription(tx, tenant_id, subscription_id=subscription_id)
+    return await get_subscription(tx, request.tenant_id, subscription_id=request.subscription_id)
 
 
 async def _move(

@@ -1,24 +1,24 @@
 """Usage path, beside step 2: records find another owner when coverage is made, moved or ended.
 
-Invariant: a record is never edited: it gets a further revision in a batch of its own, drawn under the root record's lock,
-which the fold gives its owner, as any other. So each record counts once, wherever it belongs.
+Invariant: a record is never edited: it gets a further revision, drawn under the root record's lock, which the fold
+gives its owner, as any other. So each record counts once, wherever it belongs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import queries.usage_reassign
 from queries.models import Subscription
-from tollway.usage.v1 import usage_events_pb2 as payloads
 
-from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
-from billing.services import events
 from billing.services.subscription_hold import Moment
+from billing.services.usage_revisions import Author, revise_as_they_are
+
+NOTE: Final = "the subscription changed"  # which the revisions keep
 
 
 async def reassign_usage(
@@ -37,7 +37,7 @@ async def reassign_usage(
     """
     if not meter_ids:
         return 0
-    roots = await queries.usage_reassign.lock_roots_from(
+    roots = await queries.usage_reassign.list_roots_from(
         tx,
         tenant_id=row.tenant_id,
         customer_id=row.customer_id,
@@ -45,30 +45,5 @@ async def reassign_usage(
         item_ids=list(item_ids),
         at=at,
     )
-    if not roots:
-        return 0
-    batch_id = new_id(moment.now)
-    resource = encode(Prefix.USAGE_BATCH, batch_id)
-    counts = await queries.usage_reassign.insert_reassigned(
-        tx,
-        tenant_id=row.tenant_id,
-        root_keys=list(roots),
-        key_prefix=f"{resource}:",
-        batch_id=batch_id,
-        accepted_at=moment.today,
-    )
-    payload = payloads.UsageReported(
-        batch_id=resource,
-        record_count=len(roots),
-        counts=[
-            payloads.UsageCount(
-                customer_id=encode(Prefix.CUSTOMER, count.customer_id),
-                meter_id=encode(Prefix.METER, count.meter_id),
-                record_count=count.records,
-            )
-            for count in counts
-        ],
-    )
-    event = events.NewEvent(row.tenant_id, resource, 1, payload, moment.today, moment.cause)
-    await events.emit(tx, [event], now=moment.now)
-    return len(roots)
+    author = Author(moment.cause, NOTE)
+    return await revise_as_they_are(tx, row.tenant_id, roots, author, now=moment.now)

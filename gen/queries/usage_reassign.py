@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
@@ -12,95 +11,35 @@ import uuid
 from .connection import ConnectionLike
 
 __all__ = [
-    "InsertReassignedRow",
-    "insert_reassigned",
-    "lock_roots_from",
+    "list_roots_from",
 ]
 
 
-LOCK_ROOTS_FROM: typing.Final = """-- name: LockRootsFrom :many
-WITH touched AS (
-    SELECT DISTINCT coalesce(r.root_key, r.idempotency_key) AS root_key
-    FROM usage_records r
-    WHERE r.tenant_id = $1 AND r.customer_id = $2 AND r.meter_id = ANY ($3::uuid[])
-      AND r.used_at >= $4::timestamptz AND r.folded
-      AND (r.item_id IS NULL OR r.item_id = ANY ($5::uuid[]))
-)
-SELECT r.idempotency_key
+LIST_ROOTS_FROM: typing.Final = """-- name: ListRootsFrom :many
+SELECT coalesce(r.root_key, r.idempotency_key)::text AS root_key
 FROM usage_records r
-JOIN touched ON r.tenant_id = $1 AND r.idempotency_key = touched.root_key
-ORDER BY r.idempotency_key
-FOR NO KEY UPDATE OF r
+WHERE r.tenant_id = $1 AND r.item_id = ANY ($2::uuid[]) AND r.used_at >= $3::timestamptz AND r.folded
+UNION
+SELECT coalesce(r.root_key, r.idempotency_key)::text AS root_key
+FROM usage_records r
+WHERE r.tenant_id = $1 AND r.customer_id = $4 AND r.meter_id = ANY ($5::uuid[])
+  AND r.used_at >= $3::timestamptz AND r.folded AND r.item_id IS NULL
 """
 
 
-async def lock_roots_from(
+async def list_roots_from(
     conn: ConnectionLike,
     *,
     tenant_id: uuid.UUID,
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    at: datetime.datetime,
     customer_id: uuid.UUID,
     meter_ids: collections.abc.Sequence[uuid.UUID],
-    at: datetime.datetime,
-    item_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[str]:
     """Usage path: records whose owner may have changed, because coverage was made, moved or ended, get a further revision,
     which the fold gives its owner. Under the locks of customer and subscription.
-    The roots of the customer's folded records of these meters with a timestamp from @at on, locked.
+    The roots of the customer's folded records of these meters with a timestamp from @at on, owned by one of these items or
+    by none.
     """
-    rows = await conn.fetch(LOCK_ROOTS_FROM, tenant_id, customer_id, meter_ids, at, item_ids)
+    rows = await conn.fetch(LIST_ROOTS_FROM, tenant_id, item_ids, at, customer_id, meter_ids)
     return [row[0] for row in rows]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class InsertReassignedRow:
-    """One row of insert_reassigned."""
-
-    customer_id: uuid.UUID
-    meter_id: uuid.UUID
-    records: int
-
-
-INSERT_REASSIGNED: typing.Final = """-- name: InsertReassigned :many
-WITH latest AS (
-    SELECT DISTINCT ON (root.idempotency_key) root.idempotency_key AS root, r.tenant_id, r.revision, r.voided, r.meter_id,
-           r.customer_id, r.subscription_id, r.used_at, r.quantity, r.properties
-    FROM usage_records root
-    JOIN usage_records r ON r.tenant_id = root.tenant_id
-        AND (r.idempotency_key = root.idempotency_key OR r.root_key = root.idempotency_key)
-    WHERE root.tenant_id = $1 AND root.idempotency_key = ANY ($2::text[])
-    ORDER BY root.idempotency_key, r.revision DESC
-), inserted AS (
-    INSERT INTO usage_records (
-        tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id, customer_id, subscription_id, used_at,
-        quantity, properties, accepted_at)
-    SELECT l.tenant_id, $3::text || (l.revision + 1)::text || ':' || l.root, $4::uuid, l.root,
-           l.revision + 1, l.voided, l.meter_id, l.customer_id, l.subscription_id, l.used_at, l.quantity, l.properties,
-           $5::timestamptz
-    FROM latest AS l
-    ORDER BY l.root
-    RETURNING usage_records.meter_id, usage_records.customer_id
-)
-SELECT inserted.customer_id, inserted.meter_id, count(*)::integer AS records
-FROM inserted GROUP BY inserted.customer_id, inserted.meter_id
-"""
-
-
-async def insert_reassigned(
-    conn: ConnectionLike,
-    *,
-    tenant_id: uuid.UUID,
-    root_keys: collections.abc.Sequence[str],
-    key_prefix: str,
-    batch_id: uuid.UUID,
-    accepted_at: datetime.datetime,
-) -> list[InsertReassignedRow]:
-    """The highest revision of each root once more, not folded. Answers how many per meter."""
-    rows = await conn.fetch(
-        INSERT_REASSIGNED,
-        tenant_id,
-        root_keys,
-        key_prefix,
-        batch_id,
-        accepted_at,
-    )
-    return [InsertReassignedRow(*row) for row in rows]

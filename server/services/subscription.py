@@ -16,6 +16,7 @@ from server.interceptor import Context
 from server.masks import refuse_unknown_fields
 from server.paging import cut_page, page_size, read_token
 from server.services.subscription_convert import (
+    asking,
     from_change,
     from_ends,
     from_filter,
@@ -99,7 +100,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.ChangeSubscriptionResponse:
             asked = await subscription_requests.change_subscription(
-                tx, call.tenant_id, named, change, later, call.cause, now=call.now
+                tx, asking(call, named, later), change
             )
             return pb.ChangeSubscriptionResponse(
                 subscription=to_subscription(asked.view),
@@ -117,7 +118,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.MigrateSubscriptionResponse:
             asked = await subscription_requests.migrate_subscription(
-                tx, call.tenant_id, named, migration, later, call.cause, now=call.now
+                tx, asking(call, named, later), migration
             )
             return pb.MigrateSubscriptionResponse(
                 subscription=to_subscription(asked.view),
@@ -135,7 +136,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.CancelSubscriptionResponse:
             asked = await subscription_requests.cancel_subscription(
-                tx, call.tenant_id, named, later, call.cause, credit=credit, now=call.now
+                tx, asking(call, named, later), credit=credit
             )
             return pb.CancelSubscriptionResponse(
                 subscription=to_subscription(asked.view),
@@ -151,9 +152,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
         named = subscription_of(request)
 
         async def work(tx: Connection, call: Call) -> pb.UncancelSubscriptionResponse:
-            asked = await subscription_requests.uncancel_subscription(
-                tx, call.tenant_id, named, call.cause, now=call.now
-            )
+            asked = await subscription_requests.uncancel_subscription(tx, asking(call, named))
             return pb.UncancelSubscriptionResponse(
                 subscription=to_subscription(asked.view),
             )
@@ -212,9 +211,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
         named, action = subscription_of(request), _ACTIONS[request.action]
 
         async def work(tx: Connection, call: Call) -> pb.ApplyLifecycleResponse:
-            moved = await move_subscription(
-                tx, call.tenant_id, named, action, call.cause, now=call.now
-            )
+            moved = await move_subscription(tx, asking(call, named), action)
             return pb.ApplyLifecycleResponse(subscription=to_subscription(moved))
 
         return await self._house.mutate(request, pb.ApplyLifecycleResponse, work)

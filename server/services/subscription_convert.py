@@ -17,8 +17,9 @@ from billing.services.scheduled_changes import wire_kind
 from billing.services.scheduled_changes import wire_status as wire_change_status
 from billing.services.subscription_edits import Change, ItemChange, Proration
 from billing.services.subscription_lifecycle import wire_status
-from billing.services.subscription_requests import Ends, Later, Migration
+from billing.services.subscription_requests import Ends, Later, Migration, Request
 from billing.services.subscription_terms import Alignment
+from server.call import Call
 from server.convert import optional_id, optional_timestamp, to_decimal, to_range, to_timestamp
 
 _ALIGNMENTS: Final = {
@@ -89,6 +90,11 @@ def from_filter(request: pb.ListSubscriptionsRequest) -> subscriptions.Subscript
 def subscription_of(request: Named) -> UUID:
     """The subscription that a request names. Raises InvalidId."""
     return decode(Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id")
+
+
+def asking(call: Call, subscription_id: UUID, later: Later | None = None) -> Request:
+    """What a call asks of a subscription, with its cause."""
+    return Request(call.tenant_id, subscription_id, call.cause, call.now, later)
 
 
 def from_timing(request: Timed) -> Later | None:

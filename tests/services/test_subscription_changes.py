@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 
 from billing.domain.errors import BillingError, Invalid
+from billing.services.prices import PriceNotFound
 from billing.services.subscription_edits import ItemChange, ItemNotFound, Proration
 from billing.services.subscription_hold import SubscriptionCanceled
 from billing.services.subscription_requests import Later, NotCanceling
-from billing.services.subscriptions import MeterAlreadyPriced, PriceNotFound
+from billing.services.subscriptions import MeterAlreadyPriced
 from tests.conftest import Databases
 from tests.desk import Desk
 from tests.driver import DAY, HOUR, house_of, utc
@@ -127,7 +128,8 @@ async def test_a_cancellation_at_the_period_s_end_makes_one_final_invoice_and_no
     made = await desk.subscribe()
     await desk.house.advance(MIDDLE)
     asked = await desk.cancel(made.row.id, Later())
-    assert asked.scheduled is not None and asked.scheduled.due_at == utc(2024, 5, 1)
+    assert asked.scheduled is not None
+    assert asked.scheduled.due_at == utc(2024, 5, 1)
     assert asked.view.row.status == "active"
     await desk.house.use(MIDDLE - HOUR, "10")
     await desk.house.advance(utc(2024, 6, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -171,7 +172,8 @@ async def test_scheduled_changes_are_listed_taken_back_and_keep_what_became_of_t
         later=Later(START + DAY * 50),
     )
     await desk.change(made.row.id, ItemChange(item, quantity="7"), later=Later(START + DAY * 51))
-    assert first.scheduled is not None and second.scheduled is not None
+    assert first.scheduled is not None
+    assert second.scheduled is not None
     async with house.databases.api.transaction(house.tenant_id) as tx:
         await cancel_scheduled_change(
             tx, house.tenant_id, second.scheduled.id, house.cause(), now=house.now
@@ -223,16 +225,9 @@ async def test_each_step_of_the_lifecycle_can_be_asked_for_and_wrong_ones_are_re
     desk = await desk_of(databases)
     house = desk.house
 
-    async def move(subscription: object, action: SubscriptionAction) -> str:
+    async def move(subscription: UUID, action: SubscriptionAction) -> str:
         async with house.databases.api.transaction(house.tenant_id) as tx:
-            moved = await move_subscription(
-                tx,
-                house.tenant_id,
-                subscription,  # type: ignore[arg-type] # an id
-                action,
-                house.cause(),
-                now=house.now,
-            )
+            moved = await move_subscription(tx, desk.asking(subscription), action)
         return moved.row.status
 
     later = await desk.subscribe(start_at=START + DAY * 5)
