@@ -136,12 +136,13 @@ ORDER BY due_at, id
 LIMIT 1;
 
 -- name: ListScheduledChanges :many
--- Of one subscription, in the order in which they fall due.
+-- Of one subscription, newest first, those made before @before.
 SELECT * FROM scheduled_changes
 WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id
+  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
   AND (NOT @pending_only::boolean OR status = 'pending')
-ORDER BY due_at, id
-LIMIT @rows_max;
+ORDER BY id DESC
+LIMIT @page_max;
 
 -- name: FinishScheduledChanges :many
 -- Each once: no row for one that is finished.

@@ -44,7 +44,6 @@ from billing.services.subscriptions import (
 
 AHEAD_MAX: Final = timedelta(days=730)
 SUCCESSORS_MAX: Final = 100
-LISTED_MAX: Final = 1000
 
 
 class NotCanceling(Precondition):
@@ -199,16 +198,26 @@ async def cancel_scheduled_change(
 
 
 async def list_scheduled_changes(
-    tx: Connection, tenant_id: UUID, subscription_id: UUID, *, pending_only: bool
+    tx: Connection,
+    tenant_id: UUID,
+    subscription_id: UUID,
+    *,
+    pending_only: bool,
+    before: UUID | None,
+    limit: int,
 ) -> Sequence[ScheduledChange]:
-    """A subscription's changes in the order in which they fall due, at most 1000. Raises SubscriptionNotFound."""
+    """At most `limit` of a subscription's changes, newest first, those made before `before`.
+
+    Raises SubscriptionNotFound.
+    """
     await get_subscription(tx, tenant_id, subscription_id=subscription_id)
     return await queries.subscription_changes.list_scheduled_changes(
         tx,
         tenant_id=tenant_id,
         subscription_id=subscription_id,
         pending_only=pending_only,
-        rows_max=LISTED_MAX,
+        before=before,
+        page_max=limit,
     )
 
 

@@ -499,9 +499,10 @@ async def get_next_scheduled_change(
 LIST_SCHEDULED_CHANGES: typing.Final = """-- name: ListScheduledChanges :many
 SELECT tenant_id, id, subscription_id, kind, due_at, request, status, error, created_at, finished_at FROM scheduled_changes
 WHERE tenant_id = $1 AND subscription_id = $2
-  AND (NOT $3::boolean OR status = 'pending')
-ORDER BY due_at, id
-LIMIT $4
+  AND ($3::uuid IS NULL OR id < $3::uuid)
+  AND (NOT $4::boolean OR status = 'pending')
+ORDER BY id DESC
+LIMIT $5
 """
 
 
@@ -510,16 +511,18 @@ async def list_scheduled_changes(
     *,
     tenant_id: uuid.UUID,
     subscription_id: uuid.UUID,
+    before: uuid.UUID | None,
     pending_only: bool,
-    rows_max: int,
+    page_max: int,
 ) -> list[models.ScheduledChange]:
-    """Of one subscription, in the order in which they fall due."""
+    """Of one subscription, newest first, those made before @before."""
     rows = await conn.fetch(
         LIST_SCHEDULED_CHANGES,
         tenant_id,
         subscription_id,
+        before,
         pending_only,
-        rows_max,
+        page_max,
     )
     return [models.ScheduledChange(*row) for row in rows]
 

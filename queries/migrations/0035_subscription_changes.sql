@@ -68,10 +68,9 @@ CREATE TABLE scheduled_changes (
     FOREIGN KEY (tenant_id, subscription_id) REFERENCES subscriptions (tenant_id, id),
     CHECK ((status = 'pending') = (finished_at IS NULL))
 );
-CREATE INDEX scheduled_changes_by_subscription ON scheduled_changes (tenant_id, subscription_id, due_at, id);
-
--- What came after its invoice, sought for subscriptions that are over.
-CREATE INDEX usage_period_marks_adjust ON usage_period_marks (tenant_id, subscription_id) WHERE kind = 'adjust';
+CREATE INDEX scheduled_changes_by_subscription ON scheduled_changes (tenant_id, subscription_id, id);
+CREATE INDEX scheduled_changes_pending ON scheduled_changes (tenant_id, subscription_id, due_at, id)
+    WHERE status = 'pending';
 
 DO $$
 DECLARE

@@ -163,13 +163,21 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
         self, request: pb.ListScheduledChangesRequest, context: Context
     ) -> pb.ListScheduledChangesResponse:
         """See the proto."""
-        named = subscription_of(request)
+        named, before = subscription_of(request), read_token(request)
 
         async def work(tx: Connection, call: Call) -> pb.ListScheduledChangesResponse:
-            changes = await subscription_requests.list_scheduled_changes(
-                tx, call.tenant_id, named, pending_only=request.pending_only
+            found = await subscription_requests.list_scheduled_changes(
+                tx,
+                call.tenant_id,
+                named,
+                pending_only=request.pending_only,
+                before=before,
+                limit=page_size(request.page_size) + 1,
             )
-            return pb.ListScheduledChangesResponse(scheduled_changes=map(to_scheduled, changes))
+            changes, token = cut_page(request, found, [change.id for change in found])
+            return pb.ListScheduledChangesResponse(
+                scheduled_changes=map(to_scheduled, changes), next_page_token=token
+            )
 
         return await self._house.read(work)
 

@@ -1061,19 +1061,27 @@ class ListScheduledChangesRequest(_message.Message):
 
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     PENDING_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     subscription_id: _builtins.str
     """The subscription, "sub_…"."""
     pending_only: _builtins.bool
     """Only those whose time has not come."""
+    page_size: _builtins.int
+    """How many at most; 0 takes 50, more than 200 takes 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
     def __init__(
         self,
         *,
         subscription_id: _builtins.str = ...,
         pending_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending_only", b"pending_only", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1081,23 +1089,27 @@ Global___ListScheduledChangesRequest: _TypeAlias = ListScheduledChangesRequest  
 
 @_typing.final
 class ListScheduledChangesResponse(_message.Message):
-    """A subscription's scheduled changes, at most 1000."""
+    """A page of scheduled changes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEDULED_CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last."""
     @_builtins.property
     def scheduled_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledChange]:
-        """In the order in which they fall due."""
+        """What was asked for last comes first."""
 
     def __init__(
         self,
         *,
         scheduled_changes: _abc.Iterable[Global___ScheduledChange] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduled_changes", b"scheduled_changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "scheduled_changes", b"scheduled_changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,10 +183,10 @@ class SubscriptionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListScheduledChanges(self, request, context):
-        """Lists what was put off for a subscription and what became of it, in the order in which it falls due.
+        """Lists what was put off for a subscription and what became of it, what was asked for last first.
 
         Permission: read.
-        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Errors: SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"pending_only\": true}" $ADDR tollway.subscription.v1.SubscriptionService/ListScheduledChanges
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -209,7 +209,7 @@ class SubscriptionServiceServicer:
 
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": \"external_id\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": \"externalId\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

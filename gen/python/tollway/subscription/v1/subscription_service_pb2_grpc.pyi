@@ -75,10 +75,10 @@ class SubscriptionServiceStub:
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UncancelSubscription
     """
     ListScheduledChanges: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListScheduledChangesRequest, _subscription_service_pb2.ListScheduledChangesResponse]
-    """Lists what was put off for a subscription and what became of it, in the order in which it falls due.
+    """Lists what was put off for a subscription and what became of it, what was asked for last first.
 
     Permission: read.
-    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+    Errors: SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"pending_only\\": true}" $ADDR tollway.subscription.v1.SubscriptionService/ListScheduledChanges
     """
     CancelScheduledChange: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CancelScheduledChangeRequest, _subscription_service_pb2.CancelScheduledChangeResponse]
@@ -93,7 +93,7 @@ class SubscriptionServiceStub:
 
     Permission: write.
     Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"external_id\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"externalId\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
     """
     ApplyLifecycle: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ApplyLifecycleRequest, _subscription_service_pb2.ApplyLifecycleResponse]
     """Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
@@ -213,10 +213,10 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscription_service_pb2.ListScheduledChangesRequest,
         context: _aio.ServicerContext[_subscription_service_pb2.ListScheduledChangesRequest, _abc.Awaitable[_subscription_service_pb2.ListScheduledChangesResponse]],
     ) -> _abc.Awaitable[_subscription_service_pb2.ListScheduledChangesResponse]:
-        """Lists what was put off for a subscription and what became of it, in the order in which it falls due.
+        """Lists what was put off for a subscription and what became of it, what was asked for last first.
 
         Permission: read.
-        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Errors: SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"pending_only\\": true}" $ADDR tollway.subscription.v1.SubscriptionService/ListScheduledChanges
         """
 
@@ -243,7 +243,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"external_id\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"externalId\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
         """
 
     @_abc_1.abstractmethod
