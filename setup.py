@@ -18,6 +18,9 @@ TOP_PACKAGES = {
     "buf": ("gen/python", "gen/python/buf"),
 }
 
+# Packages that hold files to read at run time.
+FOLDERS_OF_FILES = {"tollway_migrations": "queries/migrations", "tollway_openapi": "gen/openapi"}
+
 
 def below(name: str) -> list[str]:
     """The package called `name` and all packages in it."""
@@ -25,7 +28,6 @@ def below(name: str) -> list[str]:
 
 
 setup(
-    packages=[package for name in TOP_PACKAGES for package in below(name)] + ["tollway_migrations"],
-    package_dir={name: folder for name, (_, folder) in TOP_PACKAGES.items()}
-    | {"tollway_migrations": "queries/migrations"},
+    packages=[package for name in TOP_PACKAGES for package in below(name)] + list(FOLDERS_OF_FILES),
+    package_dir={name: folder for name, (_, folder) in TOP_PACKAGES.items()} | FOLDERS_OF_FILES,
 )

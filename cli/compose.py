@@ -25,10 +25,14 @@ from billing.runtime.db import Database, DatabaseSettings, Role, connect, read_c
 from billing.runtime.settings import Settings
 from billing.runtime.vault import Vault
 from billing.services import migrations
-from server.app import GrpcServer, ServerSettings, start_grpc
+from server.app import GrpcServer, ServerSettings, is_loopback, start_grpc
+from server.gateway.cors import Cors
+from server.gateway.gateway import Gateway
+from server.gateway.routes import routes_of
 from server.house import House
-from server.http import Check, HttpServer, start_http
-from server.tls import Tls
+from server.http import Check, HttpApi, HttpServer, start_http
+from server.registry import SERVICES
+from server.tls import Tls, http_context
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ class Parts:
     def house(self) -> House:
         """What the servicers get."""
         allowed, hints = self.settings.allowed_networks, self.bus.subscribe_hints
-        return House(self.api, self.worker, self.clock, self.vault, allowed, hints)
+        return House(self.api, self.worker, self.clock, self.vault, allowed, hints, self.bus)
 
 
 @asynccontextmanager
@@ -96,19 +100,22 @@ class Servers:
 @asynccontextmanager
 async def serving(parts: Parts) -> AsyncIterator[Servers]:
     """Serves gRPC and HTTP inside the block."""
-    async with http_only(parts) as http:
-        grpc = await start_grpc(parts.house, _server_settings(parts.settings), parts.registry)
-        try:
+    grpc_settings = _server_settings(parts.settings)
+    grpc = await start_grpc(parts.house, grpc_settings, parts.registry)
+    try:
+        async with http_only(parts, _http_api(parts.settings, grpc_settings.tls, grpc)) as http:
             yield Servers(grpc, http)
-        finally:
-            await grpc.stop()
+    finally:
+        await grpc.stop()
 
 
 @asynccontextmanager
-async def http_only(parts: Parts) -> AsyncIterator[HttpServer]:
-    """Answers /healthz, /readyz and /metrics inside the block: what a process of workers shows."""
+async def http_only(parts: Parts, api: HttpApi | None = None) -> AsyncIterator[HttpServer]:
+    """Answers /healthz, /readyz and /metrics inside the block, all that a process of workers shows; and the API."""
     settings = parts.settings
-    http = await start_http(settings.http_host, settings.http_port, parts.registry, _checks(parts))
+    http = await start_http(
+        settings.http_host, settings.http_port, parts.registry, _checks(parts), api
+    )
     try:
         yield http
     finally:
@@ -174,6 +181,21 @@ def _server_settings(settings: Settings) -> ServerSettings:
         Path(settings.tls_key_file).read_bytes(),
     )
     return replace(base, tls=Tls(certificate, key, client_ca))
+
+
+def _http_api(settings: Settings, tls: Tls | None, grpc: GrpcServer) -> HttpApi | None:
+    """The API over HTTP, where a key is safe: over TLS, or on loopback."""
+    if tls is None and not is_loopback(settings.http_host):
+        log.warning(
+            "The HTTP API is not served on %s without TLS; only /healthz, /readyz and /metrics are.",
+            settings.http_host,
+        )
+        return None
+    gateway = Gateway(grpc.methods, tuple(routes_of(SERVICES)))
+    context = (
+        http_context(settings.tls_cert_file, settings.tls_key_file, tls.client_ca) if tls else None
+    )
+    return HttpApi(gateway, Cors(settings.cors_origins), context)
 
 
 def _checks(parts: Parts) -> Mapping[str, Check]:

@@ -7,6 +7,7 @@ spoken on loopback only.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,12 +19,20 @@ from server.authentication import Authenticator
 from server.house import House
 from server.interceptor import Rim
 from server.metrics import RpcMetrics
-from server.registry import SERVICES, add_services
+from server.registry import SERVICES, Handler, add_services
 from server.standard import add_standard_services
 from server.tls import Tls, credentials
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 CALLS_MAX: Final = 1000
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to a server on this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class PlainTextRefused(Exception):
@@ -52,10 +61,7 @@ class ServerSettings:
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def address(self) -> str:
@@ -64,12 +70,18 @@ class ServerSettings:
 
 
 class GrpcServer:
-    """A running server. `port` is the one it listens on."""
+    """A running server. `port` is the one it listens on; `methods` are its guarded methods by their full names."""
 
     def __init__(
-        self, server: grpc.aio.Server, state: health.aio.HealthServicer, port: int, grace_s: float
+        self,
+        server: grpc.aio.Server,
+        state: health.aio.HealthServicer,
+        methods: Mapping[str, Handler],
+        port: int,
+        grace_s: float,
     ) -> None:
-        self._server, self._health, self.port, self._grace_s = server, state, port, grace_s
+        self._server, self._health, self._grace_s = server, state, grace_s
+        self.methods, self.port = methods, port
 
     async def stop(self) -> None:
         """Says NOT_SERVING, lets running calls finish within the grace, and stops."""
@@ -96,13 +108,16 @@ async def start_grpc(
     )
     try:
         port = _listen(server, settings)
-        add_services(server, house)
+        methods = {
+            name: rim.guarded(name, handler)
+            for name, handler in add_services(server, house).items()
+        }
         state = await add_standard_services(server, SERVICES, with_channelz=settings.on_loopback)
         await server.start()
     except BaseException:
         await server.stop(None)
         raise
-    return GrpcServer(server, state, port, settings.stop_grace_s)
+    return GrpcServer(server, state, methods, port, settings.stop_grace_s)
 
 
 def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:

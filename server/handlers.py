@@ -19,6 +19,8 @@ class HandlersByName:
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
+        # By full name, for those who call a method within this process.
+        self.methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """The handlers of a service, found by their method's name."""
@@ -28,3 +30,4 @@ class HandlersByName:
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         """The same handlers again, which grpc.aio would keep a waiting request for, each."""
+        self.methods |= {f"/{service}/{name}": handler for name, handler in handlers.items()}

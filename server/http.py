@@ -1,22 +1,40 @@
-"""The rim over HTTP: what machines ask of a process: /healthz, /readyz, /metrics.
+"""The rim over HTTP: the API in JSON, its reference, and what machines ask of a process: /healthz, /readyz, /metrics.
 
-Invariant: /healthz says that the process runs, /readyz that it can do its work: database, bus and schema are there.
+Invariant: /healthz says that the process runs, /readyz that it can do its work: database, bus and schema are there. A
+key travels in clear text on loopback only: elsewhere the API is served over TLS or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from server.app import MESSAGE_BYTES_MAX
+from server.gateway.cors import Cors
+from server.gateway.gateway import Gateway, certificate_required, errors_as_json
+from server.gateway.reference import reference_routes
+
 CHECK_TIMEOUT_S: Final = 2.0
+STOP_S: Final = 5.0
 
 # A check answers what is wrong, or nothing.
 Check = Callable[[], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpApi:
+    """The API over HTTP: the gateway, the web pages that may call it, and TLS where it is not loopback."""
+
+    gateway: Gateway
+    cors: Cors
+    tls: ssl.SSLContext | None = None
 
 
 class HttpServer:
@@ -26,15 +44,19 @@ class HttpServer:
         self._runner, self.port = runner, port
 
     async def stop(self) -> None:
-        """Finishes running requests and stops."""
+        """Takes no more requests, gives those that run a few seconds, and stops."""
         await self._runner.cleanup()
 
 
 async def start_http(
-    host: str, port: int, registry: CollectorRegistry, checks: Mapping[str, Check]
+    host: str,
+    port: int,
+    registry: CollectorRegistry,
+    checks: Mapping[str, Check],
+    api: HttpApi | None = None,
 ) -> HttpServer:
     """Starts serving; a port of 0 chooses a free one. Raises OSError when the port is taken."""
-    app = web.Application()
+    app = web.Application(client_max_size=MESSAGE_BYTES_MAX)
     app.add_routes(
         [
             web.get("/healthz", _healthz),
@@ -42,10 +64,24 @@ async def start_http(
             web.get("/metrics", _metrics(registry)),
         ]
     )
-    runner = web.AppRunner(app, access_log=None)
+    if api is not None:
+        api.cors.add_to(app)
+        app.middlewares.append(errors_as_json)
+        if api.tls is not None and api.tls.verify_mode is not ssl.CERT_NONE:
+            app.middlewares.append(certificate_required)
+        app.add_routes(reference_routes())
+        api.gateway.add_to(app)
+    # A client that leaves cancels its call. A line of a stream may be as long as a message.
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=STOP_S,
+        read_bufsize=MESSAGE_BYTES_MAX // 2,
+    )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=api.tls if api else None).start()
     except OSError:
         await runner.cleanup()
         raise

@@ -59,9 +59,14 @@ class Rim(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None or method not in PERMISSIONS:
                 return handler
-            wrapped = self._wrap(method, handler)
-            self._wrapped[method] = wrapped
+            return self.guarded(method, handler)
         return wrapped
+
+    def guarded(self, method: str, handler: Handler) -> Handler:
+        """The method behind the rim, between bytes and bytes: what every transport calls."""
+        if method not in self._wrapped:
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         """The method between bytes and bytes, so that an unreadable request is refused here, after its caller."""

@@ -6,8 +6,9 @@ Invariant: every service of the contract and every payload of its events stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import grpc
 import grpc.aio
 from tollway.catalog.v1 import catalog_events_pb2
 from tollway.catalog.v1.catalog_service_pb2_grpc import (
@@ -71,6 +72,7 @@ from server.services.usage import UsageServicer
 from server.services.webhook import WebhookServicer
 from server.services.webhook_delivery import WebhookDeliveryServicer
 
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Add = Callable[[Any, Any], None]
 Serve = Callable[[House], object]
 
@@ -106,8 +108,9 @@ PAYLOADS: Final = (
 )
 
 
-def add_services(server: grpc.aio.Server, house: House) -> None:
-    """Registers every service of the contract."""
+def add_services(server: grpc.aio.Server, house: House) -> Mapping[str, Handler]:
+    """Registers every service of the contract; returns its methods by their full names."""
     by_name = HandlersByName(server)
     for add, serve in SERVICES.values():
         add(serve(house), by_name)
+    return by_name.methods

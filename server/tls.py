@@ -6,6 +6,7 @@ listen.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 
 import grpc
@@ -34,6 +35,18 @@ def credentials(tls: Tls) -> grpc.ServerCredentials:
         root_certificates=tls.client_ca,
         require_client_auth=tls.client_ca is not None,
     )
+
+
+def http_context(certificate_file: str, key_file: str, client_ca: bytes | None) -> ssl.SSLContext:
+    """The same for HTTP. A client may come without a certificate, so that probes and metrics need none; the API refuses
+    it then.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate_file, key_file)
+    if client_ca is not None:
+        context.load_verify_locations(cadata=client_ca.decode("ascii"))
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
 
 
 def _check(tls: Tls) -> None:

@@ -145,15 +145,15 @@ class FileReader:
 
     def messages(self) -> Iterator[Message]:
         """Every message, the nested ones after their parent, without the entries of maps."""
-        for name, trail, message in self._walk():
+        for name, trail, message in self.walk():
             subject = self._options.get(message.options, SUBJECT_OPTION)
             maps = {f"{name}.{n.name}": n for n in message.nested_type if n.options.map_entry}
             yield Message(
                 name=name,
-                comment=self._comment(trail),
+                comment=self.comment(trail),
                 subject=subject if isinstance(subject, str) else "",
                 fields=tuple(
-                    Field(field.name, type_of(field, maps), self._comment(trail, MESSAGE_FIELDS, i))
+                    Field(field.name, type_of(field, maps), self.comment(trail, MESSAGE_FIELDS, i))
                     for i, field in enumerate(message.field)
                 ),
             )
@@ -162,7 +162,7 @@ class FileReader:
         """Every enum, those of the file first."""
         for i, enum in enumerate(self._file.enum_type):
             yield self._enum(self._file.package, (FILE_ENUMS, i), enum)
-        for name, trail, message in self._walk():
+        for name, trail, message in self.walk():
             for i, enum in enumerate(message.enum_type):
                 yield self._enum(name, (*trail, MESSAGE_ENUMS, i), enum)
 
@@ -174,9 +174,10 @@ class FileReader:
                 for j, method in enumerate(service.method)
             )
             name = f"{self._file.package}.{service.name}"
-            yield Service(name, self._comment((FILE_SERVICES, i)), rpcs)
+            yield Service(name, self.comment((FILE_SERVICES, i)), rpcs)
 
-    def _walk(self) -> Iterator[tuple[str, Trail, descriptor_pb2.DescriptorProto]]:
+    def walk(self) -> Iterator[tuple[str, Trail, descriptor_pb2.DescriptorProto]]:
+        """Every message with its full name and its path of numbers, the nested ones after their parent."""
         stack: list[tuple[str, Trail, descriptor_pb2.DescriptorProto]] = [
             (f"{self._file.package}.{message.name}", (FILE_MESSAGES, i), message)
             for i, message in enumerate(self._file.message_type)
@@ -192,15 +193,15 @@ class FileReader:
 
     def _enum(self, parent: str, trail: Trail, enum: descriptor_pb2.EnumDescriptorProto) -> Enum:
         values = tuple(
-            EnumValue(value.name, value.number, self._comment(trail, ENUM_VALUES, i))
+            EnumValue(value.name, value.number, self.comment(trail, ENUM_VALUES, i))
             for i, value in enumerate(enum.value)
         )
-        return Enum(f"{parent}.{enum.name}", self._comment(trail), values)
+        return Enum(f"{parent}.{enum.name}", self.comment(trail), values)
 
     def _rpc(self, trail: Trail, method: descriptor_pb2.MethodDescriptorProto) -> Rpc:
         return Rpc(
             name=method.name,
-            comment=self._comment(trail),
+            comment=self.comment(trail),
             request=method.input_type.removeprefix("."),
             answer=method.output_type.removeprefix("."),
             streams_in=method.client_streaming,
@@ -208,7 +209,8 @@ class FileReader:
             http=routes(self._options.get(method.options, HTTP_OPTION)),
         )
 
-    def _comment(self, trail: Trail, *more: int) -> str:
+    def comment(self, trail: Trail, *more: int) -> str:
+        """What is written above the thing at this path."""
         return self._comments.get((*trail, *more), "")
 
 

@@ -23,7 +23,7 @@ from tools import state_diagrams
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ("proto", "queries", "tools", "buf.yaml", "buf.gen.yaml", "sqlc.yaml")
 # The generator owns these folders: a file in them that it did not write is stale.
-FOLDERS: Final = ("gen/python", "gen/queries")
+FOLDERS: Final = ("gen/python", "gen/queries", "gen/openapi")
 FILES: Final = ("docs/events.md", "docs/errors.md", "docs/api.md", state_diagrams.PAGE)
 GENERATORS: Final = (["buf", "generate"], ["sqlc", "generate"])
 DIFF_LINES_MAX: Final = 60

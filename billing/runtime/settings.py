@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 PREFIX: Final = "TOLLWAY_"
+_ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+")
 
 
 class SettingsError(Exception):
@@ -30,6 +32,7 @@ class Settings:
     database_url: the owner's login to PostgreSQL 17 or newer; sessions take the roles tollway_api and tollway_worker.
     bus_url: nats://, tls://, kafka:// or noop://, see billing/runtime/bus/connect.py.
     secret_key: 32 bytes as base64; encrypts webhook secrets and stored answers. All processes need the same.
+    http_cors_origins: origins such as https://console.example.com, with commas, whose pages may call the HTTP API.
     webhook_allow_networks: networks in CIDR notation, with commas, that webhooks may reach beside the public internet.
     """
 
@@ -40,6 +43,7 @@ class Settings:
     grpc_port: int = _number(7070, 0, 65535)
     http_host: str = "127.0.0.1"
     http_port: int = _number(7071, 0, 65535)
+    http_cors_origins: str = ""
     share_port: bool = False
     tls_cert_file: str = ""
     tls_key_file: str = ""
@@ -64,7 +68,7 @@ class Settings:
             raise SettingsError(
                 "TOLLWAY_TLS_CERT_FILE and TOLLWAY_TLS_KEY_FILE must be set together."
             )
-        _ = self.allowed_networks
+        _ = self.allowed_networks, self.cors_origins
 
     @property
     def allowed_networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
@@ -75,6 +79,15 @@ class Settings:
         except ValueError as error:
             wanted = "networks such as 10.1.0.0/16, with commas"
             raise _wrong("webhook_allow_networks", wanted, self.webhook_allow_networks) from error
+
+    @property
+    def cors_origins(self) -> frozenset[str]:
+        """The origins whose pages may call the HTTP API; none by default."""
+        names = [name.strip() for name in self.http_cors_origins.split(",") if name.strip()]
+        if not all(_ORIGIN.fullmatch(name) for name in names):
+            wanted = "origins such as https://console.example.com, with commas"
+            raise _wrong("http_cors_origins", wanted, self.http_cors_origins)
+        return frozenset(names)
 
     def require(self, *names: str) -> None:
         """Raises SettingsError for the first of these settings that is empty."""

@@ -21,6 +21,7 @@ __all__ = [
     "InvoiceItem",
     "InvoiceLine",
     "Meter",
+    "Pause",
     "Plan",
     "Price",
     "Replay",
@@ -32,6 +33,7 @@ __all__ = [
     "TestClock",
     "UsagePeriod",
     "Webhook",
+    "WebhookHealth",
 ]
 
 
@@ -172,6 +174,9 @@ class Invoice:
     causation_id: uuid.UUID | None
     version: int
     created_at: datetime.datetime
+    replaces: uuid.UUID | None
+    voided_at: datetime.datetime | None
+    void_reason: str
     discount: int
     tax: int
     credit_applied: int
@@ -231,6 +236,7 @@ class InvoiceLine:
     amount: int
     steps: str
     dimensions: str
+    derivation: str
     discount: int
     tax_percent: decimal.Decimal
     tax: int
@@ -253,6 +259,19 @@ class Meter:
     unique_property: str | None
     filters: str
     group_by: list[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """One row of pauses."""
+
+    shard: int | None
+    consumer: str | None
+    tenant_id: uuid.UUID | None
+    reason: str
+    actor: str
+    paused_at: datetime.datetime
+    resumed_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -332,6 +351,7 @@ class RouterWaiting:
     next_attempt_at: datetime.datetime
     last_error: str
     parked_at: datetime.datetime
+    paused: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -468,3 +488,15 @@ class Webhook:
     payload: str
     rate_per_second: int
     schema_version: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WebhookHealth:
+    """One row of webhook_health."""
+
+    tenant_id: uuid.UUID
+    webhook_id: uuid.UUID
+    failing_since: datetime.datetime
+    failures: int
+    open_until: datetime.datetime | None
+    probe_at: datetime.datetime | None
