@@ -149,7 +149,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 95
     """OUT_OF_RANGE: an amount does not fit into 64 bits of minor units."""
     ERROR_REASON_RATING_FAILED: _ErrorReason.ValueType  # 96
-    """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so."""
+    """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so. Metadata: cause."""
     ERROR_REASON_INVOICE_PARTLY_PAID: _ErrorReason.ValueType  # 97
     """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
     ERROR_REASON_CREDIT_EXCEEDS_LINE: _ErrorReason.ValueType  # 98
@@ -184,6 +184,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_USAGE_PENDING: _ErrorReason.ValueType  # 300
+    """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
+    ERROR_REASON_INVOICE_BUSY: _ErrorReason.ValueType  # 301
+    """ABORTED: another finalization has the invoice in hand; read it again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -317,7 +321,7 @@ ERROR_REASON_INVALID_SECRET: ErrorReason.ValueType  # 94
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 95
 """OUT_OF_RANGE: an amount does not fit into 64 bits of minor units."""
 ERROR_REASON_RATING_FAILED: ErrorReason.ValueType  # 96
-"""FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so."""
+"""FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so. Metadata: cause."""
 ERROR_REASON_INVOICE_PARTLY_PAID: ErrorReason.ValueType  # 97
 """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
 ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
@@ -352,4 +356,8 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_USAGE_PENDING: ErrorReason.ValueType  # 300
+"""FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
+ERROR_REASON_INVOICE_BUSY: ErrorReason.ValueType  # 301
+"""ABORTED: another finalization has the invoice in hand; read it again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
