@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
+import queries.webhook_health
 import queries.webhooks
 from google.protobuf.message import Message
 from queries.models import Webhook
@@ -164,8 +165,29 @@ async def enable_endpoint(
     Raises EndpointNotFound or InvalidTransition.
     """
     payload = told.WebhookEndpointEnabled(endpoint_id=_name(webhook_id))
+    return await _enable(tx, tenant_id, webhook_id, payload, cause, now)
+
+
+async def revive_endpoint(
+    tx: Connection, tenant_id: UUID, webhook_id: UUID, cause: Cause, *, now: datetime
+) -> Webhook:
+    """The same after a probe that was answered; emits webhook.endpoint.recovered in its place."""
+    payload = told.WebhookEndpointRecovered(endpoint_id=_name(webhook_id))
+    return await _enable(tx, tenant_id, webhook_id, payload, cause, now)
+
+
+async def _enable(
+    tx: Connection,
+    tenant_id: UUID,
+    webhook_id: UUID,
+    payload: Message,
+    cause: Cause,
+    now: datetime,
+) -> Webhook:
     before = await lock_endpoint(tx, tenant_id, webhook_id)
     after = await _step(tx, before, EndpointAction.ENABLE, "", now)
+    # Its failures of before are past: the 5 days begin with the next one.
+    await queries.webhook_health.forget_health(tx, tenant_id=tenant_id, webhook_id=webhook_id)
     await _tell(tx, after, payload, cause, now)
     return after
 
