@@ -42,6 +42,7 @@ from . import (
     usage,
     usage_fold,
     webhook_deliveries,
+    webhook_health,
     webhook_history,
     webhooks,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "usage",
     "usage_fold",
     "webhook_deliveries",
+    "webhook_health",
     "webhook_history",
     "webhooks",
 ]
