@@ -33,6 +33,7 @@ from billing.services.customers import CustomerNotFound, get_customer
 from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
 from billing.services.subscription_terms import Alignment, Terms
 from billing.services.usage_periods import make_usage_periods
+from billing.services.usage_revisions import Author, assign_unassigned
 
 # As far back as usage may be dated: every period since then can still be billed from its records.
 START_BEHIND_MAX: Final = BACKDATING_LIMIT
@@ -134,6 +135,7 @@ async def create_subscription(
     )
     await make_usage_periods(tx, [(row, parts.terms.first_ones())])
     await events.emit(tx, [_created(row, parts, cause)], now=now)
+    await assign_unassigned(tx, tenant_id, row.id, Author(cause), now=now)
     return SubscriptionView(row, items)
 
 
