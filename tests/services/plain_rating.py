@@ -1,4 +1,4 @@
-"""What a calculator would say: quantities and amounts from plain lists, with exact fractions and nothing of the house."""
+"""What a calculator would say: quantities and amounts from plain lists, with exact fractions and none of our code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def passes(condition: Mapping[str, Any], properties: Mapping[str, str]) -> bool:
     value = properties.get(condition["property"])
     if condition["operator"] == "exists":
         return value is not None
-    return (value in condition["values"]) == (condition["operator"] == "in")
+    is_listed: bool = value in condition["values"]
+    return is_listed == (condition["operator"] == "in")
 
 
 def quantity(
@@ -78,7 +79,9 @@ def quantity(
 
 
 def per_unit(config: Mapping[str, Any], amount: Fraction) -> Fraction:
-    paid = max(amount - Fraction(config.get("free_units", "0")), Fraction(0))
+    # A level below zero gives back; free units are nobody's credit.
+    free = Fraction(config.get("free_units", "0"))
+    paid = amount if amount < 0 else max(amount - free, Fraction(0))
     return paid * Fraction(config["unit_amount"])
 
 

@@ -22,8 +22,8 @@ from tests.services import plain_rating as plain
 
 START = utc(2024, 5, 1)
 JUNE, JULY = utc(2024, 6, 1), utc(2024, 7, 1)
-CASES = 300 if LONG else 40
-REGIONS, KINDS = ("eu", "us", "é\"\\"), ("in", "out", "test")
+CASES = 300 if LONG else 30
+REGIONS, KINDS = ("eu", "us", 'é"\\'), ("in", "out", "test")
 
 
 def decimal(rng: random.Random, most: int, decimals: int) -> str:
@@ -50,42 +50,15 @@ def a_meter(rng: random.Random) -> dict[str, Any]:
 
 
 def a_price(rng: random.Random, meter: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    amount = lambda: decimal(rng, 3, rng.choice([1, 4, 12]))  # noqa: E731
     models = ["per_unit", "package", "graduated", "volume", "graduated_percentage"]
     models += ["percentage"] * 3 if meter["aggregation"] == "sum" else []
     models += ["matrix"] * 2 if "group_by" in meter else []
     model = rng.choice(models)
-    config: dict[str, Any]
-    match model:
-        case "per_unit":
-            config = {"unit_amount": amount(), "free_units": str(rng.choice([0, 3]))}
-        case "package":
-            config = {"package_amount": amount(), "package_size": rng.choice(["2.5", "7"])}
-            config["free_units"] = str(rng.choice([0, 4]))
-        case "percentage":
-            config = {"rate_percent": amount(), "fixed_amount": amount()}
-            if rng.random() < 0.7:
-                config["free_events"] = rng.randint(1, 6)
-            if rng.random() < 0.7:
-                config["free_amount"] = decimal(rng, 30, 2)
-        case "matrix":
-            names = meter["group_by"]
-            config = {
-                "dimensions": names,
-                "cells": [{"values": ["eu", "in"][: len(names)], "unit_amount": amount()}],
-                "default_unit_amount": amount(),
-            }
-        case _:
-            unit = "percent" if model == "graduated_percentage" else "unit_amount"
-            tiers = [
-                {"up_to": bound, unit: amount(), "flat_amount": amount()}
-                for bound in ("5", "12.5", "inf")
-            ]
-            config = {"tiers": tiers}
+    config = the_numbers(rng, model, meter)
     if rng.random() < 0.3:
         config["minimum_amount"] = decimal(rng, 60, 3)
     if rng.random() < 0.3:
-        config["maximum_amount"] = str(Fraction(61) + rng.randint(0, 60))
+        config["maximum_amount"] = str(61 + rng.randint(0, 60))
     if model != "percentage" and rng.random() < 0.3:
         config["quantity_rounding"] = {
             "mode": "ceiling",
@@ -93,6 +66,31 @@ def a_price(rng: random.Random, meter: Mapping[str, Any]) -> tuple[str, dict[str
             "divide_by": rng.choice(["1", "3"]),
         }
     return model, config
+
+
+def the_numbers(rng: random.Random, model: str, meter: Mapping[str, Any]) -> dict[str, Any]:
+    def amount() -> str:
+        return decimal(rng, 3, rng.choice([1, 4, 12]))
+
+    match model:
+        case "per_unit":
+            return {"unit_amount": amount(), "free_units": rng.choice(["0", "3"])}
+        case "package":
+            size = {"package_size": rng.choice(["2.5", "7"]), "free_units": rng.choice(["0", "4"])}
+            return {"package_amount": amount(), **size}
+        case "percentage":
+            free: list[dict[str, Any]] = [{}, {"free_events": rng.randint(1, 6)}]
+            config = {"rate_percent": amount(), "fixed_amount": amount(), **rng.choice(free)}
+            return config | rng.choice([{}, {"free_amount": decimal(rng, 30, 2)}])
+        case "matrix":
+            names = meter["group_by"]
+            cells = [{"values": ["eu", "in"][: len(names)], "unit_amount": amount()}]
+            return {"dimensions": names, "cells": cells, "default_unit_amount": amount()}
+        case _:
+            unit = "percent" if model == "graduated_percentage" else "unit_amount"
+            bounds = ("5", "12.5", "inf")
+            tiers = [{"up_to": b, unit: amount(), "flat_amount": amount()} for b in bounds]
+            return {"tiers": tiers}
 
 
 def some_usage(rng: random.Random, meter: Mapping[str, Any], name: str) -> list[plain.Entry]:
@@ -253,16 +251,18 @@ async def _charges_agree(shop: Shop, name: str) -> None:
     entries = [entry for entry in shop.entries[name] if entry.at < START + 30 * DAY]
     async with house.databases.api.transaction(house.tenant_id) as tx:
         charges = await get_charges(tx, house.tenant_id, subscription_id=shop.ids[name])
+    # The deltas of a level are in every later period too, so the one ahead has charges as well.
+    rows = [row for row in charges.rows if row.period_start == START]
     if not entries:
-        assert charges.rows == []
+        assert rows == []
         return
     whole = shop.entries[name]
     shop.entries[name] = entries
     lines, true_up = shop.expected(name, START, JUNE)
     shop.entries[name] = whole
-    told = [row.amount for row in charges.rows if row.kind == "usage"]
+    told = [row.amount for row in rows if row.kind == "usage"]
     assert sorted(told) == sorted(lines.values()), (name, shop.meters[name], shop.prices[name])
-    assert sum(row.amount for row in charges.rows if row.kind == "true_up") == true_up
+    assert sum(row.amount for row in rows if row.kind == "true_up") == true_up
 
 
 async def test_buckets_are_the_same_folded_twice_shuffled_and_from_three_sides_at_once(
