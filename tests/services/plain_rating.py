@@ -46,7 +46,7 @@ def passes(condition: Mapping[str, Any], properties: Mapping[str, str]) -> bool:
     if condition["operator"] == "exists":
         return value is not None
     is_listed: bool = value in condition["values"]
-    return is_listed == (condition["operator"] == "in")
+    return is_listed is (condition["operator"] == "in")
 
 
 def quantity(
