@@ -1,6 +1,17 @@
 """Every path: the stored rows that services hand to the rim, by name. Invariant: nobody but a service calls a query."""
 
-from queries.models import ApiKey, Customer, Invoice, Meter, Plan, Price, Tenant, TestClock, Webhook
+from queries.models import (
+    ApiKey,
+    Customer,
+    Invoice,
+    Meter,
+    Plan,
+    Price,
+    Tenant,
+    TestClock,
+    Webhook,
+    WebhookRecovery,
+)
 
 __all__ = [
     "ApiKey",
@@ -12,4 +23,5 @@ __all__ = [
     "Tenant",
     "TestClock",
     "Webhook",
+    "WebhookRecovery",
 ]

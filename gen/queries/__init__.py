@@ -43,6 +43,8 @@ from . import (
     webhook_deliveries,
     webhook_health,
     webhook_history,
+    webhook_recoveries,
+    webhook_stats,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -90,5 +92,7 @@ __all__ = [
     "webhook_deliveries",
     "webhook_health",
     "webhook_history",
+    "webhook_recoveries",
+    "webhook_stats",
     "webhooks",
 ]

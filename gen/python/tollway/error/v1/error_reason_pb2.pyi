@@ -184,6 +184,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_RECOVERY_RUNNING: _ErrorReason.ValueType  # 341
+    """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
+    ERROR_REASON_RECOVERY_NOT_FOUND: _ErrorReason.ValueType  # 342
+    """NOT_FOUND: no such recovery in this tenant. Metadata: recovery."""
+    ERROR_REASON_RECOVERY_NOT_RUNNING: _ErrorReason.ValueType  # 343
+    """FAILED_PRECONDITION: the recovery is finished or canceled. Metadata: status."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -352,4 +358,10 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_RECOVERY_RUNNING: ErrorReason.ValueType  # 341
+"""FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
+ERROR_REASON_RECOVERY_NOT_FOUND: ErrorReason.ValueType  # 342
+"""NOT_FOUND: no such recovery in this tenant. Metadata: recovery."""
+ERROR_REASON_RECOVERY_NOT_RUNNING: ErrorReason.ValueType  # 343
+"""FAILED_PRECONDITION: the recovery is finished or canceled. Metadata: status."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
