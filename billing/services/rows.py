@@ -12,6 +12,7 @@ from queries.models import (
     Webhook,
     WebhookRecovery,
 )
+from queries.usage_revisions import ListUsageRevisionsRow as UsageRevision
 
 __all__ = [
     "ApiKey",
@@ -22,6 +23,7 @@ __all__ = [
     "Price",
     "Tenant",
     "TestClock",
+    "UsageRevision",
     "Webhook",
     "WebhookRecovery",
 ]

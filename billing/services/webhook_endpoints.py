@@ -23,7 +23,7 @@ from queries.models import Webhook
 from tollway.webhook.v1 import webhook_events_pb2 as told
 
 from billing.domain.address import Network
-from billing.domain.errors import Conflict, Invalid
+from billing.domain.errors import EtagMismatch, Invalid
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import (
     DELIVERY,
@@ -42,12 +42,6 @@ from billing.services.webhook_headers import check_headers
 from billing.services.webhook_subjects import check_wanted
 from billing.services.webhook_url import check_url
 from billing.services.webhooks import EndpointNotFound, Payload, pinned_version
-
-
-class EtagMismatch(Conflict):
-    """The endpoint was changed since its etag was read; read it again."""
-
-    reason = "ETAG_MISMATCH"
 
 
 class DisabledReason(StrEnum):

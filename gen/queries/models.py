@@ -21,6 +21,7 @@ __all__ = [
     "InvoiceItem",
     "InvoiceLine",
     "Meter",
+    "Pause",
     "Plan",
     "Price",
     "Replay",
@@ -262,6 +263,19 @@ class Meter:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """One row of pauses."""
+
+    shard: int | None
+    consumer: str | None
+    tenant_id: uuid.UUID | None
+    reason: str
+    actor: str
+    paused_at: datetime.datetime
+    resumed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """One row of plans."""
 
@@ -338,6 +352,7 @@ class RouterWaiting:
     next_attempt_at: datetime.datetime
     last_error: str
     parked_at: datetime.datetime
+    paused: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -160,12 +160,12 @@ async def test_a_recovery_keeps_to_its_rate_and_goes_on_where_a_killed_one_was(
             assert made == 2, "an hour without a worker is not saved up"
             raise RuntimeError("killed before the commit")
     worker = RecoveryWorker(world.databases.worker, clock)
-    made = []
+    steps = []
     for _ in range(3):
         await a_second_passes()
-        made.append(await worker.step())
+        steps.append(await worker.step())
         assert await worker.step() == 0, "the rate is used"
-    assert made == [2, 2, 1]
+    assert steps == [2, 2, 1]
     rows = await world.rows("SELECT event_id FROM webhook_deliveries WHERE nonce = 1")
     assert sorted(encode(Prefix.EVENT, row["event_id"]) for row in rows) == sorted(dead)
     await world.check_balance()
