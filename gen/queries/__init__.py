@@ -49,6 +49,8 @@ from . import (
     webhook_deliveries,
     webhook_health,
     webhook_history,
+    webhook_recoveries,
+    webhook_stats,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -102,5 +104,7 @@ __all__ = [
     "webhook_deliveries",
     "webhook_health",
     "webhook_history",
+    "webhook_recoveries",
+    "webhook_stats",
     "webhooks",
 ]
