@@ -11,6 +11,7 @@ from queries.models import (
     Tenant,
     TestClock,
     Webhook,
+    WebhookRecovery,
 )
 from queries.usage_revisions import ListUsageRevisionsRow as UsageRevision
 
@@ -26,4 +27,5 @@ __all__ = [
     "TestClock",
     "UsageRevision",
     "Webhook",
+    "WebhookRecovery",
 ]

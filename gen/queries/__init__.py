@@ -6,6 +6,7 @@ from . import (
     audit,
     catalog,
     clocks,
+    commitments,
     credit,
     custom_events,
     customers,
@@ -23,6 +24,7 @@ from . import (
     idempotency,
     inbox,
     invoice_items,
+    invoice_voids,
     invoices,
     lag,
     late_usage,
@@ -51,6 +53,8 @@ from . import (
     webhook_deliveries,
     webhook_health,
     webhook_history,
+    webhook_recoveries,
+    webhook_stats,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -61,6 +65,7 @@ __all__ = [
     "audit",
     "catalog",
     "clocks",
+    "commitments",
     "credit",
     "custom_events",
     "customers",
@@ -78,6 +83,7 @@ __all__ = [
     "idempotency",
     "inbox",
     "invoice_items",
+    "invoice_voids",
     "invoices",
     "lag",
     "late_usage",
@@ -106,5 +112,7 @@ __all__ = [
     "webhook_deliveries",
     "webhook_health",
     "webhook_history",
+    "webhook_recoveries",
+    "webhook_stats",
     "webhooks",
 ]
