@@ -17,6 +17,8 @@ from uuid import UUID
 
 from billing.runtime.bus.base import BusUnavailable
 from billing.runtime.ids import new_id
+from billing.services import consumer_starts
+from billing.services.consumer_starts import Starts
 from billing.services.consumers import WANTED
 from billing.services.leases import LeaseKind, shard_count
 from billing.services.rating import RatingSettings
@@ -28,9 +30,16 @@ from workers.dispatcher.dispatcher import Dispatcher
 from workers.dispatcher.settings import DispatcherSettings
 from workers.ground import Ground
 from workers.healing import Healer, HealingSettings
+from workers.lag import LAG_EVERY_S, LagWatcher
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
-from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
+from workers.metrics import (
+    DispatcherMetrics,
+    LagMetrics,
+    LoopMetrics,
+    RouterMetrics,
+    SweeperMetrics,
+)
 from workers.rating import RatingWorker
 from workers.replay import ReplayWorker
 from workers.router.consumers import Routes, house_consumers
@@ -125,14 +134,20 @@ def _dispatcher(shop: Shop) -> Awaitable[None]:
     return dispatcher.run(shop.stop, on_failure=shop.on_failure("dispatcher"))
 
 
-def _router(shop: Shop) -> Awaitable[None]:
+async def _router(shop: Shop) -> None:
     grace = timedelta(seconds=shop.parts.settings.invoice_grace_s)
-    routes = Routes(house_consumers(invoice_grace=grace), known_subjects())
+    consumers = house_consumers(invoice_grace=grace)
+    starts = await _register(shop, [consumer.name for consumer in consumers])
+    routes = Routes(consumers, known_subjects(), starts)
     keeper = shop.keeper(LeaseKind.ROUTER, shop.shards)
     router = Router(
         shop.ground, keeper, routes, RouterSettings(), RouterMetrics(shop.parts.registry)
     )
-    return router.run(shop.stop, on_failure=shop.on_failure("router"))
+    await router.run(shop.stop, on_failure=shop.on_failure("router"))
+
+
+async def _register(shop: Shop, names: Collection[str]) -> Starts:
+    return await consumer_starts.register(shop.parts.worker, names, now=shop.parts.clock.now())
 
 
 async def _webhooks(shop: Shop) -> None:
@@ -184,10 +199,13 @@ def _replay(shop: Shop) -> Awaitable[None]:
 
 async def _sweeper(shop: Shop) -> None:
     metrics = SweeperMetrics(shop.parts.registry)
+    await _register(shop, WANTED)
     sweeper = Sweeper(shop.ground, SweeperSettings(), metrics)
     wanted = WANTED if shop.parts.bus.heals else {}
     healer = Healer(shop.ground, wanted, HealingSettings(), metrics)
+    watcher = LagWatcher(shop.ground, WANTED, LagMetrics(shop.parts.registry))
     async with asyncio.TaskGroup() as group:
+        group.create_task(_awaited(shop.loop("lag", watcher.step, LAG_EVERY_S)))
         group.create_task(_awaited(shop.loop("sweeper", sweeper.step, SWEEP_IDLE_S)))
         group.create_task(_awaited(shop.loop("healer", healer.step, HEAL_IDLE_S)))
 

@@ -26,6 +26,7 @@ from billing.runtime.bus.connect import connect_bus
 from billing.runtime.db import Connection, Database
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
+from billing.services.consumer_starts import Starts
 from billing.services.events import NewEvent, emit
 from billing.services.incoming import Incoming
 from billing.services.leases import LeaseKind
@@ -115,13 +116,15 @@ class Backbone:
         settings: RouterSettings | None = None,
         *,
         known: Collection[str] | None = None,
+        starts: Starts | None = None,
         database: Database | None = None,
     ) -> AsyncIterator[Routing]:
         """A router that has taken its leases and reads."""
         keeper = self.keeper(LeaseKind.ROUTER)
         await keeper.step()
         metrics = RouterMetrics(CollectorRegistry())
-        routes = Routes(consumers, known_subjects() if known is None else frozenset(known))
+        subjects = known_subjects() if known is None else frozenset(known)
+        routes = Routes(consumers, subjects, starts or {})
         ground = replace(self.ground, database=database or self.databases.worker)
         settings = settings or RouterSettings(retry_every_s=0)
         async with Router(ground, keeper, routes, settings, metrics) as router:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import uuid4
 
@@ -14,7 +16,8 @@ from billing.services import operations_status
 from billing.services.subjects import known_subjects
 from billing.services.upkeep import trim_to
 from tests.backbone import SHARDS, Backbone, Effects, wipe_streams
-from workers.metrics import SweeperMetrics
+from workers.lag import LagWatcher
+from workers.metrics import LagMetrics, SweeperMetrics
 from workers.sweeper import Sweeper, SweeperSettings
 
 
@@ -127,3 +130,36 @@ async def test_the_status_counts_what_waits_and_names_the_holders(backbone: Back
     # A tenant sees its own part.
     async with backbone.databases.api.transaction(uuid4()) as tx:
         assert {queue.pending for queue in await operations_status.list_queues(tx)} == {0}
+
+
+async def test_the_lag_is_shown_as_gauges(backbone: Backbone) -> None:
+    registry = CollectorRegistry()
+    watcher = LagWatcher(backbone.ground, {"slow": None}, LagMetrics(registry))
+    await backbone.emit([backbone.resource() for _ in range(10)])
+    await backbone.dispatch()
+    await backbone.emit([backbone.resource() for _ in range(7)])
+    effects = Effects("slow")
+    async with backbone.router([effects.consumer()]):
+        pass  # it has its positions, and has routed nothing
+    await backbone.execute(
+        "INSERT INTO router_waiting (consumer, resource, resource_version, event_id, tenant_id, partition, subject,"
+        " next_attempt_at, parked_at) SELECT 'slow', resource, 1, event_id, tenant_id, 0, subject, now(),"
+        " now() - interval '1 hour' FROM outbox LIMIT 2"
+    )
+    await watcher.step()
+
+    def gauge(name: str, label: str, values: Sequence[object]) -> list[float | None]:
+        return [registry.get_sample_value(f"tollway_{name}", {label: str(v)}) for v in values]
+
+    shards = list(range(SHARDS))
+    assert sum(v or 0 for v in gauge("outbox_pending", "shard", shards)) == 7
+    assert sum(v or 0 for v in gauge("router_unrouted", "partition", shards)) == 10
+    assert gauge("consumer_waiting", "consumer", ["slow", "*"]) == [2, 0]
+    [age] = gauge("consumer_oldest_seconds", "consumer", ["slow"])
+    assert age is not None
+    assert 3600 <= age < 3700
+
+    await wipe_streams(backbone.nats_url)
+    await watcher.step()
+    # A bus that cannot tell leaves the figure unknown, not zero.
+    assert all(math.isnan(v or 0) for v in gauge("router_unrouted", "partition", shards))
