@@ -119,6 +119,14 @@ class SweeperMetrics:
         self.partitions_made = Counter(
             "tollway_sweeper_partitions_made", "Partitions made ahead.", registry=registry
         )
+        self.partitions_dropped = Counter(
+            "tollway_sweeper_partitions_dropped", "Old weeks dropped.", registry=registry
+        )
+        self.partitions_overdue = Gauge(
+            "tollway_sweeper_partitions_overdue",
+            "Weeks older than what is kept that something still needs, or holds a lock on.",
+            registry=registry,
+        )
         self.answers_deleted = Counter(
             "tollway_sweeper_answers_deleted",
             "Answers kept for retries that were deleted.",
