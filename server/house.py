@@ -55,6 +55,12 @@ class House:
         async with self.api.transaction(call.tenant_id, snapshot=snapshot, read_only=True) as tx:
             return await work(tx, call)
 
+    async def before(self, work: Callable[[Connection, Call], Awaitable[None]]) -> None:
+        """Something to commit ahead of a mutation, that may be done again and changes nothing a client sees."""
+        call = current_call()
+        async with self.api.transaction(call.tenant_id, lock_timeout_s=call.lock_wait_s) as tx:
+            await work(tx, call)
+
     async def mutate(
         self,
         request: Message,

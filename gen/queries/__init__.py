@@ -24,6 +24,7 @@ from . import (
     idempotency,
     inbox,
     invoice_items,
+    invoice_voids,
     invoices,
     lag,
     leases,
@@ -50,6 +51,8 @@ from . import (
     webhook_deliveries,
     webhook_health,
     webhook_history,
+    webhook_recoveries,
+    webhook_stats,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -78,6 +81,7 @@ __all__ = [
     "idempotency",
     "inbox",
     "invoice_items",
+    "invoice_voids",
     "invoices",
     "lag",
     "leases",
@@ -104,5 +108,7 @@ __all__ = [
     "webhook_deliveries",
     "webhook_health",
     "webhook_history",
+    "webhook_recoveries",
+    "webhook_stats",
     "webhooks",
 ]

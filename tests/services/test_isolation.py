@@ -44,6 +44,7 @@ MAKERS: Final[Mapping[str, Callable[[int], object]]] = {
     "bool": lambda _: False,
     "jsonb": lambda n: f"[{n}]",
     "timestamptz": lambda _: datetime.now(UTC),
+    "date": lambda _: datetime.now(UTC).date(),
 }
 
 
