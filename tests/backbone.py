@@ -57,6 +57,7 @@ class Backbone:
     nats_url: str
     tenant: UUID
     versions: dict[str, int] = field(default_factory=dict)
+    shards: int = SHARDS
 
     @property
     def ground(self) -> Ground:
@@ -85,7 +86,7 @@ class Backbone:
 
     def keeper(self, kind: LeaseKind, database: Database | None = None) -> LeaseKeeper:
         return LeaseKeeper(
-            database or self.databases.worker, kind, uuid4(), LeaseSettings(), shards=SHARDS
+            database or self.databases.worker, kind, uuid4(), LeaseSettings(), shards=self.shards
         )
 
     async def dispatcher(
@@ -153,7 +154,7 @@ class Backbone:
     async def on_bus(self) -> list[list[Received]]:
         """What each partition's stream holds, in order."""
         held = []
-        for partition in range(SHARDS):
+        for partition in range(self.shards):
             state = await self.bus.stream_state(partition)
             messages: list[Received] = []
             async with self.bus.reader(partition, 0) as reader:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from tollway.tenant.v1 import tenant_events_pb2
 
 from billing.runtime.bus.base import StreamState
+from billing.runtime.bus.connect import connect_bus
 from billing.services import operations_status
 from billing.services.subjects import known_subjects
 from billing.services.upkeep import trim_to
-from tests.backbone import SHARDS, Backbone, Effects, wipe_streams
+from tests.backbone import BUS, SHARDS, Backbone, Effects, wipe_streams
 from workers.lag import LagWatcher
 from workers.metrics import LagMetrics, SweeperMetrics
 from workers.sweeper import Sweeper, SweeperSettings
@@ -75,6 +78,29 @@ async def test_only_what_is_routed_is_trimmed(backbone: Backbone) -> None:
     async with backbone.router([effects.consumer()]) as routing:
         await routing.until(lambda: len(effects.given) == 27)
         assert routing.metrics.gaps._value.get() == 0
+
+
+async def test_of_a_stream_that_is_nearly_full_the_oldest_routed_messages_go_and_no_unrouted(
+    backbone: Backbone,
+) -> None:
+    bus = await connect_bus(backbone.nats_url, replace(BUS, stream_max_bytes=2**21))
+    await bus.ensure_streams(SHARDS)
+    large = tenant_events_pb2.TenantCreated(tenant_id="x" * 200_000)
+    await backbone.emit([backbone.resource()] * 9, large)
+    await backbone.dispatch()
+    sweeper = sweeper_of(backbone)
+    await sweeper.step()
+    assert sum(map(len, await backbone.on_bus())) == 9
+    effects = Effects("every")
+    async with backbone.router([effects.consumer()]) as routing:
+        await routing.until(lambda: len(effects.given) == 9)
+    await sweeper.step()
+    left = sum(map(len, await backbone.on_bus()))
+    assert 0 < left < 9
+    await sweeper.step()
+    # It is no longer nearly full, and what is left is younger than the retention.
+    assert sum(map(len, await backbone.on_bus())) == left
+    await bus.close()
 
 
 async def test_a_deleted_stream_is_made_again(backbone: Backbone) -> None:
