@@ -1,7 +1,23 @@
 """Every path: the stored rows that services hand to the rim, by name. Invariant: nobody but a service calls a query."""
 
-from queries.models import ApiKey, Customer, Invoice, Meter, Plan, Price, Tenant, TestClock, Webhook
-from queries.usage_revisions import ListUsageRevisionsRow as UsageRevision
+from queries.models import (
+    ApiKey,
+    Customer,
+    Invoice,
+    Meter,
+    Plan,
+    Price,
+    Tenant,
+    TestClock,
+    UsageThreshold,
+    Webhook,
+)
+from queries.usage_lists import ListUnassignedUsageRow as UnassignedUsage
+from queries.usage_lists import ListUsageOfBatchesRow, ListUsageRow
+from queries.usage_revisions import ListUsageRevisionsRow
+
+# A usage record or a revision of it, from wherever it was read.
+UsageRevision = ListUsageRevisionsRow | ListUsageRow | ListUsageOfBatchesRow
 
 __all__ = [
     "ApiKey",
@@ -12,6 +28,8 @@ __all__ = [
     "Price",
     "Tenant",
     "TestClock",
+    "UnassignedUsage",
     "UsageRevision",
+    "UsageThreshold",
     "Webhook",
 ]

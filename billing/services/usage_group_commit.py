@@ -17,8 +17,8 @@ from billing.runtime.clock import Clock
 from billing.runtime.db import Database
 from billing.runtime.faults import Fault, fault_of
 from billing.services.actor import Cause
-from billing.services.usage_batch import BatchAnswer, UsageBatch, Verdict
-from billing.services.usage_ingest import BATCH_RECORDS_MAX, record_usage
+from billing.services.usage_batch import BATCH_RECORDS_MAX, BatchAnswer, UsageBatch, Verdict
+from billing.services.usage_ingest import record_usage
 
 # Callers that were answered together come back together: a moment's patience makes one commit of them.
 GATHER_S: Final = 0.002

@@ -199,7 +199,7 @@ async def get_subscription_by_external_id(
 
 
 LIST_SUBSCRIPTION_ITEMS: typing.Final = """-- name: ListSubscriptionItems :many
-SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
 """
 
 
