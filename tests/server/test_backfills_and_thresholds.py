@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ async def test_a_backfill_takes_old_records_and_gives_them_back_as_a_whole(
     assert (first.voided, first.backfill.status) == (3, backfills.BACKFILL_STATUS_REVERTED)
     assert (await reverted(client, job.id)).voided == 0
     await fold_until_done(world)
-    assert await periods_of(world) == {world.now - 90 * DAY: (1, 1, 1)}
+    assert await periods_of(world) == {world.now - 90 * DAY: (1, Decimal(1), Decimal(1))}
     assert await unreconciled(world) == 0
     voided = usage.USAGE_STATE_VOIDED
     assert await listed(client, backfill_id=job.id, state=voided) == ["c", "b", "a"]

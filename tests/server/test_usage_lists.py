@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import grpc
@@ -189,7 +190,7 @@ async def test_records_are_made_to_name_a_subscription(world: World, client: Cli
     named = usage.AssignUsageRequest(subscription_id=text, idempotency_keys=["a", "nobody"])
     assert (await stub.AssignUsage(named, metadata=client.metadata)).records == 1
     await fold_until_done(world)
-    assert await world.buckets() == {sub.item_id: (1, 1)}
+    assert await world.buckets() == {sub.item_id: (1, Decimal(1))}
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "unique"])
