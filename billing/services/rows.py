@@ -11,6 +11,7 @@ from queries.models import (
     TestClock,
     UsageThreshold,
     Webhook,
+    WebhookRecovery,
 )
 from queries.usage_lists import ListUnassignedUsageRow as UnassignedUsage
 from queries.usage_lists import ListUsageOfBatchesRow, ListUsageRow
@@ -32,4 +33,5 @@ __all__ = [
     "UsageRevision",
     "UsageThreshold",
     "Webhook",
+    "WebhookRecovery",
 ]
