@@ -1,7 +1,7 @@
 -- Usage path, step 1: take records in, once each.
 
 -- name: ListMetersByKeys :many
-SELECT m.id, m.key, m.aggregation, m.archived_at, EXISTS (
+SELECT m.id, m.key, m.aggregation, m.value_property, m.unique_property, m.archived_at, EXISTS (
     SELECT FROM subscription_items i
     WHERE i.tenant_id = m.tenant_id AND i.meter_id = m.id AND i.subscription_required
 )::boolean AS demands_name

@@ -24,12 +24,14 @@ _NUL: Final = "\0"  # PostgreSQL's text cannot hold it, so no name has it
 
 @dataclass(frozen=True, slots=True)
 class MeterName:
-    """What the checks need to know of a meter."""
+    """What the checks need to know of a meter. A property that is named must be there in each record."""
 
     id: UUID
     aggregation: str
     archived: bool
-    demands_name: bool  # of the subscription, by an item of some customer
+    demands_name: bool = False  # of the subscription, by an item of some customer
+    value_property: str | None = None
+    unique_property: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,14 @@ async def _meters(tx: Connection, tenant_id: UUID, keys: set[str]) -> dict[str, 
         tx, tenant_id=tenant_id, keys=[key for key in keys if _NUL not in key]
     )
     return {
-        row.key: MeterName(row.id, row.aggregation, row.archived_at is not None, row.demands_name)
+        row.key: MeterName(
+            row.id,
+            row.aggregation,
+            row.archived_at is not None,
+            row.demands_name,
+            row.value_property,
+            row.unique_property,
+        )
         for row in rows
     }
 

@@ -34,12 +34,14 @@ class ListMetersByKeysRow:
     id: uuid.UUID
     key: str
     aggregation: str
+    value_property: str | None
+    unique_property: str | None
     archived_at: datetime.datetime | None
     demands_name: bool
 
 
 LIST_METERS_BY_KEYS: typing.Final = """-- name: ListMetersByKeys :many
-SELECT m.id, m.key, m.aggregation, m.archived_at, EXISTS (
+SELECT m.id, m.key, m.aggregation, m.value_property, m.unique_property, m.archived_at, EXISTS (
     SELECT FROM subscription_items i
     WHERE i.tenant_id = m.tenant_id AND i.meter_id = m.id AND i.subscription_required
 )::boolean AS demands_name
