@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -104,8 +105,9 @@ def to_counts(answer: BatchAnswer) -> dict[str, int]:
     return {outcome.lower(): answer.count(outcome) for outcome in Outcome}
 
 
+@lru_cache(maxsize=256)
 def to_batch_id(batch_id: UUID | None) -> str:
-    """The batch for the wire; empty when there is none."""
+    """The batch for the wire; empty when there is none. Remembered, since many calls may share one."""
     return encode(Prefix.USAGE_BATCH, batch_id) if batch_id else ""
 
 

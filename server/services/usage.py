@@ -56,7 +56,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         """See the proto."""
         call = current_call()
         share = Share(call.principal.actor, call.correlation, request.allow_backfill)
-        one = await self._group.record(call.tenant_id, request.record, share, call.cause)
+        one = await self._group.record(call.tenant_id, request.record, share, call)
         return pb.RecordUsageResponse(
             result=messages.to_result(one.verdict), batch_id=messages.to_batch_id(one.batch_id)
         )
