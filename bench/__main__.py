@@ -20,6 +20,7 @@ from bench.environment import Result, environment
 CASES = (
     "usage_ingest",
     "usage_unary",
+    "usage_growth",
     "dispatch",
     "route",
     "unary_read",
