@@ -58,3 +58,8 @@ FROM unnest(
 ) WITH ORDINALITY
     AS g (idempotency_key, meter_id, customer_id, subscription_id, used_at_us, quantity, properties, place)
 JOIN usage_records r ON r.tenant_id = @tenant_id AND r.idempotency_key = g.idempotency_key;
+
+-- name: RequireSubscription :execrows
+-- From now on the usage of the subscription's meters must name it. For callers that hold the customer.
+UPDATE subscription_items SET subscription_required = true
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND meter_id IS NOT NULL;

@@ -62,6 +62,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.usage.v1.UsageService/SummarizeUsage": _READ,
     "/tollway.usage.v1.UsageService/ListUnassignedUsage": _READ,
     "/tollway.usage.v1.UsageService/AssignUsage": _WRITE,
+    "/tollway.usage.v1.UsageService/RequireSubscription": _WRITE,
     "/tollway.usage.v1.BackfillService/CreateBackfill": _WRITE,
     "/tollway.usage.v1.BackfillService/GetBackfill": _READ,
     "/tollway.usage.v1.BackfillService/ListBackfills": _READ,

@@ -11,6 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 import queries.subscriptions
+import queries.usage
 import queries.usage_revisions
 from queries.models import Subscription
 
@@ -35,6 +36,17 @@ async def assign_unassigned(
     )
     roots = [row.root_key for row in rows]
     return await revise_as_they_are(tx, tenant_id, roots, author, now=now)
+
+
+async def require_subscription(tx: Connection, row: Subscription) -> int:
+    """From now on usage of its metered items must name the subscription; returns how many items it has.
+
+    Then another subscription of the customer may price the same meters. What has an owner keeps it.
+    """
+    await queries.subscriptions.lock_customer(tx, tenant_id=row.tenant_id, id=row.customer_id)
+    return await queries.usage.require_subscription(
+        tx, tenant_id=row.tenant_id, subscription_id=row.id
+    )
 
 
 async def assign_usage(

@@ -24,6 +24,7 @@ __all__ = [
     "list_meters_by_keys",
     "list_naming_items",
     "list_subscriptions_by_ids",
+    "require_subscription",
 ]
 
 
@@ -257,3 +258,19 @@ async def compare_usage_records(
         tenant_id,
     )
     return [CompareUsageRecordsRow(*row) for row in rows]
+
+
+REQUIRE_SUBSCRIPTION: typing.Final = """-- name: RequireSubscription :execrows
+UPDATE subscription_items SET subscription_required = true
+WHERE tenant_id = $1 AND subscription_id = $2 AND meter_id IS NOT NULL
+"""
+
+
+async def require_subscription(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> int:
+    """From now on the usage of the subscription's meters must name it. For callers that hold the customer."""
+    return affected_rows(await conn.execute(REQUIRE_SUBSCRIPTION, tenant_id, subscription_id))

@@ -14,7 +14,7 @@ from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
 from billing.services.subscriptions import get_subscription
 from billing.services.usage_amendments import amend_usage, void_usage
-from billing.services.usage_assignment import assign_usage
+from billing.services.usage_assignment import assign_usage, require_subscription
 from billing.services.usage_batch import BatchAnswer, UsageBatch
 from billing.services.usage_group_commit import GroupCommit, Share
 from billing.services.usage_ingest import record_usage
@@ -184,6 +184,21 @@ class UsageServicer(rpc.UsageServiceServicer):
             return pb.AssignUsageResponse(records=count, has_more=more)
 
         return await self._house.mutate(request, pb.AssignUsageResponse, work)
+
+    async def RequireSubscription(
+        self, request: pb.RequireSubscriptionRequest, context: Context
+    ) -> pb.RequireSubscriptionResponse:
+        """See the proto."""
+        subscription_id = decode(
+            Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id"
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.RequireSubscriptionResponse:
+            found = await get_subscription(tx, call.tenant_id, subscription_id=subscription_id)
+            items = await require_subscription(tx, found.row)
+            return pb.RequireSubscriptionResponse(items=items)
+
+        return await self._house.mutate(request, pb.RequireSubscriptionResponse, work)
 
     async def _record(self, batch: UsageBatch) -> BatchAnswer:
         call = current_call()

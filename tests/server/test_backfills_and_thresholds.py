@@ -118,11 +118,15 @@ async def test_usage_must_name_its_subscription_where_items_demand_it(
 ) -> None:
     one, two = await world.served(), await world.served()
     await world.customer("DL")
-    await world.execute("UPDATE subscription_items SET subscription_required = true")
+    stub = UsageServiceStub(client.channel)
+    for sub in (one, two):
+        demand = usage.RequireSubscriptionRequest(subscription_id=world.subscription_text(sub))
+        answer = await stub.RequireSubscription(demand, metadata=client.metadata)
+        assert answer.items == 1
     await world.execute("UPDATE subscriptions SET canceled_at = $1", world.now - DAY)
     now, before = stamp(world.now), stamp(world.now - 2 * DAY)
     text = world.subscription_text(two)
-    answer = await batch(
+    recorded = await batch(
         client,
         "",
         record("unnamed", before),
@@ -130,9 +134,9 @@ async def test_usage_must_name_its_subscription_where_items_demand_it(
         record("after", now),
         record("other", before, external_customer_id="DL"),
     )
-    reasons = [one.reason for one in answer.results]
+    reasons = [result.reason for result in recorded.results]
     assert reasons == [284, 0, 0, 0]
-    assert "Name the subscription" in answer.results[0].message
+    assert "Name the subscription" in recorded.results[0].message
     await fold_until_done(world)
     assert set(await world.buckets()) == {two.item_id}
     assert one.item_id != two.item_id

@@ -85,6 +85,11 @@ class UsageServiceStub:
                 request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageRequest.SerializeToString,
                 response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageResponse.FromString,
                 _registered_method=True)
+        self.RequireSubscription = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/RequireSubscription',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -219,6 +224,18 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RequireSubscription(self, request, context):
+        """Lets a subscription demand that usage of its meters names it, from now on: a record of its customer that names none is
+        rejected with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meters.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -271,6 +288,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.AssignUsage,
                     request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageRequest.FromString,
                     response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageResponse.SerializeToString,
+            ),
+            'RequireSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequireSubscription,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -544,6 +566,33 @@ class UsageService:
             '/tollway.usage.v1.UsageService/AssignUsage',
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageRequest.SerializeToString,
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequireSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/RequireSubscription',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

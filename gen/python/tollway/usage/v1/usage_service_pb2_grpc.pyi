@@ -104,6 +104,14 @@ class UsageServiceStub:
     Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/AssignUsage
     """
+    RequireSubscription: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.RequireSubscriptionRequest, _usage_service_pb2.RequireSubscriptionResponse]
+    """Lets a subscription demand that usage of its meters names it, from now on: a record of its customer that names none is
+    rejected with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meters.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes in usage."""
@@ -254,6 +262,20 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/AssignUsage
+        """
+
+    @_abc_1.abstractmethod
+    def RequireSubscription(
+        self,
+        request: _usage_service_pb2.RequireSubscriptionRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.RequireSubscriptionRequest, _abc.Awaitable[_usage_service_pb2.RequireSubscriptionResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.RequireSubscriptionResponse]:
+        """Lets a subscription demand that usage of its meters names it, from now on: a record of its customer that names none is
+        rejected with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meters.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...
