@@ -106,13 +106,23 @@ JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.id
 ORDER BY s.tenant_id, s.id
 FOR NO KEY UPDATE OF s SKIP LOCKED;
 
--- name: LockUsagePeriods :many
--- Every usage period that the drafts bill, before their records are read. A fold that holds one is waited for.
-SELECT p.item_id
-FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
-    AS g (tenant_id, subscription_id, kind, boundary)
-JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
-    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+-- name: LockPeriodsToBill :many
+-- In one sorted statement, before any record is read: every usage period that the drafts bill, and every billed one of
+-- their subscriptions that folds have marked for an adjustment. A fold that holds one is waited for; a mark that is
+-- made after this is the next invoice's.
+SELECT p.* FROM usage_periods p
+WHERE (p.tenant_id, p.item_id, p.period_start) IN (
+    SELECT o.tenant_id, o.item_id, o.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods o ON o.tenant_id = g.tenant_id AND o.subscription_id = g.subscription_id
+        AND o.bill_kind = g.kind AND o.bill_boundary = g.boundary
+    UNION
+    SELECT m.tenant_id, m.item_id, m.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[]) AS g (tenant_id, subscription_id)
+    JOIN usage_period_marks m ON m.tenant_id = g.tenant_id AND m.subscription_id = g.subscription_id
+        AND m.kind = 'adjust'
+)
 ORDER BY p.tenant_id, p.item_id, p.period_start
 FOR NO KEY UPDATE OF p;
 
@@ -138,18 +148,19 @@ WHERE EXISTS (
 -- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, dimensions)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
        g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
-       g.steps::jsonb, g.dimensions::jsonb
+       g.steps::jsonb, g.derivation::jsonb, g.dimensions::jsonb
 FROM unnest(
     @tenant_ids::uuid[], @invoice_ids::uuid[], @line_numbers::integer[], @kinds::text[], @descriptions::text[],
     sqlc.narg(item_ids)::uuid[], sqlc.narg(price_ids)::uuid[], sqlc.narg(period_starts)::timestamptz[],
     sqlc.narg(period_ends)::timestamptz[], @quantities::text[], @amounts::bigint[], @discounts::bigint[],
-    @tax_percents::text[], @taxes::bigint[], sqlc.narg(invoice_item_ids)::uuid[], @steps::text[], @dimensions::text[]
+    @tax_percents::text[], @taxes::bigint[], sqlc.narg(invoice_item_ids)::uuid[], @steps::text[],
+    @derivations::text[], @dimensions::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, dimensions
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number;
 

@@ -36,20 +36,36 @@ LIMIT @page_max;
 -- name: ListInvoiceLines :many
 SELECT * FROM invoice_lines WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id ORDER BY line_number;
 
--- name: ListDraftUsagePeriods :many
--- The usage periods that the drafts bill.
-SELECT g.invoice_id::uuid AS invoice_id, sqlc.embed(p)
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
-    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
-JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
-    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
-ORDER BY p.item_id, p.period_start;
+-- name: ListPeriodsToBill :many
+-- What finalization would lock for these drafts, for a preview: the usage periods that they bill, and those marked for
+-- an adjustment.
+SELECT p.* FROM usage_periods p
+WHERE (p.tenant_id, p.item_id, p.period_start) IN (
+    SELECT o.tenant_id, o.item_id, o.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods o ON o.tenant_id = g.tenant_id AND o.subscription_id = g.subscription_id
+        AND o.bill_kind = g.kind AND o.bill_boundary = g.boundary
+    UNION
+    SELECT m.tenant_id, m.item_id, m.period_start
+    FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[]) AS g (tenant_id, subscription_id)
+    JOIN usage_period_marks m ON m.tenant_id = g.tenant_id AND m.subscription_id = g.subscription_id
+        AND m.kind = 'adjust'
+)
+ORDER BY p.tenant_id, p.item_id, p.period_start;
 
--- name: SumFinalizedUsage :many
--- What finalized invoices that are not void, or are waived, bill for these usage periods already, true-ups with it.
-SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, sum(l.amount)::bigint AS amount
+-- name: ListEarlierLines :many
+-- What finalized invoices that are not void, or are waived, carry for these usage periods already, with the discounts in
+-- percent of those invoices. Of whatever kind the line is: a metered item has no other lines than those of its usage.
+SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, l.invoice_id,
+       i.number::text AS number, l.line_number, l.amount, i.currency, i.waived, l.discount, l.tax_percent,
+       ARRAY(
+           SELECT d.percent::text FROM invoice_discounts d
+           WHERE d.tenant_id = l.tenant_id AND d.invoice_id = l.invoice_id AND d.percent IS NOT NULL
+           ORDER BY d.position
+       )::text[] AS percents
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS g (tenant_id, item_id, period_start)
 JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
 JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
-WHERE l.kind IN ('usage', 'true_up') AND (i.status IN ('open', 'paid') OR i.waived)
-GROUP BY l.tenant_id, l.item_id, l.period_start;
+WHERE i.status IN ('open', 'paid') OR i.waived
+ORDER BY i.finalized_at, length(i.number), i.number, l.line_number;

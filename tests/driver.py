@@ -127,8 +127,12 @@ class Driver:
         interval: str = "month",
         currency: str = "USD",
         arrears_fee: str = "",
+        **bounds: str,
     ) -> UUID:
-        """A plan with a monthly fee, a fee in arrears, a price per minute of the meter `minutes`, as given."""
+        """A plan with a monthly fee, a fee in arrears, a price per minute of the meter `minutes`, as given.
+
+        `bounds` are the minimum and maximum of the price per minute.
+        """
         timings = ((fee, None), (arrears_fee, BillingTiming.IN_ARREARS))
         prices = [
             catalog.NewPrice("Fee", "", "", "flat", {"amount": amount}, timing)
@@ -137,7 +141,7 @@ class Driver:
         ]
         if per_minute:
             await self.meter("minutes")
-            numbers = {"unit_amount": per_minute}
+            numbers = {"unit_amount": per_minute, **bounds}
             prices.append(catalog.NewPrice("Minutes", "minutes", "", "per_unit", numbers, None))
         async with self.databases.api.transaction(self.tenant_id) as tx:
             new = catalog.NewPlan(key, key, currency, interval)

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from uuid import UUID
 
 import queries.fee_periods
 import queries.invoices
-from queries.models import FeePeriod, Invoice, UsagePeriod
+from queries.models import FeePeriod, Invoice
 
 from billing.domain.errors import BillingError
+from billing.domain.money import Money
 from billing.runtime.db import Connection
+from billing.services.draft_periods import PeriodsByDraft
+from billing.services.invoice_line import EarlierAmount, EarlierLine
 from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
 from billing.services.quantity_reads import PeriodKey, key_of
@@ -25,19 +29,20 @@ from billing.services.quantity_reads import PeriodKey, key_of
 class DraftFacts:
     """By invoice id, usage period or price.
 
-    `rated` is what a usage period costs now, or why it cannot be told; `finalized` what final invoices carry for it, in
-    minor units, where there are any.
+    `rated` is what a usage period costs now, or why it cannot be told; `earlier` what final invoices carry for it.
     """
 
     fees: Mapping[UUID, Sequence[FeePeriod]]
-    usage: Mapping[UUID, Sequence[UsagePeriod]]
+    periods: PeriodsByDraft
     rated: Mapping[PeriodKey, RatedPeriod | BillingError]
-    finalized: Mapping[PeriodKey, int]
+    earlier: Mapping[PeriodKey, Sequence[EarlierLine]]
     prices: Mapping[PriceKey, BookedPrice]
 
 
-async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
-    """Reads what the drafts' lines are computed from."""
+async def read_facts(
+    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
+) -> DraftFacts:
+    """Reads what the drafts' lines are computed from; `periods` are theirs."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
     subscriptions = [_subscription_of(draft) for draft in drafts]
@@ -51,40 +56,42 @@ async def read_facts(tx: Connection, drafts: Sequence[Invoice]) -> DraftFacts:
         kinds=kinds,
         boundaries=boundaries,
     )
-    usage = await queries.invoices.list_draft_usage_periods(
-        tx,
-        tenant_ids=tenants,
-        invoice_ids=ids,
-        subscription_ids=subscriptions,
-        kinds=kinds,
-        boundaries=boundaries,
-    )
-    keys = [key_of(row.usage_period) for row in usage]
+    rows = [row for draft in drafts for row in periods[draft.id]]
     fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee.fee_period)
-    usage_of: dict[UUID, list[UsagePeriod]] = defaultdict(list)
-    for row in usage:
-        usage_of[row.invoice_id].append(row.usage_period)
     return DraftFacts(
         fees_of,
-        usage_of,
-        await rate_periods(tx, [row.usage_period for row in usage]),
-        await _finalized(tx, keys) if keys else {},
+        periods,
+        await rate_periods(tx, rows) if rows else {},
+        await _earlier(tx, [key_of(row) for row in rows]) if rows else {},
         await load_prices(
             tx, [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
         ),
     )
 
 
-async def _finalized(tx: Connection, keys: Sequence[PeriodKey]) -> dict[PeriodKey, int]:
-    rows = await queries.invoices.sum_finalized_usage(
+async def _earlier(tx: Connection, keys: Sequence[PeriodKey]) -> dict[PeriodKey, list[EarlierLine]]:
+    rows = await queries.invoices.list_earlier_lines(
         tx,
         tenant_ids=[key.tenant_id for key in keys],
         item_ids=[key.item_id for key in keys],
         period_starts=[key.period_start for key in keys],
     )
-    return {PeriodKey(row.tenant_id, row.item_id, row.period_start): row.amount for row in rows}
+    earlier: dict[PeriodKey, list[EarlierLine]] = defaultdict(list)
+    for row in rows:
+        key = PeriodKey(row.tenant_id, row.item_id, row.period_start)
+        billed = EarlierAmount(
+            row.invoice_id,
+            row.number,
+            row.line_number,
+            Money(row.amount, row.currency),
+            row.waived,
+        )
+        discount = Money(row.discount, row.currency)
+        percents = tuple(Fraction(percent) for percent in row.percents)
+        earlier[key].append(EarlierLine(billed, discount, percents, Fraction(row.tax_percent)))
+    return earlier
 
 
 def _subscription_of(draft: Invoice) -> UUID:

@@ -35,5 +35,5 @@ def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
     rated = rate(booked.price, Usage(Fraction(row.quantity)), scale=share, licensed=True)
     reason = FeeReason(row.reason)
     amount = -rated.total if reason is FeeReason.CREDIT else rated.total
-    line = line_of(LineKind.FEE, row.item_id, booked, period, rated, amount)
-    return replace(line, description=line.description + _WHAT.get(reason, ""))
+    line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=share)
+    return replace(line, amount=amount, description=line.description + _WHAT.get(reason, ""))

@@ -1,8 +1,9 @@
 """Invoice path, step 5: drafts become open, and paid at once when their total is zero.
 
-Invariant: the usage periods of the drafts are locked in one sorted statement before their records are read in later
-ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers are drawn
-last, by one statement for the whole batch, so they have no gap. Everything is one transaction: a crash leaves drafts.
+Invariant: the usage periods that the drafts bill or adjust are locked in one sorted statement before their records are
+read in later ones, so each record is either read here or folded behind the lock and marked for an adjustment. Numbers
+are drawn last, by one statement for the whole batch, so they have no gap. Everything is one transaction: a crash
+leaves drafts.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from billing.services.draft_claims import (
     OnTestClocks,
 )
 from billing.services.draft_money import Computed, in_order
+from billing.services.draft_periods import DraftPeriods, lock_periods, share_out
 from billing.services.invoice_events import status_changes, usage_billed
-from billing.services.invoice_line import Line, LineKind
+from billing.services.invoice_line import USAGE_KINDS, Line
 from billing.services.invoice_lines import Uncomputed
 from billing.services.invoice_lines_store import insert_lines
 from billing.services.invoice_money import write_money
+from billing.services.quantity_reads import key_of
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +52,13 @@ class Finalized:
 
     draft: Invoice
     computed: Computed
+    periods: DraftPeriods
     statuses: Sequence[InvoiceStatus]
 
     @property
     def usage(self) -> Sequence[Line]:
-        """The lines that bill a usage period."""
-        return [line for line in self.computed.lines if line.kind is LineKind.USAGE]
+        """The lines that bill or adjust a usage period."""
+        return [line for line in self.computed.lines if line.kind in USAGE_KINDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ async def finalize_due(
 
 async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime) -> Outcome:
     """Makes claimed drafts final, as far as they can be; the caller lets go of what is left, after the commit."""
-    taken = await _lock(tx, claimed)
+    taken = await _take(tx, claimed)
+    locked = await lock_periods(tx, taken)
     drafts = await queries.finalization.lock_drafts(
         tx, tenant_ids=[one.tenant_id for one in taken], ids=[one.id for one in taken]
     )
@@ -105,12 +110,13 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     await credit_ledger.lock_balances(
         tx, [(draft.tenant_id, draft.customer_id, draft.currency) for draft in billable]
     )
-    outcomes = await invoice_lines.compute(tx, billable)
+    periods = share_out(billable, locked)
+    outcomes = await invoice_lines.compute(tx, billable, periods)
     ready = []
     for draft in billable:
         match outcomes[draft.id]:
             case Computed() as computed:
-                ready.append(_final(draft, computed, now))
+                ready.append(_final(draft, computed, periods[draft.id], now))
             case Uncomputed(error):
                 log.warning("%s cannot be rated: %s", encode(Prefix.INVOICE, draft.id), error)
                 blocked[draft.id] = Blocked.RATING_FAILED
@@ -119,8 +125,8 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     return Outcome(invoices, [one for one in claimed if one.id not in final], blocked)
 
 
-async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
-    """Subscriptions (those nobody holds), then all usage periods that the drafts bill; manual drafts need neither."""
+async def _take(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """Those whose subscription nobody else holds, which is locked now; manual drafts need none."""
     owners = sorted(
         {(one.tenant_id, one.subscription_id) for one in claimed if one.subscription_id}
     )
@@ -128,17 +134,19 @@ async def _lock(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
         tx, tenant_ids=[tenant for tenant, _ in owners], ids=[identity for _, identity in owners]
     )
     free = {(row.tenant_id, row.id) for row in held}
-    taken = [one for one in claimed if (one.tenant_id, one.subscription_id) in free]
-    await queries.finalization.lock_usage_periods(tx, **draft_claims.billed_by(taken))
-    return taken + [one for one in claimed if one.subscription_id is None]
+    return [
+        one
+        for one in claimed
+        if one.subscription_id is None or (one.tenant_id, one.subscription_id) in free
+    ]
 
 
-def _final(draft: Invoice, computed: Computed, now: datetime) -> Finalized:
+def _final(draft: Invoice, computed: Computed, periods: DraftPeriods, now: datetime) -> Finalized:
     opened, _ = apply_lifecycle(InvoiceStatus(draft.status), InvoiceAction.FINALIZE, now)
     statuses = [InvoiceStatus(draft.status), opened]
     if not computed.totals.amount_due:
         statuses.append(apply_lifecycle(opened, InvoiceAction.SETTLE, now)[0])
-    return Finalized(draft, computed, statuses)
+    return Finalized(draft, computed, periods, statuses)
 
 
 async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> list[Invoice]:
@@ -161,26 +169,25 @@ async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> l
 
 
 async def _bill_periods(tx: Connection, ready: Sequence[Finalized]) -> None:
-    """The usage periods of the lines are billed, and nothing of them is due any more."""
-    keys = sorted(
-        {
-            (one.draft.tenant_id, item_id, period.start)
-            for one in ready
-            for item_id, period in (line.usage_key for line in one.usage)
-        }
-    )
-    if not keys:
-        return
-    tenants = [tenant for tenant, _, _ in keys]
-    items = [item for _, item, _ in keys]
-    starts = [start for _, _, start in keys]
-    billed = await queries.finalization.bill_usage_periods(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, from_statuses=_BILLABLE
-    )
-    assert billed == len(keys), "the rows are locked, and a billed one has no draft"
-    await queries.finalization.delete_marks(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
-    )
+    """The drafts' own usage periods are billed; nothing of them, or of those adjusted, is due any more."""
+    own = sorted({key_of(row) for one in ready for row in one.periods.own})
+    if own:
+        billed = await queries.finalization.bill_usage_periods(
+            tx,
+            tenant_ids=[key.tenant_id for key in own],
+            item_ids=[key.item_id for key in own],
+            period_starts=[key.period_start for key in own],
+            from_statuses=_BILLABLE,
+        )
+        assert billed == len(own), "the rows are locked, and a billed one has no draft"
+    done = sorted({key_of(row) for one in ready for row in one.periods})
+    if done:
+        await queries.finalization.delete_marks(
+            tx,
+            tenant_ids=[key.tenant_id for key in done],
+            item_ids=[key.item_id for key in done],
+            period_starts=[key.period_start for key in done],
+        )
 
 
 async def _draw_versions(tx: Connection, ready: Sequence[Finalized]) -> dict[UUID, int]:

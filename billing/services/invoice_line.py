@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fractions import Fraction
+from typing import Final
 from uuid import UUID
 
 from billing.domain.money import Money
@@ -19,19 +20,56 @@ class LineKind(StrEnum):
     """What a line bills: a flat price, a metered one for a usage period, what lacks to a bound, or what a person added.
 
     A true-up brings the lines of a usage period to the price's minimum or maximum, a commitment those of a billing
-    period to what the plan promises.
+    period to what the plan promises. An adjustment is what a usage period that was billed before costs more or less.
     """
 
     FEE = "fee"
     USAGE = "usage"
     TRUE_UP = "true_up"
     COMMITMENT = "commitment"
+    ADJUSTMENT = "adjustment"
     ITEM = "item"
+
+
+# The lines that bill or adjust a usage period.
+USAGE_KINDS: Final = (LineKind.USAGE, LineKind.ADJUSTMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierAmount:
+    """What a line of a final invoice bills for the same usage period."""
+
+    invoice_id: UUID
+    number: str
+    line_number: int
+    amount: Money
+    waived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierLine:
+    """The same, with what an adjustment takes over: its discount, its invoice's discounts in percent, its tax."""
+
+    billed: EarlierAmount
+    discount: Money
+    percents: tuple[Fraction, ...]
+    tax_percent: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """What a line's amount was computed from: its exact value before it was rounded, the share of the full period that
+    scales fees and bounds, and what earlier invoices carry for the same usage period."""
+
+    exact: Fraction = Fraction(0)
+    share: Fraction = Fraction(1)
+    earlier: tuple[EarlierAmount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line. `steps` are the derivation, as decimal text; `meter_id` is known while the line is computed.
+    """A line. `steps` are the computation as decimal text, `derivation` what it rests on; `meter_id` is known while the
+    line is computed.
 
     A line that corrects or gives back an earlier one carries that one's discount in `own_discount_percent`, and its tax
     in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. `dimensions` are
@@ -46,6 +84,7 @@ class Line:
     quantity: Fraction
     amount: Money
     steps: Sequence[Mapping[str, str]]
+    derivation: Derivation = Derivation()
     meter_id: UUID | None = None
     dimensions: Mapping[str, str] = field(default_factory=dict)
     invoice_item_id: UUID | None = None
@@ -72,11 +111,27 @@ class Line:
 
 
 def line_of(
-    kind: LineKind, item_id: UUID, booked: BookedPrice, period: Period, rated: Rated, amount: Money
+    kind: LineKind,
+    item_id: UUID,
+    booked: BookedPrice,
+    period: Period,
+    rated: Rated,
+    *,
+    share: Fraction,
 ) -> Line:
     """The line of a booked price that was rated: its name, its quantity and its derivation."""
     row = booked.row
     steps = [step.as_strings() for step in rated.steps]
+    derivation = Derivation(rated.exact, share)
     return Line(
-        kind, row.display_name, item_id, row.id, period, rated.quantity, amount, steps, row.meter_id
+        kind,
+        row.display_name,
+        item_id,
+        row.id,
+        period,
+        rated.quantity,
+        rated.amount,
+        steps,
+        derivation,
+        row.meter_id,
     )

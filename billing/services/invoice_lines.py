@@ -16,8 +16,9 @@ from billing.domain.errors import BillingError
 from billing.runtime.db import Connection
 from billing.services.draft_facts import DraftFacts, read_facts
 from billing.services.draft_money import Computed, DraftMoney, in_order, read_money
+from billing.services.draft_periods import PeriodsByDraft, list_periods, share_out
 from billing.services.fee_lines import fee_lines
-from billing.services.usage_lines import usage_lines
+from billing.services.usage_lines import adjustment_lines, usage_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +28,36 @@ class Uncomputed:
     error: BillingError
 
 
-async def compute(tx: Connection, drafts: Sequence[Invoice]) -> dict[UUID, Computed | Uncomputed]:
-    """Lines and totals by invoice id. One draft that cannot be computed does not hold back the others."""
+async def preview(tx: Connection, draft: Invoice) -> Computed | Uncomputed:
+    """What finalizing the draft alone would give now. `tx` must read one snapshot."""
+    periods = share_out([draft], await list_periods(tx, [draft]))
+    return (await compute(tx, [draft], periods))[draft.id]
+
+
+async def compute(
+    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
+) -> dict[UUID, Computed | Uncomputed]:
+    """Lines and totals by invoice id, over the usage periods given.
+
+    One draft that cannot be computed does not hold back the others.
+    """
     money = await read_money(tx, drafts)
-    facts = await _read_facts(tx, [draft for draft in drafts if draft.subscription_id])
+    facts = await _read_facts(tx, [draft for draft in drafts if draft.subscription_id], periods)
     return {draft.id: _computed(draft, facts.get(draft.id), money) for draft in in_order(drafts)}
 
 
 async def _read_facts(
-    tx: Connection, drafts: Sequence[Invoice]
+    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
 ) -> Mapping[UUID, DraftFacts | BillingError]:
     """The facts of subscriptions' drafts; read for each alone where those of one cannot be had."""
     if not drafts:
         return {}
     try:
-        facts = await read_facts(tx, drafts)
+        facts = await read_facts(tx, drafts, periods)
     except BillingError as error:
         if len(drafts) == 1:
             return {drafts[0].id: error}
-        alone = [await _read_facts(tx, [draft]) for draft in drafts]
+        alone = [await _read_facts(tx, [draft], periods) for draft in drafts]
         return {identity: found for one in alone for identity, found in one.items()}
     return {draft.id: facts for draft in drafts}
 
@@ -60,7 +72,11 @@ def _computed(
         lines = money.item_lines(draft)
         if facts is None:
             return money.settle(draft, lines, {})
-        billed = [*usage_lines(draft, facts), *fee_lines(draft, facts)]
+        billed = [
+            *usage_lines(draft, facts),
+            *adjustment_lines(draft, facts),
+            *fee_lines(draft, facts),
+        ]
         return money.settle(draft, billed + lines, facts.prices)
     except BillingError as error:
         return Uncomputed(error)

@@ -7,9 +7,10 @@ what was computed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
 import queries.finalization
 import queries.invoices
@@ -19,7 +20,7 @@ from billing.domain.decimals import decimal_text
 from billing.domain.money import Money
 from billing.domain.period import Period
 from billing.runtime.db import Connection
-from billing.services.invoice_line import Line, LineKind
+from billing.services.invoice_line import Derivation, EarlierAmount, Line, LineKind
 
 _ZERO: Final = Fraction(0)
 
@@ -49,6 +50,7 @@ async def insert_lines(tx: Connection, invoices: Sequence[tuple[Invoice, Sequenc
         taxes=[_units(line.tax) for _, _, line in rows],
         invoice_item_ids=[line.invoice_item_id for _, _, line in rows],
         steps=[json.dumps(list(line.steps)) for _, _, line in rows],
+        derivations=[_stored(line.derivation) for _, _, line in rows],
         dimensions=[json.dumps(dict(line.dimensions)) for _, _, line in rows],
     )
 
@@ -74,11 +76,33 @@ def _line(row: InvoiceLine, currency: str) -> Line:
         Fraction(row.quantity),
         Money(row.amount, currency),
         json.loads(row.steps),
+        _read(json.loads(row.derivation), currency),
         dimensions=json.loads(row.dimensions),
         invoice_item_id=row.invoice_item_id,
         tax_percent=Fraction(row.tax_percent),
         discount=Money(row.discount, currency),
         tax=Money(row.tax, currency),
+    )
+
+
+def _stored(derivation: Derivation) -> str:
+    stored: dict[str, Any] = {"exact": str(derivation.exact), "share": str(derivation.share)}
+    if derivation.earlier:
+        stored["earlier"] = [
+            [str(one.invoice_id), one.number, one.line_number, one.amount.minor_units, one.waived]
+            for one in derivation.earlier
+        ]
+    return json.dumps(stored)
+
+
+def _read(stored: Mapping[str, Any], currency: str) -> Derivation:
+    return Derivation(
+        Fraction(stored["exact"]),
+        Fraction(stored["share"]),
+        tuple(
+            EarlierAmount(UUID(invoice), number, line, Money(amount, currency), waived)
+            for invoice, number, line, amount, waived in stored.get("earlier", ())
+        ),
     )
 
 

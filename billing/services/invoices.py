@@ -25,7 +25,7 @@ from billing.services import customers, subscriptions
 from billing.services.draft_claims import Blocked
 from billing.services.draft_money import Computed
 from billing.services.invoice_line import Line
-from billing.services.invoice_lines import compute
+from billing.services.invoice_lines import preview
 from billing.services.invoice_lines_store import read_lines
 from billing.services.parties import Parties, current_parties, read_parties
 
@@ -78,7 +78,7 @@ async def get_invoice(tx: Connection, tenant_id: UUID, invoice_id: UUID) -> Invo
         lines, discounts = await read_lines(tx, row), await _read_discounts(tx, row)
         return InvoiceView(row, lines, discounts, read_parties(row.parties))
     parties = await current_parties(tx, tenant_id, row.customer_id)
-    outcome = (await compute(tx, [row]))[row.id]
+    outcome = await preview(tx, row)
     if not isinstance(outcome, Computed):
         blocked = replace(row, blocked_reason=Blocked.RATING_FAILED.value)
         return InvoiceView(blocked, (), (), parties)

@@ -31,7 +31,8 @@ GROUPS_MAX: Final = 5000
 class RatedPeriod:
     """What a usage period costs: the price, or each group value, rounded once; and the true-up of their sum.
 
-    `groups` has at least one entry: () without group-by, and where a grouped meter saw nothing.
+    `groups` has at least one entry: () without group-by, and where a grouped meter saw nothing. `share` is the period's
+    of the full one that it is cut from.
     """
 
     row: UsagePeriod
@@ -39,6 +40,7 @@ class RatedPeriod:
     group_by: Group
     groups: Mapping[Group, Rated]
     true_up: Money
+    share: Fraction
 
     @property
     def period(self) -> Period:
@@ -106,4 +108,4 @@ def _rated(row: UsagePeriod, booked: BookedPrice, measured: Measured) -> RatedPe
     if not lines:
         zero = Money.zero(booked.row.currency)
         lines[()] = Rated(zero, zero, Fraction(0), Fraction(0), ())
-    return RatedPeriod(row, booked, measured.group_by, lines, rated.true_up)
+    return RatedPeriod(row, booked, measured.group_by, lines, rated.true_up, share)

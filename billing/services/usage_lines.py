@@ -1,36 +1,40 @@
-"""Invoice path, step 4: the usage lines of a draft.
+"""Invoice path, step 4: the usage lines of a draft, and its adjustments of what was billed before.
 
-Invariant: an amount is rate(all effective records of the period now) minus what finalized invoices carry for it; every
-line is rounded once.
+Invariant: an amount is rate(all effective records of the period now) minus what finalized invoices carry for it,
+however often it is billed; every line is rounded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from queries.models import Invoice
+from queries.models import Invoice, UsagePeriod
 
 from billing.domain.errors import BillingError
-from billing.domain.money import Money
+from billing.domain.money import Money, total_of
 from billing.domain.pricing import adjustment
 from billing.services.draft_facts import DraftFacts
-from billing.services.invoice_line import Line, LineKind
+from billing.services.invoice_line import Derivation, EarlierLine, Line, LineKind
 from billing.services.period_rating import RatedPeriod
 from billing.services.quantity_reads import key_of
 
 
 def usage_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
-    """The lines of each usage period that the draft bills, at zero usage too. Raises why a period cannot be rated."""
-    for row in facts.usage.get(draft.id, ()):
-        rated = facts.rated[key_of(row)]
-        if isinstance(rated, BillingError):
-            raise rated
-        finalized = facts.finalized.get(key_of(row))
-        if finalized is None:
-            yield from first_lines(rated)
-        else:
-            yield from _difference(rated, Money(finalized, draft.currency))
+    """The lines of each usage period that the draft bills, at zero usage too. Raises why a period cannot be rated.
+
+    A period that a final invoice carries an amount for, as after a void, gets the difference alone.
+    """
+    for row in facts.periods[draft.id].own:
+        earlier = facts.earlier.get(key_of(row), ())
+        rated = _rated(row, facts)
+        yield from adjustments(rated, earlier) if earlier else first_lines(rated)
+
+
+def adjustment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
+    """The differences of the periods billed before that the draft adjusts. Raises why a period cannot be rated."""
+    for row in facts.periods[draft.id].adjusted:
+        yield from adjustments(_rated(row, facts), facts.earlier.get(key_of(row), ()))
 
 
 def first_lines(rated: RatedPeriod) -> Iterator[Line]:
@@ -48,33 +52,74 @@ def first_lines(rated: RatedPeriod) -> Iterator[Line]:
             one.quantity,
             one.amount,
             [step.as_strings() for step in one.steps],
+            Derivation(one.exact, rated.share),
             row.meter_id,
             dimensions,
         )
     if rated.true_up:
         bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
-        yield _line(rated, LineKind.TRUE_UP, bound, Fraction(0), rated.true_up)
+        yield Line(
+            LineKind.TRUE_UP,
+            f"{row.display_name}: {bound}",
+            rated.row.item_id,
+            row.id,
+            rated.period,
+            Fraction(0),
+            rated.true_up,
+            (),
+            Derivation(rated.true_up.exact, rated.share),
+        )
 
 
-def _difference(rated: RatedPeriod, finalized: Money) -> Iterator[Line]:
-    """What final invoices do not carry yet, or carry too much of; nothing when they agree."""
-    amount = adjustment(rated.total, finalized)
-    if amount is not None:
-        yield _line(rated, LineKind.USAGE, "adjustment", rated.quantity, amount)
+def adjustments(rated: RatedPeriod, earlier: Sequence[EarlierLine]) -> Iterator[Line]:
+    """One line, maybe a negative one, of what final invoices lack or carry too much of; none when they agree.
 
-
-def _line(
-    rated: RatedPeriod, kind: LineKind, about: str, quantity: Fraction, amount: Money
-) -> Line:
+    It has the discount and the tax of what it corrects.
+    """
+    currency = rated.total.currency
+    amounts = tuple(line.billed for line in earlier)
+    billed = total_of((one.amount for one in amounts if not one.waived), currency)
+    waived = total_of((one.amount for one in amounts if one.waived), currency)
+    difference = adjustment(rated.total, billed, waived)
+    if difference is None:
+        return
     row = rated.booked.row
-    return Line(
-        kind,
-        f"{row.display_name}: {about}",
+    yield Line(
+        LineKind.ADJUSTMENT,
+        f"{row.display_name}: adjustment",
         rated.row.item_id,
         row.id,
         rated.period,
-        quantity,
-        amount,
-        (),
-        row.meter_id if kind is LineKind.USAGE else None,
+        rated.quantity,
+        difference,
+        [step.as_strings() for one in rated.groups.values() for step in one.steps],
+        Derivation(rated.total.exact, rated.share, amounts),
+        row.meter_id,
+        own_discount_percent=_own_discount(difference, earlier),
+        tax_percent=earlier[0].tax_percent if earlier else None,
     )
+
+
+def _rated(row: UsagePeriod, facts: DraftFacts) -> RatedPeriod:
+    rated = facts.rated[key_of(row)]
+    if isinstance(rated, BillingError):
+        raise rated
+    return rated
+
+
+def _own_discount(difference: Money, earlier: Sequence[EarlierLine]) -> Fraction | None:
+    """The discount of the period that is corrected, in percent.
+
+    More usage gets what its invoice gave in percent; an amount that was given off it stays as it is. What is given back
+    is given back as it was billed: with all that was taken off it.
+    """
+    if not earlier:
+        return None
+    if difference.minor_units < 0:
+        billed = sum(line.billed.amount.minor_units for line in earlier)
+        taken_off = sum(line.discount.minor_units for line in earlier)
+        return Fraction(100 * taken_off, billed) if billed else Fraction(0)
+    left = Fraction(1)
+    for percent in earlier[0].percents:
+        left *= 1 - percent / 100
+    return 100 * (1 - left)

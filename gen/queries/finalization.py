@@ -28,7 +28,7 @@ __all__ = [
     "list_usage_pending",
     "lock_drafts",
     "lock_invoice_sequences",
-    "lock_usage_periods",
+    "lock_periods_to_bill",
     "number_invoices",
     "take_subscriptions",
     "unflag_closing",
@@ -277,32 +277,43 @@ async def take_subscriptions(
     return [TakeSubscriptionsRow(*row) for row in rows]
 
 
-LOCK_USAGE_PERIODS: typing.Final = """-- name: LockUsagePeriods :many
-SELECT p.item_id
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
-    AS g (tenant_id, subscription_id, kind, boundary)
-JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
-    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+LOCK_PERIODS_TO_BILL: typing.Final = """-- name: LockPeriodsToBill :many
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
+WHERE (p.tenant_id, p.item_id, p.period_start) IN (
+    SELECT o.tenant_id, o.item_id, o.period_start
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods o ON o.tenant_id = g.tenant_id AND o.subscription_id = g.subscription_id
+        AND o.bill_kind = g.kind AND o.bill_boundary = g.boundary
+    UNION
+    SELECT m.tenant_id, m.item_id, m.period_start
+    FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, subscription_id)
+    JOIN usage_period_marks m ON m.tenant_id = g.tenant_id AND m.subscription_id = g.subscription_id
+        AND m.kind = 'adjust'
+)
 ORDER BY p.tenant_id, p.item_id, p.period_start
 FOR NO KEY UPDATE OF p
 """
 
 
-async def lock_usage_periods(
+async def lock_periods_to_bill(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     kinds: collections.abc.Sequence[str],
     boundaries: collections.abc.Sequence[datetime.datetime],
-) -> list[uuid.UUID]:
-    """Every usage period that the drafts bill, before their records are read. A fold that holds one is waited for."""
-    rows = await conn.fetch(LOCK_USAGE_PERIODS, tenant_ids, subscription_ids, kinds, boundaries)
-    return [row[0] for row in rows]
+) -> list[models.UsagePeriod]:
+    """In one sorted statement, before any record is read: every usage period that the drafts bill, and every billed one of
+    their subscriptions that folds have marked for an adjustment. A fold that holds one is waited for; a mark that is
+    made after this is the next invoice's.
+    """
+    rows = await conn.fetch(LOCK_PERIODS_TO_BILL, tenant_ids, subscription_ids, kinds, boundaries)
+    return [models.UsagePeriod(*row) for row in rows]
 
 
 LOCK_DRAFTS: typing.Final = """-- name: LockDrafts :many
-SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties
+SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties
 FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
 WHERE i.status = 'draft'
@@ -347,18 +358,19 @@ async def list_usage_pending(
 INSERT_LINES: typing.Final = """-- name: InsertLines :exec
 INSERT INTO invoice_lines (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, dimensions)
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions)
 SELECT g.tenant_id, g.invoice_id, g.line_number, g.kind, g.description, g.item_id, g.price_id, g.period_start,
        g.period_end, g.quantity::numeric, g.amount, g.discount, g.tax_percent::numeric, g.tax, g.invoice_item_id,
-       g.steps::jsonb, g.dimensions::jsonb
+       g.steps::jsonb, g.derivation::jsonb, g.dimensions::jsonb
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[],
     $6::uuid[], $7::uuid[], $8::timestamptz[],
     $9::timestamptz[], $10::text[], $11::bigint[], $12::bigint[],
-    $13::text[], $14::bigint[], $15::uuid[], $16::text[], $17::text[]
+    $13::text[], $14::bigint[], $15::uuid[], $16::text[],
+    $17::text[], $18::text[]
 ) AS g (
     tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount,
-    discount, tax_percent, tax, invoice_item_id, steps, dimensions
+    discount, tax_percent, tax, invoice_item_id, steps, derivation, dimensions
 )
 ORDER BY g.tenant_id, g.invoice_id, g.line_number
 """
@@ -383,6 +395,7 @@ async def insert_lines(
     taxes: collections.abc.Sequence[int],
     invoice_item_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     steps: collections.abc.Sequence[str],
+    derivations: collections.abc.Sequence[str],
     dimensions: collections.abc.Sequence[str],
 ) -> None:
     await conn.execute(
@@ -403,6 +416,7 @@ async def insert_lines(
         taxes,
         invoice_item_ids,
         steps,
+        derivations,
         dimensions,
     )
 
@@ -502,7 +516,7 @@ JOIN drawn ON drawn.tenant_id = given.tenant_id
 JOIN invoices i ON i.tenant_id = given.tenant_id AND i.id = given.id
 JOIN invoice_parties who ON who.tenant_id = i.tenant_id AND who.customer_id = i.customer_id
 WHERE invoices.tenant_id = given.tenant_id AND invoices.id = given.id AND invoices.status = 'draft'
-RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.discount, invoices.tax, invoices.credit_applied, invoices.to_credit_balance, invoices.amount_paid, invoices.amount_credited, invoices.memo, invoices.parties
+RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.replaces, invoices.voided_at, invoices.void_reason, invoices.discount, invoices.tax, invoices.credit_applied, invoices.to_credit_balance, invoices.amount_paid, invoices.amount_credited, invoices.memo, invoices.parties
 """
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import datetime
+import decimal
 import typing
 import uuid
 
@@ -13,14 +14,13 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
-    "ListDraftUsagePeriodsRow",
-    "SumFinalizedUsageRow",
+    "ListEarlierLinesRow",
     "get_invoice",
     "insert_drafts",
-    "list_draft_usage_periods",
+    "list_earlier_lines",
     "list_invoice_lines",
     "list_invoices",
-    "sum_finalized_usage",
+    "list_periods_to_bill",
 ]
 
 
@@ -40,7 +40,7 @@ JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.id = c.subscription_id
 WHERE c.closed_at IS NOT NULL
 ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
 ON CONFLICT DO NOTHING
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
 """
 
 
@@ -76,7 +76,7 @@ async def insert_drafts(
 
 
 GET_INVOICE: typing.Final = """-- name: GetInvoice :one
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -91,7 +91,7 @@ async def get_invoice(
 
 
 LIST_INVOICES: typing.Final = """-- name: ListInvoices :many
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices
 WHERE tenant_id = $1
   AND ($2::uuid IS NULL OR id < $2::uuid)
   AND ($3::uuid IS NULL OR customer_id = $3::uuid)
@@ -126,7 +126,7 @@ async def list_invoices(
 
 
 LIST_INVOICE_LINES: typing.Final = """-- name: ListInvoiceLines :many
-SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, dimensions, discount, tax_percent, tax, invoice_item_id FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
+SELECT tenant_id, invoice_id, line_number, kind, description, item_id, price_id, period_start, period_end, quantity, amount, steps, dimensions, derivation, discount, tax_percent, tax, invoice_item_id FROM invoice_lines WHERE tenant_id = $1 AND invoice_id = $2 ORDER BY line_number
 """
 
 
@@ -140,72 +140,82 @@ async def list_invoice_lines(
     return [models.InvoiceLine(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListDraftUsagePeriodsRow:
-    """One row of list_draft_usage_periods."""
-
-    invoice_id: uuid.UUID
-    usage_period: models.UsagePeriod
-
-
-LIST_DRAFT_USAGE_PERIODS: typing.Final = """-- name: ListDraftUsagePeriods :many
-SELECT g.invoice_id::uuid AS invoice_id, p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end
-FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[])
-    AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
-JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
-    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
-ORDER BY p.item_id, p.period_start
+LIST_PERIODS_TO_BILL: typing.Final = """-- name: ListPeriodsToBill :many
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
+WHERE (p.tenant_id, p.item_id, p.period_start) IN (
+    SELECT o.tenant_id, o.item_id, o.period_start
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN usage_periods o ON o.tenant_id = g.tenant_id AND o.subscription_id = g.subscription_id
+        AND o.bill_kind = g.kind AND o.bill_boundary = g.boundary
+    UNION
+    SELECT m.tenant_id, m.item_id, m.period_start
+    FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, subscription_id)
+    JOIN usage_period_marks m ON m.tenant_id = g.tenant_id AND m.subscription_id = g.subscription_id
+        AND m.kind = 'adjust'
+)
+ORDER BY p.tenant_id, p.item_id, p.period_start
 """
 
 
-async def list_draft_usage_periods(
+async def list_periods_to_bill(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
-    invoice_ids: collections.abc.Sequence[uuid.UUID],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     kinds: collections.abc.Sequence[str],
     boundaries: collections.abc.Sequence[datetime.datetime],
-) -> list[ListDraftUsagePeriodsRow]:
-    """The usage periods that the drafts bill."""
-    rows = await conn.fetch(
-        LIST_DRAFT_USAGE_PERIODS,
-        tenant_ids,
-        invoice_ids,
-        subscription_ids,
-        kinds,
-        boundaries,
-    )
-    return [ListDraftUsagePeriodsRow(row[0], models.UsagePeriod(*row[1:15])) for row in rows]
+) -> list[models.UsagePeriod]:
+    """What finalization would lock for these drafts, for a preview: the usage periods that they bill, and those marked for
+    an adjustment.
+    """
+    rows = await conn.fetch(LIST_PERIODS_TO_BILL, tenant_ids, subscription_ids, kinds, boundaries)
+    return [models.UsagePeriod(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class SumFinalizedUsageRow:
-    """One row of sum_finalized_usage."""
+class ListEarlierLinesRow:
+    """One row of list_earlier_lines."""
 
     tenant_id: uuid.UUID
     item_id: uuid.UUID
     period_start: datetime.datetime
+    invoice_id: uuid.UUID
+    number: str
+    line_number: int
     amount: int
+    currency: str
+    waived: bool
+    discount: int
+    tax_percent: decimal.Decimal
+    percents: list[str]
 
 
-SUM_FINALIZED_USAGE: typing.Final = """-- name: SumFinalizedUsage :many
-SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, sum(l.amount)::bigint AS amount
+LIST_EARLIER_LINES: typing.Final = """-- name: ListEarlierLines :many
+SELECT l.tenant_id, l.item_id::uuid AS item_id, l.period_start::timestamptz AS period_start, l.invoice_id,
+       i.number::text AS number, l.line_number, l.amount, i.currency, i.waived, l.discount, l.tax_percent,
+       ARRAY(
+           SELECT d.percent::text FROM invoice_discounts d
+           WHERE d.tenant_id = l.tenant_id AND d.invoice_id = l.invoice_id AND d.percent IS NOT NULL
+           ORDER BY d.position
+       )::text[] AS percents
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS g (tenant_id, item_id, period_start)
 JOIN invoice_lines l ON l.tenant_id = g.tenant_id AND l.item_id = g.item_id AND l.period_start = g.period_start
 JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
-WHERE l.kind IN ('usage', 'true_up') AND (i.status IN ('open', 'paid') OR i.waived)
-GROUP BY l.tenant_id, l.item_id, l.period_start
+WHERE i.status IN ('open', 'paid') OR i.waived
+ORDER BY i.finalized_at, length(i.number), i.number, l.line_number
 """
 
 
-async def sum_finalized_usage(
+async def list_earlier_lines(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
-) -> list[SumFinalizedUsageRow]:
-    """What finalized invoices that are not void, or are waived, bill for these usage periods already, true-ups with it."""
-    rows = await conn.fetch(SUM_FINALIZED_USAGE, tenant_ids, item_ids, period_starts)
-    return [SumFinalizedUsageRow(*row) for row in rows]
+) -> list[ListEarlierLinesRow]:
+    """What finalized invoices that are not void, or are waived, carry for these usage periods already, with the discounts in
+    percent of those invoices. Of whatever kind the line is: a metered item has no other lines than those of its usage.
+    """
+    rows = await conn.fetch(LIST_EARLIER_LINES, tenant_ids, item_ids, period_starts)
+    return [ListEarlierLinesRow(*row) for row in rows]

@@ -172,6 +172,9 @@ class Invoice:
     causation_id: uuid.UUID | None
     version: int
     created_at: datetime.datetime
+    replaces: uuid.UUID | None
+    voided_at: datetime.datetime | None
+    void_reason: str
     discount: int
     tax: int
     credit_applied: int
@@ -231,6 +234,7 @@ class InvoiceLine:
     amount: int
     steps: str
     dimensions: str
+    derivation: str
     discount: int
     tax_percent: decimal.Decimal
     tax: int

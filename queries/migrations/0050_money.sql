@@ -202,26 +202,6 @@ CREATE TABLE credit_ledger (
     FOREIGN KEY (tenant_id, invoice_id) REFERENCES invoices (tenant_id, id)
 );
 
--- What a final invoice says never changes: only its status moves on, and what is paid, credited and due.
-CREATE OR REPLACE FUNCTION refuse_change_of_final_invoice() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF OLD.status <> 'draft' AND (
-        TG_OP = 'DELETE' OR NEW.status = 'draft'
-        OR (NEW.customer_id, NEW.subscription_id, NEW.kind, NEW.boundary, NEW.currency, NEW.number, NEW.subtotal,
-            NEW.discount, NEW.tax, NEW.total, NEW.credit_applied, NEW.to_credit_balance, NEW.memo, NEW.parties,
-            NEW.finalized_at)
-        IS DISTINCT FROM
-           (OLD.customer_id, OLD.subscription_id, OLD.kind, OLD.boundary, OLD.currency, OLD.number, OLD.subtotal,
-            OLD.discount, OLD.tax, OLD.total, OLD.credit_applied, OLD.to_credit_balance, OLD.memo, OLD.parties,
-            OLD.finalized_at)
-        OR NEW.amount_paid < OLD.amount_paid OR NEW.amount_credited < OLD.amount_credited
-    ) THEN
-        RAISE EXCEPTION 'invoice % is final and cannot be changed', OLD.number USING ERRCODE = 'restrict_violation';
-    END IF;
-    IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
-    RETURN NEW;
-END $$;
-
 -- Lines and discounts are written before the number is drawn, and never after.
 CREATE FUNCTION refuse_addition_to_final_invoice() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

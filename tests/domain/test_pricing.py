@@ -217,15 +217,26 @@ def test_a_line_is_one_group_value_and_the_minimum_is_of_their_sum() -> None:
         rate(one, Usage(Fraction(1), dimensions={"region": "asia"}))
 
 
+def euros(*minor_units: int) -> tuple[Money, ...]:
+    return tuple(Money(units, "EUR") for units in minor_units)
+
+
 def test_an_adjustment_is_the_difference_and_zero_makes_no_line() -> None:
-    assert adjustment(Money(15, "EUR"), Money(10, "EUR")) == Money(5, "EUR")
-    assert adjustment(Money(10, "EUR"), Money(15, "EUR")) == Money(-5, "EUR")
-    assert adjustment(Money(10, "EUR"), Money(10, "EUR")) is None
+    assert adjustment(*euros(15, 10, 0)) == Money(5, "EUR")
+    assert adjustment(*euros(10, 15, 0)) == Money(-5, "EUR")
+    assert adjustment(*euros(10, 10, 0)) is None
 
 
-def test_a_waived_period_gives_nothing_back_but_bills_what_is_new() -> None:
-    assert adjustment(Money(10, "EUR"), Money(15, "EUR"), waived=True) is None
-    assert adjustment(Money(20, "EUR"), Money(15, "EUR"), waived=True) == Money(5, "EUR")
+@given(st.integers(0, 100), st.lists(st.integers(0, 200), min_size=1, max_size=6))
+def test_of_a_waived_amount_nothing_is_given_back_and_only_what_exceeds_it_is_billed(
+    waived: int, amounts: list[int]
+) -> None:
+    """However usage goes up and down, what is billed beside the waived amount depends on where it ends."""
+    billed = 0
+    for amount in amounts:
+        more = adjustment(*euros(amount, billed, waived))
+        billed += more.minor_units if more else 0
+        assert billed == max(amount - waived, 0)
 
 
 def test_a_metered_price_is_always_billed_in_arrears() -> None:

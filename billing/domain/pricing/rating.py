@@ -109,16 +109,17 @@ def rate_progressive(
     return Progressive(before, total.total - before, total.total, total.steps)
 
 
-def adjustment(rated_now: Money, finalized: Money, *, waived: bool = False) -> Money | None:
-    """What a line must still bill: the amount now minus what finalized invoices carry.
+def adjustment(rated_now: Money, billed: Money, waived: Money) -> Money | None:
+    """What a line must still bill of a period; None when nothing: a zero adjustment makes no line.
 
-    None when they agree: a zero adjustment makes no line. Of a `waived` period, which nobody
-    paid for, nothing is given back: only a positive adjustment is billed.
+    `billed` is what finalized invoices carry for it that somebody owes or paid, `waived` what waived ones carry.
+    Of a waived amount, which nobody paid for, nothing is given back: usage has to grow beyond it before it counts.
     """
-    difference = rated_now - finalized
-    if not difference or (waived and difference.minor_units < 0):
-        return None
-    return difference
+    owed = rated_now
+    if waived:
+        owed = max(rated_now - waived, Money.zero(rated_now.currency))
+    difference = owed - billed
+    return difference if difference else None
 
 
 def _derive(price: Price, usage: Usage, scale: Fraction) -> tuple[Fraction, list[Step], Fraction]:

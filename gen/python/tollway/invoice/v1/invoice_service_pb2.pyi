@@ -94,6 +94,8 @@ class _LineKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineKind.Val
     """A flat price for a period."""
     LINE_KIND_USAGE: _LineKind.ValueType  # 2
     """A metered price for a usage period."""
+    LINE_KIND_ADJUSTMENT: _LineKind.ValueType  # 5
+    """What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
     LINE_KIND_TRUE_UP: _LineKind.ValueType  # 3
     """What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
     LINE_KIND_COMMITMENT: _LineKind.ValueType  # 4
@@ -110,6 +112,8 @@ LINE_KIND_FEE: LineKind.ValueType  # 1
 """A flat price for a period."""
 LINE_KIND_USAGE: LineKind.ValueType  # 2
 """A metered price for a usage period."""
+LINE_KIND_ADJUSTMENT: LineKind.ValueType  # 5
+"""What a usage period that was billed before costs more, or less when negative, by all that is recorded of it now."""
 LINE_KIND_TRUE_UP: LineKind.ValueType  # 3
 """What brings the lines of a usage period up to the price's minimum, or down to its maximum."""
 LINE_KIND_COMMITMENT: LineKind.ValueType  # 4
