@@ -7,15 +7,15 @@
 -- The two probes without a column of `h` run once per statement, and nearly always spare the probes per row. The inner
 -- subselect and the LIMIT that is itself a subselect keep the planner on the index outbox_in_order, whatever its
 -- statistics say of a table that is empty one second and full the next: a sort would read the whole backlog each time.
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id,
-       o.attempts
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target,
+       o.replay_id, o.attempts
 FROM unnest(@shards::smallint[]) AS s (shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.replay_id,
-           h.attempts
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.target,
+           h.replay_id, h.attempts
     FROM (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.replay_id,
-               q.attempts
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.target,
+               q.replay_id, q.attempts
         FROM outbox q WHERE q.shard = s.shard
         ORDER BY q.shard, q.priority, q.position
     ) AS h

@@ -122,6 +122,14 @@ class Routes:
             return Route(self._all_takers)
         return Route(self._all_takers, unknown=True)
 
+    def addressed(self, route: Route, target: str) -> Route:
+        """The route of a replayed event that is for one consumer, or (`!name`) for all but one."""
+        place = self._places.get(target.removeprefix("!"))
+        bit = 0 if place is None else 1 << place
+        if target.startswith("!"):
+            return Route(route.wanted & ~bit, route.unknown)
+        return Route(route.wanted & bit)
+
     def late(self, subject: str, schema_version: int) -> list[Consumer] | None:
         """Who still has to get an event that waited as unknown; None when it still is."""
         route = self.of(subject, schema_version)
