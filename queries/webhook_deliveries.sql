@@ -44,7 +44,8 @@ WITH owned AS (
     WHERE webhook_deliveries.tenant_id = due.tenant_id AND webhook_deliveries.webhook_id = due.webhook_id
       AND webhook_deliveries.event_id = due.event_id AND webhook_deliveries.nonce = due.nonce
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
-              webhook_deliveries.nonce, webhook_deliveries.shard, webhook_deliveries.attempts
+              webhook_deliveries.nonce, webhook_deliveries.shard, webhook_deliveries.attempts,
+              webhook_deliveries.forgiven
 ), noted AS (
     INSERT INTO webhook_claims (
         id, shard, term, claimed_at, expires_at, tenant_ids, webhook_ids, event_ids, nonces, attempt_numbers)
@@ -55,7 +56,8 @@ WITH owned AS (
     GROUP BY owned.claim_id, owned.shard, owned.term
 )
 SELECT claimed.tenant_id, claimed.webhook_id, claimed.event_id, claimed.nonce, claimed.shard, claimed.attempts,
-       w.url, w.headers, w.payload, w.rate_per_second, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
+       claimed.forgiven, w.url, w.headers, w.payload, w.rate_per_second, s.ciphertexts::bytea[] AS ciphertexts,
+       e.envelope AS "envelope?"
 FROM claimed
 JOIN webhooks w ON w.tenant_id = claimed.tenant_id AND w.id = claimed.webhook_id
 CROSS JOIN LATERAL (
@@ -71,27 +73,29 @@ LEFT JOIN LATERAL (
 -- Completed attempts, and what they make of their deliveries. The attempt number is the guard: the result of an attempt
 -- that was given up meanwhile corrects its own row ('lost' until then) and moves nothing that a later one has claimed.
 -- What `held` has locked and checked, `moved` finds by the primary key alone.
--- Answers the rows that moved.
+-- An attempt that is forgiven is not counted by the schedule. Answers the rows that moved.
 WITH given AS (
     SELECT g.tenant_id, g.webhook_id, g.event_id, g.nonce, g.attempt_number, g.started_at, g.duration_ms, g.outcome,
-           g.response_status, g.response_head, g.error, g.address, g.status, g.due_at
+           g.response_status, g.response_head, g.error, g.address, g.request_headers, g.forgiven, g.status, g.due_at
     FROM unnest(
         @tenant_ids::uuid[], @webhook_ids::uuid[], @event_ids::uuid[], @nonces::smallint[], @attempt_numbers::smallint[],
         @started_ats::timestamptz[], @durations_ms::integer[], @outcomes::text[], sqlc.narg(response_statuses)::smallint[],
-        @response_heads::bytea[], @errors::text[], @addresses::text[], @statuses::text[], @due_ats::timestamptz[]
+        @response_heads::bytea[], @errors::text[], @addresses::text[], @request_headers::text[], @forgiven::smallint[],
+        @statuses::text[], @due_ats::timestamptz[]
     ) AS g (tenant_id, webhook_id, event_id, nonce, attempt_number, started_at, duration_ms, outcome, response_status,
-            response_head, error, address, status, due_at)
+            response_head, error, address, request_headers, forgiven, status, due_at)
 ), written AS (
     INSERT INTO webhook_delivery_attempts (
         tenant_id, webhook_id, event_id, nonce, attempt_number, started_at, duration_ms, outcome, response_status,
-        response_head, error, address)
+        response_head, error, address, request_headers)
     SELECT given.tenant_id, given.webhook_id, given.event_id, given.nonce, given.attempt_number, given.started_at,
-           given.duration_ms, given.outcome, given.response_status, given.response_head, given.error, given.address
+           given.duration_ms, given.outcome, given.response_status, given.response_head, given.error, given.address,
+           given.request_headers
     FROM given ORDER BY given.tenant_id, given.webhook_id, given.event_id, given.nonce, given.attempt_number
     ON CONFLICT (tenant_id, webhook_id, event_id, nonce, attempt_number) DO UPDATE
     SET started_at = excluded.started_at, duration_ms = excluded.duration_ms, outcome = excluded.outcome,
         response_status = excluded.response_status, response_head = excluded.response_head, error = excluded.error,
-        address = excluded.address
+        address = excluded.address, request_headers = excluded.request_headers
     WHERE webhook_delivery_attempts.outcome = 'lost'
 ), held AS MATERIALIZED (
     SELECT d.tenant_id, d.webhook_id, d.event_id, d.nonce
@@ -106,7 +110,7 @@ WITH given AS (
     FOR NO KEY UPDATE OF d
 ), moved AS (
     UPDATE webhook_deliveries
-    SET status = g.status, due_at = g.due_at,
+    SET status = g.status, due_at = g.due_at, forgiven = webhook_deliveries.forgiven + g.forgiven,
         finished_at = CASE WHEN g.status = 'pending' THEN NULL ELSE @now::timestamptz END
     FROM held
     JOIN given g ON g.tenant_id = held.tenant_id AND g.webhook_id = held.webhook_id AND g.event_id = held.event_id
@@ -115,7 +119,8 @@ WITH given AS (
       AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
       AND webhook_deliveries.attempts = g.attempt_number
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
-              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status, g.error
+              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status,
+              webhook_deliveries.subject, g.error
 ), dead AS (
     INSERT INTO webhook_dlq (tenant_id, webhook_id, event_id, nonce, attempts, last_error, died_at)
     SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, moved.error, @now::timestamptz
@@ -125,11 +130,14 @@ WITH given AS (
 ), closed AS (
     DELETE FROM webhook_claims WHERE webhook_claims.id = ANY (@closed_claims::uuid[])
 )
-SELECT moved.webhook_id, moved.event_id, moved.status FROM moved;
+SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, moved.status, moved.subject,
+       moved.error::text AS error
+FROM moved;
 
--- name: RecoverClaims :one
+-- name: RecoverClaims :many
 -- What is left of the claims of earlier terms, and of claims whose results never came: attempts that nobody knows the
--- end of. They are written as lost; the deliveries are due again, or dead if that was their last attempt.
+-- end of. They are written as lost; the deliveries are due again, or dead if that was their last attempt. One row tells
+-- how many claims and deliveries, again with each delivery that is dead.
 WITH owned AS (
     SELECT g.shard, g.term FROM unnest(@shards::smallint[], @terms::bigint[]) AS g (shard, term)
     JOIN leases l ON l.kind = 'sender' AND l.shard = g.shard AND l.term = g.term
@@ -166,8 +174,10 @@ WITH owned AS (
 ), moved AS (
     UPDATE webhook_deliveries
     SET due_at = @now::timestamptz,
-        status = CASE WHEN webhook_deliveries.attempts >= @attempts_max::integer THEN 'dead' ELSE 'pending' END,
-        finished_at = CASE WHEN webhook_deliveries.attempts >= @attempts_max::integer THEN @now::timestamptz END
+        status = CASE WHEN webhook_deliveries.attempts - webhook_deliveries.forgiven >= @attempts_max::integer
+                      THEN 'dead' ELSE 'pending' END,
+        finished_at = CASE WHEN webhook_deliveries.attempts - webhook_deliveries.forgiven >= @attempts_max::integer
+                           THEN @now::timestamptz END
     FROM held
     JOIN named n ON n.tenant_id = held.tenant_id AND n.webhook_id = held.webhook_id AND n.event_id = held.event_id
                 AND n.nonce = held.nonce
@@ -175,7 +185,8 @@ WITH owned AS (
       AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
       AND webhook_deliveries.attempts = n.attempt_number
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
-              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status
+              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status,
+              webhook_deliveries.subject
 ), dead AS (
     INSERT INTO webhook_dlq (tenant_id, webhook_id, event_id, nonce, attempts, last_error, died_at)
     SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, @error::text,
@@ -186,4 +197,8 @@ WITH owned AS (
 ), closed AS (
     DELETE FROM webhook_claims USING old WHERE webhook_claims.id = old.id
 )
-SELECT (SELECT count(*) FROM old)::bigint AS claims, (SELECT count(*) FROM moved)::bigint AS deliveries;
+SELECT (SELECT count(*) FROM old)::bigint AS claims, (SELECT count(*) FROM moved)::bigint AS deliveries,
+       m.tenant_id AS "tenant_id?", m.webhook_id AS "webhook_id?", m.event_id AS "event_id?", m.nonce AS "nonce?",
+       m.attempts AS "attempts?", m.subject AS "subject?"
+FROM (VALUES (1)) AS always (one)
+LEFT JOIN moved m ON m.status = 'dead';

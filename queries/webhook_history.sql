@@ -2,10 +2,10 @@
 
 -- name: ListDeliveries :many
 -- The newest events first. Each endpoint offers its own newest by its primary key, so that no index is kept for this.
-SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.due_at, d.created_at, d.finished_at
+SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.forgiven, d.due_at, d.created_at, d.finished_at
 FROM webhooks w
 CROSS JOIN LATERAL (
-    SELECT x.webhook_id, x.event_id, x.nonce, x.subject, x.status, x.attempts, x.due_at, x.created_at, x.finished_at
+    SELECT x.webhook_id, x.event_id, x.nonce, x.subject, x.status, x.attempts, x.forgiven, x.due_at, x.created_at, x.finished_at
     FROM webhook_deliveries x
     WHERE x.tenant_id = w.tenant_id AND x.webhook_id = w.id AND x.event_id <= @before_event::uuid
       AND (x.event_id, x.webhook_id, x.nonce) < (@before_event::uuid, @before_webhook::uuid, @before_nonce::integer)
@@ -21,20 +21,21 @@ ORDER BY d.event_id DESC, d.webhook_id DESC, d.nonce DESC
 LIMIT @most::integer;
 
 -- name: GetDelivery :one
-SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.due_at, d.created_at, d.finished_at
+SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.forgiven, d.due_at, d.created_at, d.finished_at
 FROM webhook_deliveries d
 WHERE d.tenant_id = @tenant_id AND d.webhook_id = @webhook_id AND d.event_id = @event_id AND d.nonce = @nonce;
 
 -- name: GetLatestDelivery :one
 -- The latest resend, or the first delivery.
-SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.due_at, d.created_at, d.finished_at
+SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.forgiven, d.due_at, d.created_at, d.finished_at
 FROM webhook_deliveries d
 WHERE d.tenant_id = @tenant_id AND d.webhook_id = @webhook_id AND d.event_id = @event_id
 ORDER BY d.nonce DESC
 LIMIT 1;
 
 -- name: ListAttempts :many
-SELECT a.attempt_number, a.started_at, a.duration_ms, a.outcome, a.response_status, a.response_head, a.error, a.address
+SELECT a.attempt_number, a.started_at, a.duration_ms, a.outcome, a.response_status, a.response_head, a.error, a.address,
+       a.request_headers
 FROM webhook_delivery_attempts a
 WHERE a.tenant_id = @tenant_id AND a.webhook_id = @webhook_id AND a.event_id = @event_id AND a.nonce = @nonce
 ORDER BY a.attempt_number
@@ -65,14 +66,15 @@ WITH made AS (
     VALUES (@tenant_id, @webhook_id, @event_id, @nonce, @shard, @subject, @status, @now::timestamptz, @now::timestamptz)
     RETURNING webhook_deliveries.webhook_id, webhook_deliveries.event_id, webhook_deliveries.nonce,
               webhook_deliveries.subject, webhook_deliveries.status, webhook_deliveries.attempts,
-              webhook_deliveries.due_at, webhook_deliveries.created_at, webhook_deliveries.finished_at
+              webhook_deliveries.forgiven, webhook_deliveries.due_at, webhook_deliveries.created_at,
+              webhook_deliveries.finished_at
 ), counted AS (
     INSERT INTO webhook_matched (tenant_id, webhook_id, partition, count)
     VALUES (@tenant_id, @webhook_id, @partition, 1)
     ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET count = webhook_matched.count + 1
 )
-SELECT made.webhook_id, made.event_id, made.nonce, made.subject, made.status, made.attempts, made.due_at,
-       made.created_at, made.finished_at
+SELECT made.webhook_id, made.event_id, made.nonce, made.subject, made.status, made.attempts, made.forgiven,
+       made.due_at, made.created_at, made.finished_at
 FROM made;
 
 -- name: ListBalances :many

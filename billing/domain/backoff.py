@@ -20,6 +20,8 @@ WEBHOOK_ATTEMPTS_MAX: Final = len(WEBHOOK_SCHEDULE_S)
 WEBHOOK_JITTER_PERCENT: Final = 20
 # A receiver may ask for more time than the schedule, up to this; never for less.
 RETRY_AFTER_MAX_S: Final = 86_400
+# Attempts that failed by a fault of the house are not counted by the schedule, up to so many.
+FORGIVEN_MAX: Final = 200
 _DELTA_SECONDS: Final = re.compile(r"[0-9]{1,10}")
 
 

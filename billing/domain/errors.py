@@ -107,6 +107,12 @@ class Precondition(BillingError):
     kind = Kind.PRECONDITION
 
 
+class EtagMismatch(Conflict):
+    """It was changed since its etag was read; read it again."""
+
+    reason = "ETAG_MISMATCH"
+
+
 class PermissionDenied(BillingError):
     """The key lacks the scope that this call needs."""
 

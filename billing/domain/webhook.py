@@ -15,6 +15,13 @@ from billing.domain.lifecycle import Machine, StatusChanged
 
 # Only failures for so long disable an endpoint; one success starts the count again.
 FAILING_LIMIT: Final = timedelta(days=5)
+# An endpoint that was disabled for it is tried this often with one of its parked deliveries.
+PROBE_EVERY: Final = timedelta(hours=1)
+# So many failures one after the other open the breaker: nothing is sent to the endpoint for a while, then one attempt
+# at a time; each that fails doubles the pause.
+BREAKER_FAILURES: Final = 10
+BREAKER_PAUSE: Final = timedelta(seconds=5)
+BREAKER_PAUSE_MAX: Final = timedelta(minutes=1)
 _GONE: Final = 410
 
 
@@ -105,6 +112,30 @@ def apply_delivery_lifecycle(
 def is_success(status_code: int | None) -> bool:
     """2xx and nothing else: a redirect is never followed, and None is no answer at all."""
     return status_code is not None and 200 <= status_code <= 299
+
+
+class BreakerState(StrEnum):
+    """Whether an endpoint's breaker lets attempts through: all, one at a time, or none."""
+
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    OPEN = "open"
+
+
+def breaker_pause(failures: int) -> timedelta:
+    """For how long so many failures one after the other open the breaker; zero leaves it closed."""
+    over = failures - BREAKER_FAILURES
+    if over < 0:
+        return timedelta(0)
+    # Doubling ends before it could grow without bound.
+    return min(BREAKER_PAUSE * (1 << min(over, 10)), BREAKER_PAUSE_MAX)
+
+
+def breaker_state(failures: int, open_until: datetime | None, now: datetime) -> BreakerState:
+    """What the breaker of an endpoint is now."""
+    if failures < BREAKER_FAILURES:
+        return BreakerState.CLOSED
+    return BreakerState.OPEN if open_until and open_until > now else BreakerState.HALF_OPEN
 
 
 def should_disable(status_code: int | None, failing_since: datetime | None, now: datetime) -> bool:

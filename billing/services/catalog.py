@@ -7,9 +7,11 @@ stands in the catalog can be rated.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 import queries.catalog
@@ -20,13 +22,30 @@ from tollway.catalog.v1 import catalog_service_pb2 as pb
 
 from billing.domain import pricing
 from billing.domain.currency import exponent_of
-from billing.domain.errors import AlreadyExists, CurrencyMismatch, Invalid, NotFound, Precondition
+from billing.domain.decimals import parse_decimal
+from billing.domain.errors import (
+    AlreadyExists,
+    CurrencyMismatch,
+    Invalid,
+    InvalidDecimal,
+    InvalidMeter,
+    NotFound,
+    Precondition,
+)
+from billing.domain.fields import DECIMAL_LIMIT
+from billing.domain.filters import filters_config, parse_filters
 from billing.domain.ids import Prefix, encode
+from billing.domain.meter import Aggregation
+from billing.domain.meter import Meter as CountingMeter
+from billing.domain.proration import Granularity
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
+from billing.services.price_checks import check_price
+
+TAX_PERCENT_MAX: Final = 100
 
 
 class MeterNotFound(NotFound):
@@ -41,6 +60,12 @@ class MeterArchived(Precondition):
     reason = "METER_ARCHIVED"
 
 
+class PlanArchived(Precondition):
+    """The plan is archived and takes no new prices and no new subscriptions."""
+
+    reason = "PLAN_ARCHIVED"
+
+
 class PlanNotFound(NotFound):
     """There is no such plan in this tenant; create it with CreatePlan."""
 
@@ -49,21 +74,27 @@ class PlanNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class NewMeter:
-    """A meter to make; an empty display name takes the key."""
+    """A meter to make; an empty display name takes the key. `filters` are as billing.domain.filters reads them."""
 
     key: str
     display_name: str
     aggregation: str
+    value_property: str = ""
+    unique_property: str = ""
+    filters: Sequence[Mapping[str, object]] = ()
+    group_by: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NewPlan:
-    """A plan to make; an empty display name takes the key."""
+    """A plan to make; an empty display name takes the key. `commitment` is a decimal text, empty for none."""
 
     key: str
     display_name: str
     currency: str
     interval: str
+    granularity: Granularity = Granularity.SECOND
+    commitment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +102,7 @@ class NewPrice:
     """A price to make: `model` and `config` as billing.domain.pricing reads them.
 
     An empty meter key makes a price by licensed quantity; an empty currency takes the plan's; no timing takes the
-    default.
+    default; `tax_percent` is a decimal text, empty for none.
     """
 
     display_name: str
@@ -80,12 +111,14 @@ class NewPrice:
     model: str
     config: Mapping[str, object]
     billing_timing: pricing.BillingTiming | None
+    tax_percent: str = ""
 
 
 async def create_meter(
     tx: Connection, tenant_id: UUID, draft: NewMeter, cause: Cause, *, now: datetime
 ) -> Meter:
-    """A new meter; emits meter.created. Raises AlreadyExists."""
+    """A new meter; emits meter.created. Raises AlreadyExists or InvalidMeter."""
+    counts = _counts(draft)
     at = await business_time(tx, tenant_id, now)
     meter = await queries.catalog.insert_meter(
         tx,
@@ -94,6 +127,10 @@ async def create_meter(
         key=draft.key,
         display_name=draft.display_name or draft.key,
         aggregation=draft.aggregation,
+        value_property=draft.value_property or None,
+        unique_property=counts.unique_property,
+        filters=json.dumps(filters_config(counts.filters)),
+        group_by=list(counts.group_by),
         now=at,
     )
     if meter is None:
@@ -101,8 +138,21 @@ async def create_meter(
     resource = encode(Prefix.METER, meter.id)
     aggregation = pb.Aggregation.Value(f"AGGREGATION_{meter.aggregation.upper()}")
     payload = payloads.MeterCreated(meter_id=resource, key=meter.key, aggregation=aggregation)
-    await _emit(tx, tenant_id, resource, payload, (cause, at, now))
+    await tell(tx, tenant_id, resource, meter.version, payload, (cause, at, now))
     return meter
+
+
+def _counts(draft: NewMeter) -> CountingMeter:
+    """What the meter counts. Raises InvalidMeter, naming the field."""
+    aggregation = Aggregation(draft.aggregation)
+    if draft.value_property and aggregation in (Aggregation.COUNT, Aggregation.UNIQUE):
+        raise InvalidMeter.field("value_property", f"the aggregation {aggregation} takes no value.")
+    return CountingMeter(
+        aggregation,
+        draft.unique_property or None,
+        parse_filters(list(draft.filters)),
+        tuple(draft.group_by),
+    )
 
 
 async def get_meter(
@@ -121,8 +171,9 @@ async def get_meter(
 async def create_plan(
     tx: Connection, tenant_id: UUID, draft: NewPlan, cause: Cause, *, now: datetime
 ) -> Plan:
-    """A new plan without prices; emits plan.created. Raises AlreadyExists or UnknownCurrency."""
+    """A new plan without prices; emits plan.created. Raises AlreadyExists, UnknownCurrency or InvalidDecimal."""
     exponent_of(draft.currency)
+    commitment = _within(draft.commitment, "commitment_amount", DECIMAL_LIMIT)
     at = await business_time(tx, tenant_id, now)
     plan = await queries.catalog.insert_plan(
         tx,
@@ -132,6 +183,8 @@ async def create_plan(
         display_name=draft.display_name or draft.key,
         currency=draft.currency,
         billing_interval=draft.interval,
+        granularity=draft.granularity,
+        commitment=commitment or None,
         now=at,
     )
     if plan is None:
@@ -143,7 +196,7 @@ async def create_plan(
         currency_code=plan.currency,
         interval=pb.Interval.Value(f"INTERVAL_{plan.billing_interval.upper()}"),
     )
-    await _emit(tx, tenant_id, resource, payload, (cause, at, now))
+    await tell(tx, tenant_id, resource, plan.version, payload, (cause, at, now))
     return plan
 
 
@@ -165,7 +218,7 @@ async def create_price(
 ) -> Price:
     """A new price of the plan; emits price.created.
 
-    Raises MeterNotFound, MeterArchived, InvalidPrice, InvalidDecimal, CurrencyMismatch.
+    Raises PlanArchived, MeterNotFound, MeterArchived, InvalidPrice, InvalidDecimal, CurrencyMismatch.
     """
     currency = draft.currency or plan.currency
     if currency != plan.currency:
@@ -173,8 +226,11 @@ async def create_price(
             f"The plan is in {plan.currency}; a price of it cannot be in {currency}.",
             metadata={"expected": plan.currency, "actual": currency},
         )
+    archived_at = await queries.catalog.hold_plan(tx, tenant_id=tenant_id, id=plan.id)
+    if archived_at is not None:
+        raise PlanArchived(metadata={"plan": plan.key})
     meter = await _meter_to_price(tx, tenant_id, draft)
-    checked = pricing.parse_price(draft.model, draft.config, currency)
+    checked = check_price(draft.model, draft.config, currency, meter)
     timing = pricing.billing_timing(
         checked.model, metered=meter is not None, chosen=draft.billing_timing
     )
@@ -190,6 +246,7 @@ async def create_price(
         model=draft.model,
         config=json.dumps(pricing.to_config(checked), sort_keys=True),
         billing_timing=timing,
+        tax_percent=_within(draft.tax_percent, "tax_percent", TAX_PERCENT_MAX),
         now=at,
     )
     assert price is not None, "an INSERT without a conflict clause returns its row"
@@ -199,7 +256,7 @@ async def create_price(
         plan_id=encode(Prefix.PLAN, plan.id),
         meter_id=encode(Prefix.METER, meter.id) if meter else "",
     )
-    await _emit(tx, tenant_id, resource, payload, (cause, at, now))
+    await tell(tx, tenant_id, resource, price.version, payload, (cause, at, now))
     return price
 
 
@@ -215,9 +272,20 @@ async def _meter_to_price(tx: Connection, tenant_id: UUID, draft: NewPrice) -> M
             "meter_key", "a flat price goes by the licensed quantity; leave the meter empty"
         )
     meter = await get_meter(tx, tenant_id, key=draft.meter_key)
-    if meter.archived_at is not None:
+    archived_at = await queries.catalog.hold_meter(tx, tenant_id=tenant_id, id=meter.id)
+    if archived_at is not None:
         raise MeterArchived(metadata={"meter": meter.key})
     return meter
+
+
+def _within(text: str, path: str, limit: int) -> Decimal | None:
+    """A decimal from 0 to the limit; None for an empty text."""
+    if not text:
+        return None
+    value = parse_decimal(text, path=path)
+    if not 0 <= value <= limit:
+        raise InvalidDecimal.field(path, f"give a number from 0 to {limit}.")
+    return value
 
 
 def _taken(kind: str, key: str) -> AlreadyExists:
@@ -226,13 +294,16 @@ def _taken(kind: str, key: str) -> AlreadyExists:
     )
 
 
-async def _emit(
+async def tell(
     tx: Connection,
     tenant_id: UUID,
     resource: str,
+    version: int,
     payload: Message,
     when: tuple[Cause, datetime, datetime],
 ) -> None:
-    """Catalog entries never change, so their one event is of version 1."""
+    """Emits what became of a catalog entry, at its new version. `when` is cause, business time, machine time."""
     cause, at, now = when
-    await events.emit(tx, [events.NewEvent(tenant_id, resource, 1, payload, at, cause)], now=now)
+    await events.emit(
+        tx, [events.NewEvent(tenant_id, resource, version, payload, at, cause)], now=now
+    )

@@ -1,6 +1,7 @@
 """Every path: the stored rows that services hand to the rim, by name. Invariant: nobody but a service calls a query."""
 
 from queries.models import ApiKey, Customer, Invoice, Meter, Plan, Price, Tenant, TestClock, Webhook
+from queries.usage_revisions import ListUsageRevisionsRow as UsageRevision
 
 __all__ = [
     "ApiKey",
@@ -11,5 +12,6 @@ __all__ = [
     "Price",
     "Tenant",
     "TestClock",
+    "UsageRevision",
     "Webhook",
 ]

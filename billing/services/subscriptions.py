@@ -28,10 +28,12 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
-from billing.services.catalog import get_plan
+from billing.services.catalog import PlanArchived, get_plan
 from billing.services.customers import CustomerNotFound, get_customer
+from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
 from billing.services.subscription_terms import Alignment, Terms
 from billing.services.usage_periods import make_usage_periods
+from billing.services.usage_revisions import Author, assign_unassigned
 
 # As far back as usage may be dated: every period since then can still be billed from its records.
 START_BEHIND_MAX: Final = BACKDATING_LIMIT
@@ -44,12 +46,6 @@ class SubscriptionNotFound(NotFound):
     """There is no such subscription in this tenant."""
 
     reason = "SUBSCRIPTION_NOT_FOUND"
-
-
-class PriceNotFound(NotFound):
-    """The plan has no such price."""
-
-    reason = "PRICE_NOT_FOUND"
 
 
 class PlanWithoutPrices(Precondition):
@@ -125,7 +121,9 @@ async def create_subscription(
     """
     customer = await _lock_customer(tx, tenant_id, draft)
     plan, prices = await get_plan(tx, tenant_id, plan_id=draft.plan_id, key=draft.plan_key)
-    if not prices:
+    if plan.archived_at is not None:
+        raise PlanArchived(metadata={"plan": plan.key})
+    if all(price.archived_at is not None for price in prices):
         raise PlanWithoutPrices(metadata={"plan": encode(Prefix.PLAN, plan.id)})
     today = await business_time(tx, tenant_id, now)
     chosen = _chosen(prices, draft.items)
@@ -137,6 +135,7 @@ async def create_subscription(
     )
     await make_usage_periods(tx, [(row, parts.terms.first_ones())])
     await events.emit(tx, [_created(row, parts, cause)], now=now)
+    await assign_unassigned(tx, tenant_id, row.id, Author(cause), now=now)
     return SubscriptionView(row, items)
 
 
@@ -192,17 +191,20 @@ def _terms(draft: NewSubscription, customer: Customer, plan: Plan, today: dateti
 
 
 def _chosen(prices: Sequence[Price], items: Sequence[NewItem]) -> list[tuple[Price, Decimal]]:
-    """The prices to take with their quantities, in the order given. Each price, and each meter, once."""
-    if len(items or prices) > ITEMS_MAX:
+    """The prices to take with their quantities, in the order given: each price, and each meter, once, none archived."""
+    offered = [NewItem(price.id) for price in prices if price.archived_at is None]
+    if len(items or offered) > ITEMS_MAX:
         raise Invalid.field("items", f"a subscription has at most {ITEMS_MAX} items; name them.")
     known = {price.id: price for price in prices}
     chosen: list[tuple[Price, Decimal]] = []
-    for place, item in enumerate(items or [NewItem(price.id) for price in prices]):
+    for place, item in enumerate(items or offered):
         price = known.pop(item.price_id, None)
         if price is None:
             if any(item.price_id == taken.id for taken, _ in chosen):
                 raise Invalid.field(f"items[{place}].price_id", "names a price a second time.")
             raise PriceNotFound(metadata={"price": encode(Prefix.PRICE, item.price_id)})
+        if price.archived_at is not None:
+            raise PriceArchived(metadata=archived_metadata(price))
         if price.meter_id and any(price.meter_id == taken.meter_id for taken, _ in chosen):
             raise MeterAlreadyPriced(
                 "Two of these prices are for one meter; name the items and take one of them.",

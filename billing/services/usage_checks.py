@@ -61,6 +61,11 @@ def instant_us(instant: datetime) -> int:
     return (instant - _EPOCH) // _MICROSECOND
 
 
+def instant_of(us: int) -> datetime:
+    """The instant so many microseconds after the beginning of 1970."""
+    return _EPOCH + us * _MICROSECOND
+
+
 def _keys(keys: Sequence[str]) -> Refusals:
     if all(keys) and max(map(len, keys)) <= KEY_LENGTH_MAX and _NUL not in "".join(keys):
         return

@@ -7,7 +7,6 @@ records, and only when there are any. Which of two twins is first the unique key
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +14,8 @@ from typing import Final
 from uuid import UUID
 
 import queries.usage
-from tollway.usage.v1 import usage_events_pb2 as payloads
 
 from billing.domain.errors import Invalid
-from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
@@ -33,6 +30,7 @@ from billing.services.usage_batch import (
 )
 from billing.services.usage_checks import refusals
 from billing.services.usage_directory import Names, look_up
+from billing.services.usage_reported import usage_reported
 
 BATCH_RECORDS_MAX: Final = 1000
 _CONFLICT: Final = Verdict(
@@ -87,7 +85,10 @@ async def record_usage(
     verdicts |= await _write(tx, tenant_id, batch_id, sound, accepted_at=today)
     if len(verdicts) == len(batch):
         return BatchAnswer(len(batch), None, verdicts)
-    event = _reported(tenant_id, batch_id, sound, verdicts, cause, today)
+    owners = list(zip(sound.customer_ids, sound.meter_ids, strict=True))
+    if verdicts:
+        owners = [owners[n] for n, place in enumerate(sound.places) if place not in verdicts]
+    event = usage_reported(tenant_id, batch_id, owners, cause, today)
     await events.emit(tx, [event], now=now)
     return BatchAnswer(len(batch), batch_id, verdicts)
 
@@ -191,31 +192,3 @@ async def _compare(
         if row.batch_id != batch_id or place not in firsts:
             verdicts[place] = DUPLICATE if row.same else _CONFLICT
     return verdicts
-
-
-def _reported(
-    tenant_id: UUID,
-    batch_id: UUID,
-    sound: _Columns,
-    verdicts: dict[int, Verdict],
-    cause: Cause,
-    at: datetime,
-) -> events.NewEvent:
-    owners = list(zip(sound.customer_ids, sound.meter_ids, strict=True))
-    if verdicts:
-        owners = [owners[n] for n, place in enumerate(sound.places) if place not in verdicts]
-    counts = Counter(owners)
-    resource = encode(Prefix.USAGE_BATCH, batch_id)
-    payload = payloads.UsageReported(
-        batch_id=resource,
-        record_count=counts.total(),
-        counts=[
-            payloads.UsageCount(
-                customer_id=encode(Prefix.CUSTOMER, customer_id),
-                meter_id=encode(Prefix.METER, meter_id),
-                record_count=count,
-            )
-            for (customer_id, meter_id), count in counts.items()
-        ],
-    )
-    return events.NewEvent(tenant_id, resource, 1, payload, at, cause)

@@ -15,12 +15,21 @@ from typing import Final
 from uuid import UUID
 
 import queries.webhook_deliveries as statements
+import queries.webhook_health as statements_of_health
+from queries.webhook_deliveries import ClaimDeliveriesRow
+from queries.webhook_health import ClaimProbesRow
 
-from billing.domain.backoff import WEBHOOK_ATTEMPTS_MAX, webhook_delay
-from billing.domain.webhook import DeliveryStatus
+from billing.domain.backoff import (
+    FORGIVEN_MAX,
+    WEBHOOK_ATTEMPTS_MAX,
+    ExponentialBackoff,
+    webhook_delay,
+)
+from billing.domain.webhook import PROBE_EVERY, DeliveryStatus
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services.leases import Lease
+from billing.services.webhook_exhausted import Exhausted, tell_exhausted
 
 ENDPOINTS_PER_DISCOVERY_MAX: Final = 10_000
 CLAIMS_PER_RECOVERY_MAX: Final = 20
@@ -29,6 +38,8 @@ LOST: Final = "lost: the sender ended before it knew the answer"
 # A row that its claim's end has made due again must not be claimed while a last result may still be on its way.
 _AFTER_EXPIRY: Final = timedelta(seconds=1)
 FIRST: Final = UUID(int=0)
+PROBES_PER_DISCOVERY_MAX: Final = 32
+_OUR_FAULT_AGAIN: Final = ExponentialBackoff(base_ms=5_000, cap_ms=300_000)
 
 
 class Outcome(StrEnum):
@@ -51,7 +62,8 @@ class Due:
 class Claimed:
     """One delivery to attempt. `headers` are the tenant's own, a JSON object; `payload` is 'fat' or 'thin'.
 
-    The secrets are encrypted, newest first; a None envelope is missing from the log.
+    The secrets are encrypted, newest first; a None envelope is missing from the log. `forgiven` of the attempts before
+    this one are not counted. A probe is a parked delivery that asks a disabled endpoint whether it answers again.
     """
 
     tenant_id: UUID
@@ -67,13 +79,16 @@ class Claimed:
     rate_per_second: int
     ciphertexts: Sequence[bytes]
     envelope: bytes | None
+    forgiven: int = 0
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A completed attempt. `response_head` is the beginning of the answer's body, as it came.
 
-    `jitter_permille` is the chance that the next delay takes, 0 to 1000.
+    `jitter_permille` is the chance that the next delay takes, 0 to 1000. `ours` says that a fault of the house, not of
+    the receiver, ended it. `request_headers` is a JSON object, the tenant's own headers without their values.
     """
 
     claimed: Claimed
@@ -86,6 +101,8 @@ class Attempt:
     retry_after_s: int | None = None
     error: str = ""
     address: str = ""
+    ours: bool = False
+    request_headers: str = ""
 
 
 async def recently_due(
@@ -114,9 +131,9 @@ async def discover(
 
 async def claim(
     connection: Connection,
-    rooms: Mapping[UUID, int],
     leases: Sequence[Lease],
     *,
+    rooms: Mapping[UUID, int],
     now: datetime,
     claim_lease_s: float,
 ) -> list[Claimed]:
@@ -138,24 +155,46 @@ async def claim(
         retry_at=expires_at + _AFTER_EXPIRY,
         expires_at=expires_at,
     )
-    return [
-        Claimed(
-            row.tenant_id,
-            row.webhook_id,
-            row.event_id,
-            row.nonce,
-            row.attempts,
-            claim_ids[row.shard],
-            row.shard,
-            row.url,
-            row.headers,
-            row.payload,
-            row.rate_per_second,
-            row.ciphertexts,
-            row.envelope,
-        )
-        for row in rows
-    ]
+    return [_claimed(row, claim_ids[row.shard], probe=False) for row in rows]
+
+
+async def claim_probes(
+    connection: Connection, leases: Sequence[Lease], *, now: datetime, claim_lease_s: float
+) -> list[Claimed]:
+    """At most 32 parked deliveries, one of each disabled endpoint whose next probe is due, as `claim` does."""
+    expires_at = now + timedelta(seconds=claim_lease_s)
+    claim_ids = {lease.shard: new_id(now) for lease in leases}
+    rows = await statements_of_health.claim_probes(
+        connection,
+        now=now,
+        shards=[lease.shard for lease in leases],
+        terms=[lease.term for lease in leases],
+        claim_ids=list(claim_ids.values()),
+        most=PROBES_PER_DISCOVERY_MAX,
+        probe_at=now + PROBE_EVERY,
+        expires_at=expires_at,
+    )
+    return [_claimed(row, claim_ids[row.shard], probe=True) for row in rows]
+
+
+def _claimed(row: ClaimDeliveriesRow | ClaimProbesRow, claim_id: UUID, *, probe: bool) -> Claimed:
+    return Claimed(
+        row.tenant_id,
+        row.webhook_id,
+        row.event_id,
+        row.nonce,
+        row.attempts,
+        claim_id,
+        row.shard,
+        row.url,
+        row.headers,
+        row.payload,
+        row.rate_per_second,
+        row.ciphertexts,
+        row.envelope,
+        row.forgiven,
+        probe,
+    )
 
 
 async def record(
@@ -167,7 +206,8 @@ async def record(
 ) -> int:
     """Writes completed attempts, what becomes of their deliveries, and ends claims; how many deliveries moved.
 
-    One statement. A delivery whose last attempt failed is dead and stands in the dead letters.
+    One statement. A delivery whose last attempt failed is dead, stands in the dead letters and is told of by
+    webhook.delivery.exhausted; when `exhausts` says that there may be such, `connection` is a transaction.
     """
     nexts = [next_step(attempt, now) for attempt in attempts]
     moved = await statements.record_attempts(
@@ -184,20 +224,46 @@ async def record(
         response_heads=[attempt.response_head for attempt in attempts],
         errors=[_storable(attempt.error) for attempt in attempts],
         addresses=[attempt.address for attempt in attempts],
+        request_headers=[attempt.request_headers for attempt in attempts],
+        forgiven=[int(_is_forgiven(attempt)) for attempt in attempts],
         statuses=[status for status, _ in nexts],
         due_ats=[due_at for _, due_at in nexts],
         now=now,
         closed_claims=list(closed_claims),
     )
+    dead = [
+        Exhausted(row.tenant_id, row.webhook_id, row.event_id, row.nonce, row.attempts, row.subject)
+        for row in moved
+        if row.status == DeliveryStatus.DEAD
+    ]
+    await tell_exhausted(connection, dead, now)
     return len(moved)
+
+
+def exhausts(attempts: Sequence[Attempt], now: datetime) -> bool:
+    """Whether one of these may be the last of its delivery; almost never."""
+    return any(next_step(attempt, now)[0] is DeliveryStatus.DEAD for attempt in attempts)
+
+
+def _is_forgiven(attempt: Attempt) -> bool:
+    # A probe was forgiven when it was claimed.
+    return attempt.ours and attempt.claimed.forgiven < FORGIVEN_MAX and not attempt.claimed.probe
 
 
 def next_step(attempt: Attempt, now: datetime) -> tuple[DeliveryStatus, datetime]:
     """What an attempt makes of its delivery, and when the next one is due if there is one."""
+    claimed = attempt.claimed
     if attempt.outcome is Outcome.DELIVERED:
         return DeliveryStatus.DELIVERED, now
+    if claimed.probe:
+        return DeliveryStatus.PENDING, now
+    if _is_forgiven(attempt):
+        pause = _OUR_FAULT_AGAIN.delay(
+            claimed.forgiven + 1, jitter_permille=attempt.jitter_permille
+        )
+        return DeliveryStatus.PENDING, now + pause
     delay = webhook_delay(
-        attempt.claimed.attempt_number,
+        claimed.attempt_number - claimed.forgiven,
         jitter_permille=attempt.jitter_permille,
         retry_after_s=attempt.retry_after_s,
     )
@@ -214,13 +280,13 @@ class Recovered:
     more: bool
 
 
-async def recover(connection: Connection, leases: Sequence[Lease], *, now: datetime) -> Recovered:
+async def recover(tx: Connection, leases: Sequence[Lease], *, now: datetime) -> Recovered:
     """Turns what is left of claims of earlier terms into attempts `lost`, whose deliveries are due again or dead.
 
     Claims that ran out under the present term are taken too: their results never came. At most 20 claims a call.
     """
-    row = await statements.recover_claims(
-        connection,
+    rows = await statements.recover_claims(
+        tx,
         shards=[lease.shard for lease in leases],
         terms=[lease.term for lease in leases],
         now=now,
@@ -228,8 +294,14 @@ async def recover(connection: Connection, leases: Sequence[Lease], *, now: datet
         error=LOST,
         attempts_max=WEBHOOK_ATTEMPTS_MAX,
     )
-    assert row is not None, "a SELECT of scalars returns one row"
-    return Recovered(row.deliveries, row.claims == CLAIMS_PER_RECOVERY_MAX)
+    dead = [
+        Exhausted(row.tenant_id, row.webhook_id, row.event_id, row.nonce, row.attempts, row.subject)
+        for row in rows
+        if row.tenant_id and row.webhook_id and row.event_id and row.subject
+        if row.nonce is not None and row.attempts is not None
+    ]
+    await tell_exhausted(tx, dead, now)
+    return Recovered(rows[0].deliveries, rows[0].claims == CLAIMS_PER_RECOVERY_MAX)
 
 
 def _storable(text: str) -> str:

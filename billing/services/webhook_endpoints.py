@@ -16,13 +16,14 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
+import queries.webhook_health
 import queries.webhooks
 from google.protobuf.message import Message
 from queries.models import Webhook
 from tollway.webhook.v1 import webhook_events_pb2 as told
 
 from billing.domain.address import Network
-from billing.domain.errors import Conflict, Invalid
+from billing.domain.errors import EtagMismatch, Invalid
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import (
     DELIVERY,
@@ -41,12 +42,6 @@ from billing.services.webhook_headers import check_headers
 from billing.services.webhook_subjects import check_wanted
 from billing.services.webhook_url import check_url
 from billing.services.webhooks import EndpointNotFound, Payload, pinned_version
-
-
-class EtagMismatch(Conflict):
-    """The endpoint was changed since its etag was read; read it again."""
-
-    reason = "ETAG_MISMATCH"
 
 
 class DisabledReason(StrEnum):
@@ -164,8 +159,29 @@ async def enable_endpoint(
     Raises EndpointNotFound or InvalidTransition.
     """
     payload = told.WebhookEndpointEnabled(endpoint_id=_name(webhook_id))
+    return await _enable(tx, tenant_id, webhook_id, payload, cause, now)
+
+
+async def revive_endpoint(
+    tx: Connection, tenant_id: UUID, webhook_id: UUID, cause: Cause, *, now: datetime
+) -> Webhook:
+    """The same after a probe that was answered; emits webhook.endpoint.recovered in its place."""
+    payload = told.WebhookEndpointRecovered(endpoint_id=_name(webhook_id))
+    return await _enable(tx, tenant_id, webhook_id, payload, cause, now)
+
+
+async def _enable(
+    tx: Connection,
+    tenant_id: UUID,
+    webhook_id: UUID,
+    payload: Message,
+    cause: Cause,
+    now: datetime,
+) -> Webhook:
     before = await lock_endpoint(tx, tenant_id, webhook_id)
     after = await _step(tx, before, EndpointAction.ENABLE, "", now)
+    # Its failures of before are past: the 5 days begin with the next one.
+    await queries.webhook_health.forget_health(tx, tenant_id=tenant_id, webhook_id=webhook_id)
     await _tell(tx, after, payload, cause, now)
     return after
 

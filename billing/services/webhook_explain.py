@@ -18,8 +18,9 @@ from queries.webhook_history import GetFanOutStateRow
 
 from billing.domain.backoff import WEBHOOK_ATTEMPTS_MAX
 from billing.domain.ids import Prefix, encode
-from billing.domain.webhook import DeliveryStatus
+from billing.domain.webhook import BreakerState, DeliveryStatus
 from billing.runtime.db import Connection
+from billing.services import webhook_health
 from billing.services.event_log import EventNotFound
 from billing.services.rows import Webhook
 from billing.services.webhook_history import DeliveryRow
@@ -113,16 +114,27 @@ async def _explain_row(
     elif row.due_at > now:
         verdict, next_at = Verdict.SCHEDULED, row.due_at
         text = (
-            f"Attempt {row.attempts + 1} of {WEBHOOK_ATTEMPTS_MAX} comes at {_shown(row.due_at)}."
+            f"Attempt {row.attempts - row.forgiven + 1} of {WEBHOOK_ATTEMPTS_MAX} comes at"
+            f" {_shown(row.due_at)}."
         )
     else:
         verdict, next_at = Verdict.THROTTLED, row.due_at
         ahead = await _count_ahead(tx, tenant_id, row)
         text = (
-            f"It has been due since {_shown(row.due_at)}, with {ahead} of this endpoint before it; the"
-            " endpoint's room is taken or closed, or no sender is at work."
+            f"It has been due since {_shown(row.due_at)}, with {ahead} of this endpoint before it;"
+            f" {await _why_throttled(tx, tenant_id, row.webhook_id, now)}."
         )
     return Explanation(verdict, text, row.subject, endpoint.subjects, matching, row, next_at, ahead)
+
+
+async def _why_throttled(tx: Connection, tenant_id: UUID, webhook_id: UUID, now: datetime) -> str:
+    health = await webhook_health.get_health(tx, tenant_id, webhook_id, now=now)
+    if health is not None and health.breaker is BreakerState.OPEN and health.open_until:
+        until = _shown(health.open_until)
+        return f"after {health.failures} failures in a row nothing is sent to it until {until}"
+    if health is not None and health.breaker is BreakerState.HALF_OPEN:
+        return f"after {health.failures} failures in a row it gets one attempt at a time"
+    return "the endpoint's room is taken, its rate used, or no sender is at work"
 
 
 async def _count_ahead(tx: Connection, tenant_id: UUID, row: DeliveryRow) -> int:

@@ -91,6 +91,10 @@ class DeliveryRow(Protocol):
         """How many were claimed."""
 
     @property
+    def forgiven(self) -> int:
+        """How many of them the schedule does not count."""
+
+    @property
     def due_at(self) -> datetime:
         """When the next attempt is due, or the claim of the present one ends."""
 

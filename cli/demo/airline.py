@@ -17,6 +17,7 @@ from typing import Final
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.catalog.v1 import catalog_service_pb2 as catalog
+from tollway.catalog.v1 import price_models_pb2 as models
 from tollway.catalog.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from tollway.customer.v1 import customer_service_pb2 as customer
 from tollway.customer.v1.customer_service_pb2_grpc import CustomerServiceStub
@@ -105,7 +106,7 @@ class Airline:
             metadata=self.metadata,
         )
         tiers = [
-            catalog.Tier(up_to="" if bound is None else str(bound), unit_amount=price)
+            models.Tier(up_to="" if bound is None else str(bound), unit_amount=price)
             for bound, price in TIERS
         ]
         await stub.CreatePrice(
@@ -113,11 +114,11 @@ class Airline:
                 plan_key=PLAN,
                 meter_key=METER,
                 display_name="Minutes in the air",
-                graduated=catalog.GraduatedPrice(tiers=tiers),
+                graduated=models.GraduatedPrice(tiers=tiers),
             ),
             metadata=self.metadata,
         )
-        fee = catalog.FlatPrice(unit_amount=f"{MONTHLY_FEE_CENTS / 100:.2f}")
+        fee = models.FlatPrice(unit_amount=f"{MONTHLY_FEE_CENTS / 100:.2f}")
         await stub.CreatePrice(
             catalog.CreatePriceRequest(plan_key=PLAN, display_name="Monthly fee", flat=fee),
             metadata=self.metadata,

@@ -40,7 +40,10 @@ from . import (
     upkeep,
     usage,
     usage_fold,
+    usage_fold_revisions,
+    usage_revisions,
     webhook_deliveries,
+    webhook_health,
     webhook_history,
     webhooks,
 )
@@ -86,7 +89,10 @@ __all__ = [
     "upkeep",
     "usage",
     "usage_fold",
+    "usage_fold_revisions",
+    "usage_revisions",
     "webhook_deliveries",
+    "webhook_health",
     "webhook_history",
     "webhooks",
 ]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import collections.abc
 import datetime
+import decimal
 import typing
 import uuid
 
@@ -11,20 +13,36 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
+    "archive_price",
     "get_meter",
     "get_meter_by_key",
     "get_plan",
     "get_plan_by_key",
+    "get_price",
+    "hold_meter",
+    "hold_plan",
     "insert_meter",
     "insert_plan",
     "insert_price",
+    "list_meters",
+    "list_plans",
     "list_prices",
+    "list_prices_of_plans",
+    "lock_meter",
+    "lock_plan",
+    "lock_price",
+    "page_prices",
+    "update_meter",
+    "update_plan",
 ]
 
 
 INSERT_METER: typing.Final = """-- name: InsertMeter :one
-INSERT INTO meters (tenant_id, id, key, display_name, aggregation, created_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO meters (
+    tenant_id, id, key, display_name, aggregation, value_property, unique_property, filters, group_by, created_at)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8,
+    $9::text[], $10)
 ON CONFLICT (tenant_id, key) DO NOTHING
 RETURNING tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by
 """
@@ -38,12 +56,28 @@ async def insert_meter(
     key: str,
     display_name: str,
     aggregation: str,
+    value_property: str | None,
+    unique_property: str | None,
+    filters: str,
+    group_by: collections.abc.Sequence[str],
     now: datetime.datetime,
 ) -> models.Meter | None:
-    """The catalog: meters, plans, prices. Nothing here is updated.
+    """The catalog: meters, plans, prices. What a meter counts and what a price costs is never updated.
     No row when the key is taken.
     """
-    row = await conn.fetchrow(INSERT_METER, tenant_id, id, key, display_name, aggregation, now)
+    row = await conn.fetchrow(
+        INSERT_METER,
+        tenant_id,
+        id,
+        key,
+        display_name,
+        aggregation,
+        value_property,
+        unique_property,
+        filters,
+        group_by,
+        now,
+    )
     return None if row is None else models.Meter(*row)
 
 
@@ -77,9 +111,71 @@ async def get_meter_by_key(
     return None if row is None else models.Meter(*row)
 
 
+LIST_METERS: typing.Final = """-- name: ListMeters :many
+SELECT tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by FROM meters
+WHERE tenant_id = $1
+  AND ($2::uuid IS NULL OR id < $2::uuid)
+  AND ($3::text IS NULL OR aggregation = $3::text)
+  AND ($4::boolean OR archived_at IS NULL)
+ORDER BY id DESC
+LIMIT $5
+"""
+
+
+async def list_meters(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    before: uuid.UUID | None,
+    aggregation: str | None,
+    include_archived: bool,
+    page_max: int,
+) -> list[models.Meter]:
+    """Newest first, those made before @before."""
+    rows = await conn.fetch(LIST_METERS, tenant_id, before, aggregation, include_archived, page_max)
+    return [models.Meter(*row) for row in rows]
+
+
+LOCK_METER: typing.Final = """-- name: LockMeter :one
+SELECT tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by FROM meters WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+"""
+
+
+async def lock_meter(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Meter | None:
+    row = await conn.fetchrow(LOCK_METER, tenant_id, id)
+    return None if row is None else models.Meter(*row)
+
+
+UPDATE_METER: typing.Final = """-- name: UpdateMeter :one
+UPDATE meters SET display_name = $1, archived_at = $2, version = version + 1
+WHERE tenant_id = $3 AND id = $4
+RETURNING tenant_id, id, key, display_name, aggregation, archived_at, version, created_at, value_property, unique_property, filters, group_by
+"""
+
+
+async def update_meter(
+    conn: ConnectionLike,
+    *,
+    display_name: str,
+    archived_at: datetime.datetime | None,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Meter | None:
+    """For callers that hold the row's lock."""
+    row = await conn.fetchrow(UPDATE_METER, display_name, archived_at, tenant_id, id)
+    return None if row is None else models.Meter(*row)
+
+
 INSERT_PLAN: typing.Final = """-- name: InsertPlan :one
-INSERT INTO plans (tenant_id, id, key, display_name, currency, billing_interval, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO plans (
+    tenant_id, id, key, display_name, currency, billing_interval, granularity, commitment, created_at)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (tenant_id, key) DO NOTHING
 RETURNING tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at
 """
@@ -94,6 +190,8 @@ async def insert_plan(
     display_name: str,
     currency: str,
     billing_interval: str,
+    granularity: str,
+    commitment: decimal.Decimal | None,
     now: datetime.datetime,
 ) -> models.Plan | None:
     """No row when the key is taken."""
@@ -105,6 +203,8 @@ async def insert_plan(
         display_name,
         currency,
         billing_interval,
+        granularity,
+        commitment,
         now,
     )
     return None if row is None else models.Plan(*row)
@@ -140,11 +240,104 @@ async def get_plan_by_key(
     return None if row is None else models.Plan(*row)
 
 
+LIST_PLANS: typing.Final = """-- name: ListPlans :many
+SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at FROM plans
+WHERE tenant_id = $1
+  AND ($2::uuid IS NULL OR id < $2::uuid)
+  AND ($3::text IS NULL OR currency = $3::text)
+  AND ($4::boolean OR archived_at IS NULL)
+ORDER BY id DESC
+LIMIT $5
+"""
+
+
+async def list_plans(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    before: uuid.UUID | None,
+    currency: str | None,
+    include_archived: bool,
+    page_max: int,
+) -> list[models.Plan]:
+    """Newest first, those made before @before."""
+    rows = await conn.fetch(LIST_PLANS, tenant_id, before, currency, include_archived, page_max)
+    return [models.Plan(*row) for row in rows]
+
+
+LOCK_PLAN: typing.Final = """-- name: LockPlan :one
+SELECT tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at FROM plans WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+"""
+
+
+async def lock_plan(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Plan | None:
+    row = await conn.fetchrow(LOCK_PLAN, tenant_id, id)
+    return None if row is None else models.Plan(*row)
+
+
+UPDATE_PLAN: typing.Final = """-- name: UpdatePlan :one
+UPDATE plans SET display_name = $1, archived_at = $2, version = version + 1
+WHERE tenant_id = $3 AND id = $4
+RETURNING tenant_id, id, key, display_name, currency, billing_interval, version, created_at, granularity, commitment, archived_at
+"""
+
+
+async def update_plan(
+    conn: ConnectionLike,
+    *,
+    display_name: str,
+    archived_at: datetime.datetime | None,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Plan | None:
+    """For callers that hold the row's lock."""
+    row = await conn.fetchrow(UPDATE_PLAN, display_name, archived_at, tenant_id, id)
+    return None if row is None else models.Plan(*row)
+
+
+HOLD_PLAN: typing.Final = """-- name: HoldPlan :one
+SELECT archived_at FROM plans WHERE tenant_id = $1 AND id = $2 FOR SHARE
+"""
+
+
+async def hold_plan(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> datetime.datetime | None:
+    """Nobody archives the plan until the price or subscription that takes it is committed."""
+    row = await conn.fetchrow(HOLD_PLAN, tenant_id, id)
+    return None if row is None else row[0]
+
+
+HOLD_METER: typing.Final = """-- name: HoldMeter :one
+SELECT archived_at FROM meters WHERE tenant_id = $1 AND id = $2 FOR SHARE
+"""
+
+
+async def hold_meter(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> datetime.datetime | None:
+    """The same of a meter."""
+    row = await conn.fetchrow(HOLD_METER, tenant_id, id)
+    return None if row is None else row[0]
+
+
 INSERT_PRICE: typing.Final = """-- name: InsertPrice :one
 INSERT INTO prices (
-    tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, created_at)
+    tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, tax_percent, created_at)
 VALUES (
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    $1, $2, $3, $4, $5, $6, $7, $8, $9,
+    $10, $11)
 RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent
 """
 
@@ -161,6 +354,7 @@ async def insert_price(
     model: str,
     config: str,
     billing_timing: str,
+    tax_percent: decimal.Decimal | None,
     now: datetime.datetime,
 ) -> models.Price | None:
     row = await conn.fetchrow(
@@ -174,8 +368,24 @@ async def insert_price(
         model,
         config,
         billing_timing,
+        tax_percent,
         now,
     )
+    return None if row is None else models.Price(*row)
+
+
+GET_PRICE: typing.Final = """-- name: GetPrice :one
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND id = $2
+"""
+
+
+async def get_price(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Price | None:
+    row = await conn.fetchrow(GET_PRICE, tenant_id, id)
     return None if row is None else models.Price(*row)
 
 
@@ -190,5 +400,92 @@ async def list_prices(
     tenant_id: uuid.UUID,
     plan_id: uuid.UUID,
 ) -> list[models.Price]:
+    """Of one plan, oldest first, archived ones too."""
     rows = await conn.fetch(LIST_PRICES, tenant_id, plan_id)
     return [models.Price(*row) for row in rows]
+
+
+LIST_PRICES_OF_PLANS: typing.Final = """-- name: ListPricesOfPlans :many
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND plan_id = ANY ($2::uuid[]) ORDER BY plan_id, id
+"""
+
+
+async def list_prices_of_plans(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    plan_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[models.Price]:
+    """The same of several plans."""
+    rows = await conn.fetch(LIST_PRICES_OF_PLANS, tenant_id, plan_ids)
+    return [models.Price(*row) for row in rows]
+
+
+PAGE_PRICES: typing.Final = """-- name: PagePrices :many
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices
+WHERE tenant_id = $1
+  AND ($2::uuid IS NULL OR id < $2::uuid)
+  AND ($3::uuid IS NULL OR plan_id = $3::uuid)
+  AND ($4::uuid IS NULL OR meter_id = $4::uuid)
+  AND ($5::boolean OR archived_at IS NULL)
+ORDER BY id DESC
+LIMIT $6
+"""
+
+
+async def page_prices(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    before: uuid.UUID | None,
+    plan_id: uuid.UUID | None,
+    meter_id: uuid.UUID | None,
+    include_archived: bool,
+    page_max: int,
+) -> list[models.Price]:
+    """Newest first, those made before @before."""
+    rows = await conn.fetch(
+        PAGE_PRICES,
+        tenant_id,
+        before,
+        plan_id,
+        meter_id,
+        include_archived,
+        page_max,
+    )
+    return [models.Price(*row) for row in rows]
+
+
+LOCK_PRICE: typing.Final = """-- name: LockPrice :one
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+"""
+
+
+async def lock_price(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Price | None:
+    row = await conn.fetchrow(LOCK_PRICE, tenant_id, id)
+    return None if row is None else models.Price(*row)
+
+
+ARCHIVE_PRICE: typing.Final = """-- name: ArchivePrice :one
+UPDATE prices SET archived_at = $1, superseded_by = $2, version = version + 1
+WHERE tenant_id = $3 AND id = $4
+RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent
+"""
+
+
+async def archive_price(
+    conn: ConnectionLike,
+    *,
+    now: datetime.datetime | None,
+    superseded_by: uuid.UUID | None,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Price | None:
+    """For callers that hold the row's lock."""
+    row = await conn.fetchrow(ARCHIVE_PRICE, now, superseded_by, tenant_id, id)
+    return None if row is None else models.Price(*row)

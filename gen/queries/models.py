@@ -32,6 +32,7 @@ __all__ = [
     "TestClock",
     "UsagePeriod",
     "Webhook",
+    "WebhookHealth",
 ]
 
 
@@ -472,3 +473,15 @@ class Webhook:
     payload: str
     rate_per_second: int
     schema_version: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WebhookHealth:
+    """One row of webhook_health."""
+
+    tenant_id: uuid.UUID
+    webhook_id: uuid.UUID
+    failing_since: datetime.datetime
+    failures: int
+    open_until: datetime.datetime | None
+    probe_at: datetime.datetime | None

@@ -13,10 +13,12 @@ from .connection import ConnectionLike
 
 __all__ = [
     "FoldUsageRecordsRow",
+    "ListLaterPeriodsRow",
     "ListUsageOwnersRow",
     "LockCustomersOfUnassignedRow",
     "LockUsagePeriodsForFoldRow",
     "fold_usage_records",
+    "list_later_periods",
     "list_usage_owners",
     "lock_customers_of_unassigned",
     "lock_usage_periods_for_fold",
@@ -31,16 +33,21 @@ class ListUsageOwnersRow:
     customer_id: uuid.UUID
     item_id: uuid.UUID | None
     period_start: datetime.datetime | None
+    is_level: bool
+    is_revision: bool
 
 
 LIST_USAGE_OWNERS: typing.Final = """-- name: ListUsageOwners :many
 WITH reported AS MATERIALIZED (
-    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded
+    SELECT r.tenant_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded,
+           r.root_key IS NOT NULL AS is_revision
     FROM unnest($1::uuid[], $2::uuid[]) AS b (tenant_id, batch_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
 )
-SELECT DISTINCT w.tenant_id, w.customer_id, o.item_id AS "item_id?", o.period_start AS "period_start?"
+SELECT DISTINCT w.tenant_id, w.customer_id, o.item_id AS "item_id?", o.period_start AS "period_start?",
+       (m.aggregation = 'weighted_sum')::boolean AS is_level, w.is_revision::boolean AS is_revision
 FROM reported w
+JOIN meters m ON m.tenant_id = w.tenant_id AND m.id = w.meter_id
 LEFT JOIN LATERAL (
     SELECT p.item_id, p.period_start
     FROM subscription_items i
@@ -70,7 +77,8 @@ async def list_usage_owners(
 ) -> list[ListUsageOwnersRow]:
     """Usage path, step 2: records find their owner, in four statements: resolve, lock customers, lock periods, resolve again
     and write. A record's owner is the metered item whose usage period covers its timestamp, of the subscription it names
-    or of its customer.
+    or of its customer. What touches more than its own period takes more: revisions (usage_fold_revisions.sql), and the
+    deltas of a level, which are in every later period too.
     Which periods the unfolded records of these batches belong to, as far as can be seen without locks; no item for records
     that no period covers. Each record asks by itself, by two probes: joined as sets, the planner's guesses (it cannot know
     how many records a batch has) end in every record compared with every period. What is folded is sorted out after the
@@ -78,6 +86,35 @@ async def list_usage_owners(
     """
     rows = await conn.fetch(LIST_USAGE_OWNERS, tenant_ids, batch_ids)
     return [ListUsageOwnersRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListLaterPeriodsRow:
+    """One row of list_later_periods."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+
+
+LIST_LATER_PERIODS: typing.Final = """-- name: ListLaterPeriods :many
+SELECT DISTINCT p.tenant_id, p.item_id, p.period_start
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+JOIN usage_periods p
+    ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start > k.period_start
+"""
+
+
+async def list_later_periods(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+) -> list[ListLaterPeriodsRow]:
+    """The usage periods of these items behind the given ones."""
+    rows = await conn.fetch(LIST_LATER_PERIODS, tenant_ids, item_ids, period_starts)
+    return [ListLaterPeriodsRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,7 +192,7 @@ class FoldUsageRecordsRow:
 FOLD_USAGE_RECORDS: typing.Final = """-- name: FoldUsageRecords :many
 WITH reported AS MATERIALIZED (
     SELECT r.tenant_id, r.idempotency_key, r.batch_id, r.customer_id, r.meter_id, r.subscription_id, r.used_at, r.folded,
-           b.event_id, b.correlation_id
+           r.root_key, b.event_id, b.correlation_id
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[])
         AS b (tenant_id, batch_id, event_id, correlation_id)
     JOIN usage_records r ON r.tenant_id = b.tenant_id AND r.batch_id = b.batch_id
@@ -163,13 +200,21 @@ WITH reported AS MATERIALIZED (
     FOR NO KEY UPDATE OF r
 ), resolved AS MATERIALIZED (
     SELECT w.tenant_id, w.idempotency_key, w.batch_id, w.event_id, w.correlation_id, o.subscription_id, o.item_id,
-           o.period_start, o.status,
+           o.period_start, o.status, m.aggregation, m.group_by, m.filters,
            CASE
                WHEN o.item_id IS NOT NULL THEN (w.tenant_id, o.item_id, o.period_start) IN (
                    SELECT k.tenant_id, k.item_id, k.period_start
                    FROM unnest($5::uuid[], $6::uuid[], $7::timestamptz[])
                        AS k (tenant_id, item_id, period_start)
-               )
+               ) AND (m.aggregation <> 'weighted_sum' OR NOT EXISTS (
+                   SELECT FROM usage_periods l
+                   WHERE l.tenant_id = w.tenant_id AND l.item_id = o.item_id AND l.period_start > o.period_start
+                     AND (l.tenant_id, l.item_id, l.period_start) NOT IN (
+                         SELECT k.tenant_id, k.item_id, k.period_start
+                         FROM unnest($5::uuid[], $6::uuid[], $7::timestamptz[])
+                             AS k (tenant_id, item_id, period_start)
+                     )
+               ))
                ELSE (w.tenant_id, w.customer_id) IN (
                    SELECT c.tenant_id, c.id
                    FROM unnest($8::uuid[], $9::uuid[]) AS c (tenant_id, id)
@@ -182,6 +227,7 @@ WITH reported AS MATERIALIZED (
                )
            END AS is_ready
     FROM reported w
+    JOIN meters m ON m.tenant_id = w.tenant_id AND m.id = w.meter_id
     LEFT JOIN LATERAL (
         SELECT i.subscription_id, p.item_id, p.period_start, p.status
         FROM subscription_items i
@@ -198,7 +244,7 @@ WITH reported AS MATERIALIZED (
         ORDER BY i.id
         LIMIT 1
     ) AS o ON true
-    WHERE NOT w.folded
+    WHERE NOT w.folded AND w.root_key IS NULL
 ), folded AS (
     UPDATE usage_records
     SET folded = true, item_id = r.item_id, period_start = r.period_start
@@ -206,28 +252,46 @@ WITH reported AS MATERIALIZED (
     WHERE r.is_ready AND usage_records.tenant_id = r.tenant_id
       AND usage_records.idempotency_key = r.idempotency_key AND NOT usage_records.folded
     RETURNING usage_records.tenant_id, usage_records.item_id, usage_records.period_start, usage_records.used_at,
-              usage_records.quantity, r.subscription_id, r.status, r.event_id, r.correlation_id
+              usage_records.quantity, r.subscription_id, r.status, r.event_id, r.correlation_id,
+              r.aggregation = 'weighted_sum' AS is_level,
+              CASE WHEN r.group_by = '{}' THEN '' ELSE usage_group_key(r.group_by, usage_records.properties) END
+                  AS group_key,
+              r.filters = '[]' OR usage_passes(r.filters, usage_records.properties) AS is_counted
 ), bucketed AS (
-    -- Only what this statement has just given an owner; sorted, since folds of other partitions add to the same hours.
-    INSERT INTO usage_buckets (tenant_id, item_id, period_start, hour, records, quantity_sum, quantity_max)
-    SELECT f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC'), count(*), sum(f.quantity),
-           max(f.quantity)
+    -- Only what this statement has just given an owner, as counted_usage has it; sorted, since folds of other partitions
+    -- add to the same hours. A bucket without records has no maximum.
+    INSERT INTO usage_buckets (tenant_id, item_id, period_start, hour, group_key, records, quantity_sum, quantity_max)
+    SELECT f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC'), f.group_key, count(*),
+           sum(f.quantity), max(f.quantity)
     FROM folded f
-    WHERE f.item_id IS NOT NULL
-    GROUP BY f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC')
-    ORDER BY f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC')
+    WHERE f.item_id IS NOT NULL AND f.is_counted
+    GROUP BY f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC'), f.group_key
+    ORDER BY f.tenant_id, f.item_id, f.period_start, date_trunc('hour', f.used_at, 'UTC'), f.group_key
     ON CONFLICT (tenant_id, item_id, period_start, hour, group_key) DO UPDATE
     SET records = usage_buckets.records + excluded.records,
         quantity_sum = usage_buckets.quantity_sum + excluded.quantity_sum,
-        quantity_max = greatest(usage_buckets.quantity_max, excluded.quantity_max)
+        quantity_max = CASE WHEN usage_buckets.records = 0 THEN excluded.quantity_max
+            ELSE greatest(usage_buckets.quantity_max, excluded.quantity_max) END
 ), marked AS (
     -- The status cannot move while the period is held: so a record is read by a finalization, or marked after it.
     INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
-    SELECT DISTINCT f.tenant_id, f.item_id, f.period_start, f.subscription_id,
-           CASE f.status WHEN 'billed' THEN 'adjust' ELSE 'due' END, f.event_id, f.correlation_id
-    FROM folded f
-    WHERE f.item_id IS NOT NULL
-    ORDER BY f.tenant_id, f.item_id, f.period_start
+    SELECT t.tenant_id, t.item_id, t.period_start, t.subscription_id,
+           CASE t.status WHEN 'billed' THEN 'adjust' ELSE 'due' END, t.event_id, t.correlation_id
+    FROM (
+        SELECT f.tenant_id, f.item_id, f.period_start, f.subscription_id, f.status, f.event_id, f.correlation_id
+        FROM folded f
+        WHERE f.item_id IS NOT NULL
+        UNION
+        SELECT l.tenant_id, l.item_id, l.period_start, l.subscription_id, l.status, f.event_id, f.correlation_id
+        FROM folded f
+        CROSS JOIN LATERAL (
+            SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end FROM usage_periods p
+            WHERE p.tenant_id = f.tenant_id AND p.item_id = f.item_id AND p.period_start > f.period_start
+            LIMIT 100000
+        ) AS l
+        WHERE f.is_level
+    ) AS t
+    ORDER BY t.tenant_id, t.item_id, t.period_start
 )
 SELECT DISTINCT r.tenant_id::uuid AS tenant_id, r.batch_id::uuid AS batch_id FROM resolved r WHERE NOT r.is_ready
 """
@@ -248,6 +312,7 @@ async def fold_usage_records(
 ) -> list[FoldUsageRecordsRow]:
     """Resolves again under the locks and writes: owners, hour buckets, marks. Answers the batches that have records left:
     their period is taken, or they are covered by a subscription whose period has no row yet, or their answer changed.
+    Revisions are left to FoldUsageRevisions.
     """
     rows = await conn.fetch(
         FOLD_USAGE_RECORDS,

@@ -102,6 +102,7 @@ class ClaimDeliveriesRow:
     nonce: int
     shard: int
     attempts: int
+    forgiven: int
     url: str
     headers: str
     payload: str
@@ -132,7 +133,8 @@ WITH owned AS (
     WHERE webhook_deliveries.tenant_id = due.tenant_id AND webhook_deliveries.webhook_id = due.webhook_id
       AND webhook_deliveries.event_id = due.event_id AND webhook_deliveries.nonce = due.nonce
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
-              webhook_deliveries.nonce, webhook_deliveries.shard, webhook_deliveries.attempts
+              webhook_deliveries.nonce, webhook_deliveries.shard, webhook_deliveries.attempts,
+              webhook_deliveries.forgiven
 ), noted AS (
     INSERT INTO webhook_claims (
         id, shard, term, claimed_at, expires_at, tenant_ids, webhook_ids, event_ids, nonces, attempt_numbers)
@@ -143,7 +145,8 @@ WITH owned AS (
     GROUP BY owned.claim_id, owned.shard, owned.term
 )
 SELECT claimed.tenant_id, claimed.webhook_id, claimed.event_id, claimed.nonce, claimed.shard, claimed.attempts,
-       w.url, w.headers, w.payload, w.rate_per_second, s.ciphertexts::bytea[] AS ciphertexts, e.envelope AS "envelope?"
+       claimed.forgiven, w.url, w.headers, w.payload, w.rate_per_second, s.ciphertexts::bytea[] AS ciphertexts,
+       e.envelope AS "envelope?"
 FROM claimed
 JOIN webhooks w ON w.tenant_id = claimed.tenant_id AND w.id = claimed.webhook_id
 CROSS JOIN LATERAL (
@@ -190,32 +193,39 @@ async def claim_deliveries(
 class RecordAttemptsRow:
     """One row of record_attempts."""
 
+    tenant_id: uuid.UUID
     webhook_id: uuid.UUID
     event_id: uuid.UUID
+    nonce: int
+    attempts: int
     status: str
+    subject: str
+    error: str
 
 
 RECORD_ATTEMPTS: typing.Final = """-- name: RecordAttempts :many
 WITH given AS (
     SELECT g.tenant_id, g.webhook_id, g.event_id, g.nonce, g.attempt_number, g.started_at, g.duration_ms, g.outcome,
-           g.response_status, g.response_head, g.error, g.address, g.status, g.due_at
+           g.response_status, g.response_head, g.error, g.address, g.request_headers, g.forgiven, g.status, g.due_at
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::smallint[], $5::smallint[],
         $6::timestamptz[], $7::integer[], $8::text[], $9::smallint[],
-        $10::bytea[], $11::text[], $12::text[], $13::text[], $14::timestamptz[]
+        $10::bytea[], $11::text[], $12::text[], $13::text[], $14::smallint[],
+        $15::text[], $16::timestamptz[]
     ) AS g (tenant_id, webhook_id, event_id, nonce, attempt_number, started_at, duration_ms, outcome, response_status,
-            response_head, error, address, status, due_at)
+            response_head, error, address, request_headers, forgiven, status, due_at)
 ), written AS (
     INSERT INTO webhook_delivery_attempts (
         tenant_id, webhook_id, event_id, nonce, attempt_number, started_at, duration_ms, outcome, response_status,
-        response_head, error, address)
+        response_head, error, address, request_headers)
     SELECT given.tenant_id, given.webhook_id, given.event_id, given.nonce, given.attempt_number, given.started_at,
-           given.duration_ms, given.outcome, given.response_status, given.response_head, given.error, given.address
+           given.duration_ms, given.outcome, given.response_status, given.response_head, given.error, given.address,
+           given.request_headers
     FROM given ORDER BY given.tenant_id, given.webhook_id, given.event_id, given.nonce, given.attempt_number
     ON CONFLICT (tenant_id, webhook_id, event_id, nonce, attempt_number) DO UPDATE
     SET started_at = excluded.started_at, duration_ms = excluded.duration_ms, outcome = excluded.outcome,
         response_status = excluded.response_status, response_head = excluded.response_head, error = excluded.error,
-        address = excluded.address
+        address = excluded.address, request_headers = excluded.request_headers
     WHERE webhook_delivery_attempts.outcome = 'lost'
 ), held AS MATERIALIZED (
     SELECT d.tenant_id, d.webhook_id, d.event_id, d.nonce
@@ -230,8 +240,8 @@ WITH given AS (
     FOR NO KEY UPDATE OF d
 ), moved AS (
     UPDATE webhook_deliveries
-    SET status = g.status, due_at = g.due_at,
-        finished_at = CASE WHEN g.status = 'pending' THEN NULL ELSE $15::timestamptz END
+    SET status = g.status, due_at = g.due_at, forgiven = webhook_deliveries.forgiven + g.forgiven,
+        finished_at = CASE WHEN g.status = 'pending' THEN NULL ELSE $17::timestamptz END
     FROM held
     JOIN given g ON g.tenant_id = held.tenant_id AND g.webhook_id = held.webhook_id AND g.event_id = held.event_id
                 AND g.nonce = held.nonce
@@ -239,17 +249,20 @@ WITH given AS (
       AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
       AND webhook_deliveries.attempts = g.attempt_number
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
-              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status, g.error
+              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status,
+              webhook_deliveries.subject, g.error
 ), dead AS (
     INSERT INTO webhook_dlq (tenant_id, webhook_id, event_id, nonce, attempts, last_error, died_at)
-    SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, moved.error, $15::timestamptz
+    SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, moved.error, $17::timestamptz
     FROM moved WHERE moved.status = 'dead'
     ORDER BY moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce
     ON CONFLICT DO NOTHING
 ), closed AS (
-    DELETE FROM webhook_claims WHERE webhook_claims.id = ANY ($16::uuid[])
+    DELETE FROM webhook_claims WHERE webhook_claims.id = ANY ($18::uuid[])
 )
-SELECT moved.webhook_id, moved.event_id, moved.status FROM moved
+SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, moved.status, moved.subject,
+       moved.error::text AS error
+FROM moved
 """
 
 
@@ -268,6 +281,8 @@ async def record_attempts(
     response_heads: collections.abc.Sequence[bytes],
     errors: collections.abc.Sequence[str],
     addresses: collections.abc.Sequence[str],
+    request_headers: collections.abc.Sequence[str],
+    forgiven: collections.abc.Sequence[int],
     statuses: collections.abc.Sequence[str],
     due_ats: collections.abc.Sequence[datetime.datetime],
     now: datetime.datetime,
@@ -276,7 +291,7 @@ async def record_attempts(
     """Completed attempts, and what they make of their deliveries. The attempt number is the guard: the result of an attempt
     that was given up meanwhile corrects its own row ('lost' until then) and moves nothing that a later one has claimed.
     What `held` has locked and checked, `moved` finds by the primary key alone.
-    Answers the rows that moved.
+    An attempt that is forgiven is not counted by the schedule. Answers the rows that moved.
     """
     rows = await conn.fetch(
         RECORD_ATTEMPTS,
@@ -292,6 +307,8 @@ async def record_attempts(
         response_heads,
         errors,
         addresses,
+        request_headers,
+        forgiven,
         statuses,
         due_ats,
         now,
@@ -306,9 +323,15 @@ class RecoverClaimsRow:
 
     claims: int
     deliveries: int
+    tenant_id: uuid.UUID | None
+    webhook_id: uuid.UUID | None
+    event_id: uuid.UUID | None
+    nonce: int | None
+    attempts: int | None
+    subject: str | None
 
 
-RECOVER_CLAIMS: typing.Final = """-- name: RecoverClaims :one
+RECOVER_CLAIMS: typing.Final = """-- name: RecoverClaims :many
 WITH owned AS (
     SELECT g.shard, g.term FROM unnest($1::smallint[], $2::bigint[]) AS g (shard, term)
     JOIN leases l ON l.kind = 'sender' AND l.shard = g.shard AND l.term = g.term
@@ -345,8 +368,10 @@ WITH owned AS (
 ), moved AS (
     UPDATE webhook_deliveries
     SET due_at = $3::timestamptz,
-        status = CASE WHEN webhook_deliveries.attempts >= $6::integer THEN 'dead' ELSE 'pending' END,
-        finished_at = CASE WHEN webhook_deliveries.attempts >= $6::integer THEN $3::timestamptz END
+        status = CASE WHEN webhook_deliveries.attempts - webhook_deliveries.forgiven >= $6::integer
+                      THEN 'dead' ELSE 'pending' END,
+        finished_at = CASE WHEN webhook_deliveries.attempts - webhook_deliveries.forgiven >= $6::integer
+                           THEN $3::timestamptz END
     FROM held
     JOIN named n ON n.tenant_id = held.tenant_id AND n.webhook_id = held.webhook_id AND n.event_id = held.event_id
                 AND n.nonce = held.nonce
@@ -354,7 +379,8 @@ WITH owned AS (
       AND webhook_deliveries.event_id = held.event_id AND webhook_deliveries.nonce = held.nonce
       AND webhook_deliveries.attempts = n.attempt_number
     RETURNING webhook_deliveries.tenant_id, webhook_deliveries.webhook_id, webhook_deliveries.event_id,
-              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status
+              webhook_deliveries.nonce, webhook_deliveries.attempts, webhook_deliveries.status,
+              webhook_deliveries.subject
 ), dead AS (
     INSERT INTO webhook_dlq (tenant_id, webhook_id, event_id, nonce, attempts, last_error, died_at)
     SELECT moved.tenant_id, moved.webhook_id, moved.event_id, moved.nonce, moved.attempts, $5::text,
@@ -365,7 +391,11 @@ WITH owned AS (
 ), closed AS (
     DELETE FROM webhook_claims USING old WHERE webhook_claims.id = old.id
 )
-SELECT (SELECT count(*) FROM old)::bigint AS claims, (SELECT count(*) FROM moved)::bigint AS deliveries
+SELECT (SELECT count(*) FROM old)::bigint AS claims, (SELECT count(*) FROM moved)::bigint AS deliveries,
+       m.tenant_id AS "tenant_id?", m.webhook_id AS "webhook_id?", m.event_id AS "event_id?", m.nonce AS "nonce?",
+       m.attempts AS "attempts?", m.subject AS "subject?"
+FROM (VALUES (1)) AS always (one)
+LEFT JOIN moved m ON m.status = 'dead'
 """
 
 
@@ -378,9 +408,10 @@ async def recover_claims(
     most: int,
     error: str,
     attempts_max: int,
-) -> RecoverClaimsRow | None:
+) -> list[RecoverClaimsRow]:
     """What is left of the claims of earlier terms, and of claims whose results never came: attempts that nobody knows the
-    end of. They are written as lost; the deliveries are due again, or dead if that was their last attempt.
+    end of. They are written as lost; the deliveries are due again, or dead if that was their last attempt. One row tells
+    how many claims and deliveries, again with each delivery that is dead.
     """
-    row = await conn.fetchrow(RECOVER_CLAIMS, shards, terms, now, most, error, attempts_max)
-    return None if row is None else RecoverClaimsRow(*row)
+    rows = await conn.fetch(RECOVER_CLAIMS, shards, terms, now, most, error, attempts_max)
+    return [RecoverClaimsRow(*row) for row in rows]

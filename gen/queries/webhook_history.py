@@ -47,16 +47,17 @@ class ListDeliveriesRow:
     subject: str
     status: str
     attempts: int
+    forgiven: int
     due_at: datetime.datetime
     created_at: datetime.datetime
     finished_at: datetime.datetime | None
 
 
 LIST_DELIVERIES: typing.Final = """-- name: ListDeliveries :many
-SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.due_at, d.created_at, d.finished_at
+SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.forgiven, d.due_at, d.created_at, d.finished_at
 FROM webhooks w
 CROSS JOIN LATERAL (
-    SELECT x.webhook_id, x.event_id, x.nonce, x.subject, x.status, x.attempts, x.due_at, x.created_at, x.finished_at
+    SELECT x.webhook_id, x.event_id, x.nonce, x.subject, x.status, x.attempts, x.forgiven, x.due_at, x.created_at, x.finished_at
     FROM webhook_deliveries x
     WHERE x.tenant_id = w.tenant_id AND x.webhook_id = w.id AND x.event_id <= $1::uuid
       AND (x.event_id, x.webhook_id, x.nonce) < ($1::uuid, $2::uuid, $3::integer)
@@ -116,13 +117,14 @@ class GetDeliveryRow:
     subject: str
     status: str
     attempts: int
+    forgiven: int
     due_at: datetime.datetime
     created_at: datetime.datetime
     finished_at: datetime.datetime | None
 
 
 GET_DELIVERY: typing.Final = """-- name: GetDelivery :one
-SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.due_at, d.created_at, d.finished_at
+SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.forgiven, d.due_at, d.created_at, d.finished_at
 FROM webhook_deliveries d
 WHERE d.tenant_id = $1 AND d.webhook_id = $2 AND d.event_id = $3 AND d.nonce = $4
 """
@@ -150,13 +152,14 @@ class GetLatestDeliveryRow:
     subject: str
     status: str
     attempts: int
+    forgiven: int
     due_at: datetime.datetime
     created_at: datetime.datetime
     finished_at: datetime.datetime | None
 
 
 GET_LATEST_DELIVERY: typing.Final = """-- name: GetLatestDelivery :one
-SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.due_at, d.created_at, d.finished_at
+SELECT d.webhook_id, d.event_id, d.nonce, d.subject, d.status, d.attempts, d.forgiven, d.due_at, d.created_at, d.finished_at
 FROM webhook_deliveries d
 WHERE d.tenant_id = $1 AND d.webhook_id = $2 AND d.event_id = $3
 ORDER BY d.nonce DESC
@@ -188,10 +191,12 @@ class ListAttemptsRow:
     response_head: bytes
     error: str
     address: str
+    request_headers: str
 
 
 LIST_ATTEMPTS: typing.Final = """-- name: ListAttempts :many
-SELECT a.attempt_number, a.started_at, a.duration_ms, a.outcome, a.response_status, a.response_head, a.error, a.address
+SELECT a.attempt_number, a.started_at, a.duration_ms, a.outcome, a.response_status, a.response_head, a.error, a.address,
+       a.request_headers
 FROM webhook_delivery_attempts a
 WHERE a.tenant_id = $1 AND a.webhook_id = $2 AND a.event_id = $3 AND a.nonce = $4
 ORDER BY a.attempt_number
@@ -308,6 +313,7 @@ class InsertResendRow:
     subject: str
     status: str
     attempts: int
+    forgiven: int
     due_at: datetime.datetime
     created_at: datetime.datetime
     finished_at: datetime.datetime | None
@@ -320,14 +326,15 @@ WITH made AS (
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8::timestamptz, $8::timestamptz)
     RETURNING webhook_deliveries.webhook_id, webhook_deliveries.event_id, webhook_deliveries.nonce,
               webhook_deliveries.subject, webhook_deliveries.status, webhook_deliveries.attempts,
-              webhook_deliveries.due_at, webhook_deliveries.created_at, webhook_deliveries.finished_at
+              webhook_deliveries.forgiven, webhook_deliveries.due_at, webhook_deliveries.created_at,
+              webhook_deliveries.finished_at
 ), counted AS (
     INSERT INTO webhook_matched (tenant_id, webhook_id, partition, count)
     VALUES ($1, $2, $9, 1)
     ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET count = webhook_matched.count + 1
 )
-SELECT made.webhook_id, made.event_id, made.nonce, made.subject, made.status, made.attempts, made.due_at,
-       made.created_at, made.finished_at
+SELECT made.webhook_id, made.event_id, made.nonce, made.subject, made.status, made.attempts, made.forgiven,
+       made.due_at, made.created_at, made.finished_at
 FROM made
 """
 

@@ -1,24 +1,26 @@
-"""The rim's CatalogService. Invariant: a price's model goes to the domain as it was written."""
+"""The rim's CatalogService. Invariant: convert, call, convert; no rule stands here."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Sequence
 
 from tollway.catalog.v1 import catalog_service_pb2 as pb
 from tollway.catalog.v1 import catalog_service_pb2_grpc as rpc
 
-from billing.domain import pricing
-from billing.domain.ids import Prefix, decode, encode
+from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
-from billing.services import catalog
-from billing.services.rows import Meter, Plan, Price
+from billing.services import catalog, catalog_changes, prices
 from server.call import Call
-from server.convert import to_timestamp
+from server.catalog_convert import (
+    from_create_meter,
+    from_create_plan,
+    from_create_price,
+    from_supersede_price,
+    to_meter,
+    to_plan,
+    to_price,
+)
 from server.house import House
 from server.interceptor import Context
-
-OPEN_ENDED = "inf"  # how the domain writes a tier without a bound
+from server.paging import cut_page, page_size, read_token
 
 
 class CatalogServicer(rpc.CatalogServiceServicer):
@@ -31,8 +33,7 @@ class CatalogServicer(rpc.CatalogServiceServicer):
         self, request: pb.CreateMeterRequest, context: Context
     ) -> pb.CreateMeterResponse:
         """See the proto."""
-        aggregation = pb.Aggregation.Name(request.aggregation).removeprefix("AGGREGATION_").lower()
-        draft = catalog.NewMeter(request.key, request.display_name, aggregation)
+        draft = from_create_meter(request)
 
         async def work(tx: Connection, call: Call) -> pb.CreateMeterResponse:
             meter = await catalog.create_meter(tx, call.tenant_id, draft, call.cause, now=call.now)
@@ -52,12 +53,63 @@ class CatalogServicer(rpc.CatalogServiceServicer):
 
         return await self._house.read(work)
 
+    async def ListMeters(
+        self, request: pb.ListMetersRequest, context: Context
+    ) -> pb.ListMetersResponse:
+        """See the proto."""
+        before = read_token(request)
+        aggregation = pb.Aggregation.Name(request.aggregation).removeprefix("AGGREGATION_").lower()
+
+        async def work(tx: Connection, call: Call) -> pb.ListMetersResponse:
+            found = await catalog_changes.list_meters(
+                tx,
+                call.tenant_id,
+                aggregation=aggregation if request.aggregation else None,
+                include_archived=request.include_archived,
+                before=before,
+                limit=page_size(request.page_size) + 1,
+            )
+            rows, token = cut_page(request, found, [row.id for row in found])
+            return pb.ListMetersResponse(meters=map(to_meter, rows), next_page_token=token)
+
+        return await self._house.read(work)
+
+    async def UpdateMeter(
+        self, request: pb.UpdateMeterRequest, context: Context
+    ) -> pb.UpdateMeterResponse:
+        """See the proto."""
+        meter_id = decode(Prefix.METER, request.meter_id, path="meter_id")
+        change = catalog_changes.Renaming(
+            request.update_mask.paths, request.display_name, request.etag
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.UpdateMeterResponse:
+            meter = await catalog_changes.update_meter(
+                tx, call.tenant_id, meter_id, change, call.cause, now=call.now
+            )
+            return pb.UpdateMeterResponse(meter=to_meter(meter))
+
+        return await self._house.mutate(request, pb.UpdateMeterResponse, work)
+
+    async def ArchiveMeter(
+        self, request: pb.ArchiveMeterRequest, context: Context
+    ) -> pb.ArchiveMeterResponse:
+        """See the proto."""
+        meter_id = decode(Prefix.METER, request.meter_id, path="meter_id")
+
+        async def work(tx: Connection, call: Call) -> pb.ArchiveMeterResponse:
+            meter = await catalog_changes.archive_meter(
+                tx, call.tenant_id, meter_id, call.cause, now=call.now
+            )
+            return pb.ArchiveMeterResponse(meter=to_meter(meter))
+
+        return await self._house.mutate(request, pb.ArchiveMeterResponse, work)
+
     async def CreatePlan(
         self, request: pb.CreatePlanRequest, context: Context
     ) -> pb.CreatePlanResponse:
         """See the proto."""
-        interval = pb.Interval.Name(request.interval).removeprefix("INTERVAL_").lower()
-        draft = catalog.NewPlan(request.key, request.display_name, request.currency_code, interval)
+        draft = from_create_plan(request)
 
         async def work(tx: Connection, call: Call) -> pb.CreatePlanResponse:
             plan = await catalog.create_plan(tx, call.tenant_id, draft, call.cause, now=call.now)
@@ -70,19 +122,73 @@ class CatalogServicer(rpc.CatalogServiceServicer):
         named = decode(Prefix.PLAN, request.plan_id, path="plan_id") if request.plan_id else None
 
         async def work(tx: Connection, call: Call) -> pb.GetPlanResponse:
-            plan, prices = await catalog.get_plan(
+            plan, of_plan = await catalog.get_plan(
                 tx, call.tenant_id, plan_id=named, key=request.key
             )
-            return pb.GetPlanResponse(plan=to_plan(plan, prices))
+            return pb.GetPlanResponse(plan=to_plan(plan, of_plan))
 
         return await self._house.read(work)
+
+    async def ListPlans(
+        self, request: pb.ListPlansRequest, context: Context
+    ) -> pb.ListPlansResponse:
+        """See the proto."""
+        before = read_token(request)
+
+        async def work(tx: Connection, call: Call) -> pb.ListPlansResponse:
+            found = await catalog_changes.list_plans(
+                tx,
+                call.tenant_id,
+                currency=request.currency_code or None,
+                include_archived=request.include_archived,
+                before=before,
+                limit=page_size(request.page_size) + 1,
+            )
+            rows, token = cut_page(request, found, [plan.id for plan, _ in found])
+            plans = [to_plan(plan, of_plan) for plan, of_plan in rows]
+            return pb.ListPlansResponse(plans=plans, next_page_token=token)
+
+        return await self._house.read(work)
+
+    async def UpdatePlan(
+        self, request: pb.UpdatePlanRequest, context: Context
+    ) -> pb.UpdatePlanResponse:
+        """See the proto."""
+        plan_id = decode(Prefix.PLAN, request.plan_id, path="plan_id")
+        change = catalog_changes.Renaming(
+            request.update_mask.paths, request.display_name, request.etag
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.UpdatePlanResponse:
+            await catalog_changes.update_plan(
+                tx, call.tenant_id, plan_id, change, call.cause, now=call.now
+            )
+            plan, of_plan = await catalog.get_plan(tx, call.tenant_id, plan_id=plan_id)
+            return pb.UpdatePlanResponse(plan=to_plan(plan, of_plan))
+
+        return await self._house.mutate(request, pb.UpdatePlanResponse, work)
+
+    async def ArchivePlan(
+        self, request: pb.ArchivePlanRequest, context: Context
+    ) -> pb.ArchivePlanResponse:
+        """See the proto."""
+        plan_id = decode(Prefix.PLAN, request.plan_id, path="plan_id")
+
+        async def work(tx: Connection, call: Call) -> pb.ArchivePlanResponse:
+            await catalog_changes.archive_plan(
+                tx, call.tenant_id, plan_id, call.cause, now=call.now
+            )
+            plan, of_plan = await catalog.get_plan(tx, call.tenant_id, plan_id=plan_id)
+            return pb.ArchivePlanResponse(plan=to_plan(plan, of_plan))
+
+        return await self._house.mutate(request, pb.ArchivePlanResponse, work)
 
     async def CreatePrice(
         self, request: pb.CreatePriceRequest, context: Context
     ) -> pb.CreatePriceResponse:
         """See the proto."""
         named = decode(Prefix.PLAN, request.plan_id, path="plan_id") if request.plan_id else None
-        draft = _new_price(request)
+        draft = from_create_price(request)
 
         async def work(tx: Connection, call: Call) -> pb.CreatePriceResponse:
             plan, _ = await catalog.get_plan(
@@ -95,84 +201,60 @@ class CatalogServicer(rpc.CatalogServiceServicer):
 
         return await self._house.mutate(request, pb.CreatePriceResponse, work)
 
+    async def GetPrice(self, request: pb.GetPriceRequest, context: Context) -> pb.GetPriceResponse:
+        """See the proto."""
+        price_id = decode(Prefix.PRICE, request.price_id, path="price_id")
 
-def _new_price(request: pb.CreatePriceRequest) -> catalog.NewPrice:
-    model = request.WhichOneof("model") or ""
-    config: dict[str, object]
-    match model:
-        case "flat":
-            config = {"amount": request.flat.unit_amount}
-        case "per_unit":
-            config = {"unit_amount": request.per_unit.unit_amount}
-        case _:
-            config = {"tiers": [_tier_config(tier) for tier in request.graduated.tiers]}
-    timing = pb.BillingTiming.Name(request.billing_timing).removeprefix("BILLING_TIMING_").lower()
-    return catalog.NewPrice(
-        display_name=request.display_name,
-        meter_key=request.meter_key,
-        currency=request.currency_code,
-        model=model,
-        config=config,
-        billing_timing=pricing.BillingTiming(timing) if request.billing_timing else None,
-    )
+        async def work(tx: Connection, call: Call) -> pb.GetPriceResponse:
+            price = await prices.get_price(tx, call.tenant_id, price_id)
+            return pb.GetPriceResponse(price=to_price(price))
 
+        return await self._house.read(work)
 
-def _tier_config(tier: pb.Tier) -> dict[str, str]:
-    config = {
-        "up_to": tier.up_to or OPEN_ENDED,
-        "unit_amount": tier.unit_amount,
-        "flat_amount": tier.flat_amount,
-    }
-    return {key: value for key, value in config.items() if value}
+    async def ListPrices(
+        self, request: pb.ListPricesRequest, context: Context
+    ) -> pb.ListPricesResponse:
+        """See the proto."""
+        before = read_token(request)
+        wanted = prices.PriceFilter(
+            decode(Prefix.PLAN, request.plan_id, path="plan_id") if request.plan_id else None,
+            decode(Prefix.METER, request.meter_id, path="meter_id") if request.meter_id else None,
+            request.include_archived,
+        )
 
+        async def work(tx: Connection, call: Call) -> pb.ListPricesResponse:
+            limit = page_size(request.page_size) + 1
+            found = await prices.list_prices(tx, call.tenant_id, wanted, before=before, limit=limit)
+            rows, token = cut_page(request, found, [row.id for row in found])
+            return pb.ListPricesResponse(prices=map(to_price, rows), next_page_token=token)
 
-def to_meter(meter: Meter) -> pb.Meter:
-    """A stored meter for the wire."""
-    return pb.Meter(
-        id=encode(Prefix.METER, meter.id),
-        key=meter.key,
-        display_name=meter.display_name,
-        aggregation=pb.Aggregation.Value(f"AGGREGATION_{meter.aggregation.upper()}"),
-        create_time=to_timestamp(meter.created_at),
-    )
+        return await self._house.read(work)
 
+    async def SupersedePrice(
+        self, request: pb.SupersedePriceRequest, context: Context
+    ) -> pb.SupersedePriceResponse:
+        """See the proto."""
+        price_id = decode(Prefix.PRICE, request.price_id, path="price_id")
+        successor = from_supersede_price(request)
 
-def to_plan(plan: Plan, prices: Sequence[Price]) -> pb.Plan:
-    """A stored plan with its prices for the wire."""
-    return pb.Plan(
-        id=encode(Prefix.PLAN, plan.id),
-        key=plan.key,
-        display_name=plan.display_name,
-        currency_code=plan.currency,
-        interval=pb.Interval.Value(f"INTERVAL_{plan.billing_interval.upper()}"),
-        prices=map(to_price, prices),
-        create_time=to_timestamp(plan.created_at),
-    )
+        async def work(tx: Connection, call: Call) -> pb.SupersedePriceResponse:
+            new, old = await prices.supersede_price(
+                tx, call.tenant_id, price_id, successor, call.cause, now=call.now
+            )
+            return pb.SupersedePriceResponse(price=to_price(new), superseded_price=to_price(old))
 
+        return await self._house.mutate(request, pb.SupersedePriceResponse, work)
 
-def to_price(price: Price) -> pb.Price:
-    """A stored price for the wire."""
-    message = pb.Price(
-        id=encode(Prefix.PRICE, price.id),
-        plan_id=encode(Prefix.PLAN, price.plan_id),
-        meter_id=encode(Prefix.METER, price.meter_id) if price.meter_id else "",
-        display_name=price.display_name,
-        currency_code=price.currency,
-        billing_timing=pb.BillingTiming.Value(f"BILLING_TIMING_{price.billing_timing.upper()}"),
-        create_time=to_timestamp(price.created_at),
-    )
-    config = json.loads(price.config)
-    match price.model:
-        case "flat":
-            message.flat.unit_amount = config["amount"]
-        case "per_unit":
-            message.per_unit.unit_amount = config["unit_amount"]
-        case "graduated":
-            for tier in config["tiers"]:
-                bound = "" if tier["up_to"] == OPEN_ENDED else tier["up_to"]
-                message.graduated.tiers.add(
-                    up_to=bound,
-                    unit_amount=tier.get("unit_amount", ""),
-                    flat_amount=tier.get("flat_amount", ""),
-                )
-    return message
+    async def ArchivePrice(
+        self, request: pb.ArchivePriceRequest, context: Context
+    ) -> pb.ArchivePriceResponse:
+        """See the proto."""
+        price_id = decode(Prefix.PRICE, request.price_id, path="price_id")
+
+        async def work(tx: Connection, call: Call) -> pb.ArchivePriceResponse:
+            price = await prices.archive_price(
+                tx, call.tenant_id, price_id, call.cause, now=call.now
+            )
+            return pb.ArchivePriceResponse(price=to_price(price))
+
+        return await self._house.mutate(request, pb.ArchivePriceResponse, work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 from uuid import UUID
 
@@ -91,6 +92,7 @@ class WebhookDeliveryServicer(rpc.WebhookDeliveryServiceServicer):
                         error_class=attempt.error.partition(":")[0],
                         error=attempt.error,
                         address=attempt.address,
+                        request_headers=json.loads(attempt.request_headers or "{}"),
                     )
                     for attempt in attempts
                 ],
@@ -230,6 +232,7 @@ def to_delivery(row: DeliveryRow) -> pb.Delivery:
         next_attempt_time=to_timestamp(row.due_at if row.status == _PENDING else None),
         create_time=to_timestamp(row.created_at),
         finish_time=to_timestamp(row.finished_at),
+        forgiven=row.forgiven,
     )
 
 

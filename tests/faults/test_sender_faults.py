@@ -102,8 +102,8 @@ async def claim(world: WebhookWorld, leases: Sequence[Lease], count: int = 1) ->
     async with world.databases.worker.connection() as connection:
         return await webhook_deliveries.claim(
             connection,
-            {row["id"]: count},
             leases,
+            rooms={row["id"]: count},
             now=world.databases.clock.now(),
             claim_lease_s=USUAL.claim_lease_s,
         )
@@ -117,7 +117,7 @@ async def record(world: WebhookWorld, claimed: Claimed, outcome: Outcome) -> int
 
 
 async def recover(world: WebhookWorld, leases: Sequence[Lease]) -> int:
-    async with world.databases.worker.connection() as connection:
+    async with world.databases.worker.transaction() as connection:
         recovered = await webhook_deliveries.recover(
             connection, leases, now=world.databases.clock.now()
         )

@@ -12,11 +12,11 @@ from billing.domain.errors import AlreadyExists, BillingError, Invalid, InvalidD
 from billing.runtime.ids import new_id
 from billing.services.catalog import PlanNotFound
 from billing.services.customers import CustomerNotFound
+from billing.services.prices import PriceNotFound
 from billing.services.subscriptions import (
     MeterAlreadyPriced,
     NewItem,
     PlanWithoutPrices,
-    PriceNotFound,
     StartTooOld,
     SubscriptionNotFound,
     get_subscription,

@@ -13,7 +13,7 @@ from aiohttp import web
 from queries.models import Webhook
 from tollway.event.v1 import event_pb2
 
-from billing.domain.errors import InvalidTransition
+from billing.domain.errors import EtagMismatch, InvalidTransition
 from billing.runtime.db import Connection
 from billing.services import webhook_endpoints as endpoints
 from billing.services import webhook_secrets, webhooks
@@ -199,7 +199,7 @@ async def test_a_change_from_an_old_etag_is_refused_and_changes_nothing(
     steps, etag = Steps(world, webhook), endpoints.etag_of(webhook)
     changed = await steps.update(endpoints.EndpointChange(description="new", etag=etag))
     assert endpoints.etag_of(changed) != etag
-    with pytest.raises(endpoints.EtagMismatch):
+    with pytest.raises(EtagMismatch):
         await steps.update(endpoints.EndpointChange(description="newer", etag=etag))
     async with steps.transaction() as tx:
         kept, _ = await webhooks.get_endpoint(tx, world.tenant_id, webhook.id)

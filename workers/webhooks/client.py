@@ -7,7 +7,10 @@ nothing is followed, unpacked or remembered; and whatever goes wrong is an answe
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,13 +32,17 @@ READ_BUFFER_BYTES: Final = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. Without a status there was no answer; `error` is `<class>: <detail>` or empty."""
+    """What came back. Without a status there was no answer; `error` is `<class>: <detail>` or empty.
+
+    `ours` says that a fault of the house, not of the receiver, is the error.
+    """
 
     status: int | None = None
     head: bytes = b""
     retry_after: str | None = None
     error: str = ""
     address: str = ""
+    ours: bool = False
 
 
 class _Response(aiohttp.ClientResponse):
@@ -54,6 +61,7 @@ class WebhookClient:
 
     def __init__(self, settings: SenderSettings, guard: Guard, *, user_agent: str) -> None:
         self._settings, self._guard, self._user_agent = settings, guard, user_agent
+        self._resolver = PooledResolver()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,7 +69,7 @@ class WebhookClient:
         connector = aiohttp.TCPConnector(
             limit=0,
             limit_per_host=0,
-            resolver=PooledResolver(),
+            resolver=self._resolver,
             ttl_dns_cache=NAMES_KEPT_S,
             keepalive_timeout=KEEPALIVE_S,
             socket_factory=self._guard.open_socket,
@@ -90,7 +98,7 @@ class WebhookClient:
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Posts `body` and reads the beginning of the answer."""
         assert self._session is not None, "the client is used as a context"
-        dial = Dial()
+        dial, began = Dial(), time.monotonic()
         token = current_dial.set(dial)
         deadline_s = self._settings.total_timeout_s * (
             1 - self._settings.timeout_jitter * random.random()
@@ -113,9 +121,22 @@ class WebhookClient:
                 return Answer(status, head, retry_after, "", dial.address)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A status whose body never ended is no answer, but worth telling.
-            return Answer(status, error=_reason(error, dial), address=dial.address)
+            ours = _is_local(error) or self._is_nameless(url, error, dial, began)
+            reason = f"{_OURS}: {error}" if ours else _reason(error, dial)
+            return Answer(status, error=reason, address=dial.address, ours=ours)
         finally:
             current_dial.reset(token)
+
+    def _is_nameless(self, url: str, error: Exception, dial: Dial, began: float) -> bool:
+        """Whether name servers failed the house: no answer for this name, and none for another since."""
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            unanswered = error.os_error.errno in _NO_ANSWER
+        else:
+            # Time ran out before there was an address to dial.
+            timed_out = isinstance(error, aiohttp.ConnectionTimeoutError)
+            unanswered = timed_out and not dial.address and not dial.denied
+        host = URL(url, encoded=True).raw_host or ""
+        return unanswered and not self._resolver.answers_others(host, began)
 
     async def _read_head(self, response: aiohttp.ClientResponse) -> bytes:
         kept, read = bytearray(), 0
@@ -129,12 +150,33 @@ class WebhookClient:
         return bytes(kept)
 
 
+def _is_local(error: Exception) -> bool:
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return isinstance(cause, OSError) and cause.errno in _LOCAL
+
+
 def _reason(error: Exception, dial: Dial) -> str:
     if dial.denied and not dial.address:
         return f"address_denied: {', '.join(dial.denied)} is not public"
     return f"{_error_class(error)}: {str(error) or type(error).__name__}"
 
 
+# The class of an error that the house is to blame for.
+_OURS: Final = "house"
+# Name servers that did not answer; that there is no such name is an answer.
+_NO_ANSWER: Final = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM})
+# What this machine lacks: a network, ports, file descriptors, memory.
+_LOCAL: Final = frozenset(
+    {
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EADDRNOTAVAIL,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+    }
+)
 # The first that fits; the order is from the special to the general.
 _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (aiohttp.ConnectionTimeoutError, "connect_timeout"),

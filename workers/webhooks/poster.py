@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 # An event that goes to many endpoints is written as JSON once; large bodies are not kept.
 BODIES_KEPT: Final = 256
 BODY_KEPT_BYTES_MAX: Final = 32 * 1024
+HIDDEN: Final = "…"
 DURATION_MS_MAX: Final = 2**31 - 1
 
 
@@ -55,20 +57,25 @@ class Poster:
     async def attempt(self, claimed: Claimed) -> Attempt:
         """Posts a claimed delivery. Never raises but for cancellation."""
         started_at, began = self._clock.now(), time.monotonic()
+        sent: dict[str, str] = {}
         try:
-            answer = await self._answer(claimed, started_at)
+            answer = await self._answer(claimed, started_at, sent)
         except (BodyUnknown, VaultError, InvalidSecret) as error:
             # Our own fault: nothing is sent, and the schedule gives a person, or a newer release, time to mend it.
             log.error("delivery of event %s was not sent: %s", claimed.event_id, error)
-            answer = Answer(error=f"not_sent: {error}")
+            answer = Answer(error=f"not_sent: {error}", ours=True)
         except Exception as error:
             # One receiver's oddity must not end the deliveries to all others.
             log.exception("an attempt for endpoint %s failed", claimed.webhook_id)
-            answer = Answer(error=f"internal: {type(error).__name__}")
+            answer = Answer(error=f"internal: {type(error).__name__}", ours=True)
         duration_ms = min(int((time.monotonic() - began) * 1000), DURATION_MS_MAX)
-        return _judge(claimed, answer, started_at, duration_ms)
+        return replace(
+            _judge(claimed, answer, started_at, duration_ms),
+            request_headers=json.dumps(sent, separators=(",", ":")) if sent else "",
+        )
 
-    async def _answer(self, claimed: Claimed, now: datetime) -> Answer:
+    async def _answer(self, claimed: Claimed, now: datetime, sent: dict[str, str]) -> Answer:
+        """Posts; `sent` gets the headers, the tenant's own without their values, which may be secret."""
         body = self._body(claimed)
         secrets = [Secret(self._vault.decrypt(text)) for text in claimed.ciphertexts]
         if not secrets:
@@ -77,6 +84,7 @@ class Poster:
         # The house's own come last: whatever was stored, they win.
         own = {**signed, "Content-Type": "application/json"}
         tenants = {} if claimed.headers == "{}" else json.loads(claimed.headers)
+        sent.update({**dict.fromkeys(tenants, HIDDEN), **own})
         return await self._client.post(claimed.url, {**tenants, **own}, body)
 
     def _body(self, claimed: Claimed) -> bytes:
@@ -109,4 +117,5 @@ def _judge(claimed: Claimed, answer: Answer, started_at: datetime, duration_ms: 
         parse_retry_after(answer.retry_after, started_at) if answer.retry_after else None,
         error,
         answer.address,
+        answer.ours,
     )

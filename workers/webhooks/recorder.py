@@ -1,7 +1,8 @@
 """Webhook path, step 2: results on their way into the database, in batches.
 
 Invariant: a result is kept and tried again until it is committed; a claim ends with the commit of its last result, and
-so does the lease's act that it is. Only then may the endpoint be claimed for again.
+so does the lease's act that it is. Only then may the endpoint be claimed for again. What results mean for endpoints is
+written after them.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import asyncpg
 
 from billing.domain.backoff import ExponentialBackoff
 from billing.domain.errors import Unavailable
+from billing.domain.webhook import FAILING_LIMIT
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
 from billing.services import webhook_deliveries, webhook_health
 from billing.services.webhook_deliveries import Attempt
+from workers.webhooks.breakers import Breakers, Judged
 from workers.webhooks.schedule import Exchange
 from workers.webhooks.settings import SenderSettings
 
@@ -57,9 +60,11 @@ class Recorder:
         database: Database,
         clock: Clock,
         settings: SenderSettings,
+        breakers: Breakers,
         on_commit: Callable[[Sequence[Result]], None],
     ) -> None:
         self._database, self._clock, self._settings = database, clock, settings
+        self._breakers = breakers
         self._on_commit = on_commit
         self._claims: dict[UUID, OpenClaim] = {}
         self._waiting: deque[Result] = deque()
@@ -115,16 +120,12 @@ class Recorder:
     async def _commit(self, batch: Sequence[Result]) -> None:
         closed = self._closed_by(batch)
         attempts = [result.attempt for result in batch]
+        judged = self._breakers.judge(attempts, self._clock.now())
         failures = 0
         while True:
             try:
-                async with self._database.connection() as connection:
-                    await webhook_deliveries.record(
-                        connection, attempts, closed, now=self._clock.now()
-                    )
-                for gone in webhook_health.gone_endpoints(attempts, self._clock.now()):
-                    async with self._database.transaction() as tx:
-                        await webhook_health.disable_gone(tx, gone, self._clock.now())
+                await self._record(attempts, closed)
+                await self._tell_endpoints(attempts, judged)
                 break
             except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError):
                 raise
@@ -134,6 +135,32 @@ class Recorder:
                 delay = _AGAIN.delay(failures, jitter_permille=random.randint(0, 1000))
                 await asyncio.sleep(delay.total_seconds())
         self._finish(batch, closed)
+
+    async def _record(self, attempts: Sequence[Attempt], closed: Sequence[UUID]) -> None:
+        now = self._clock.now()
+        # Only deliveries that die need more than one statement, since an event tells of them.
+        exhausts = webhook_deliveries.exhausts(attempts, now)
+        opened = self._database.transaction() if exhausts else self._database.connection()
+        async with opened as connection:
+            await webhook_deliveries.record(connection, attempts, closed, now=now)
+
+    async def _tell_endpoints(self, attempts: Sequence[Attempt], judged: Judged) -> None:
+        now = self._clock.now()
+        if judged.failing or judged.healthy:
+            async with self._database.transaction() as tx:
+                since = await webhook_health.note(tx, judged.failing, judged.healthy)
+            self._breakers.learn(since)
+            long = {webhook_id for webhook_id, at in since.items() if now - at >= FAILING_LIMIT}
+            latest = {attempt.claimed.webhook_id: attempt for attempt in attempts}
+            for webhook_id in sorted(long):
+                async with self._database.transaction() as tx:
+                    await webhook_health.disable_failing(tx, latest[webhook_id], now)
+        for gone in webhook_health.gone_endpoints(attempts, now):
+            async with self._database.transaction() as tx:
+                await webhook_health.disable_gone(tx, gone, now)
+        for answered in webhook_health.answered_probes(attempts):
+            async with self._database.transaction() as tx:
+                await webhook_health.revive(tx, answered, now)
 
     def _closed_by(self, batch: Sequence[Result]) -> list[UUID]:
         left: dict[UUID, int] = {}

@@ -65,13 +65,17 @@ class Schedule:
 
     def arrive(self, tenant_id: UUID, webhook_id: UUID, at: float) -> None:
         """Something is, or may be, due for this endpoint."""
+        lane = self._lane(tenant_id, webhook_id, at)
+        if not lane.due:
+            lane.due = True
+            self._queue(lane)
+
+    def _lane(self, tenant_id: UUID, webhook_id: UUID, at: float) -> Lane:
         lane = self._lanes.get(webhook_id)
         if lane is None:
             lane = self._lanes[webhook_id] = Lane(tenant_id, webhook_id)
         lane.touched_at = at
-        if not lane.due:
-            lane.due = True
-            self._queue(lane)
+        return lane
 
     def choose(self) -> dict[UUID, int]:
         """Whom to claim for, and how many rows at most; they are reserved until `settle`."""
@@ -138,6 +142,12 @@ class Schedule:
         self._young[exchange] = None
         return exchange
 
+    def begin_probe(self, tenant_id: UUID, webhook_id: UUID, at: float) -> Exchange:
+        """A row that nobody chose is posted: the probe of a disabled endpoint."""
+        lane = self._lane(tenant_id, webhook_id, at)
+        lane.open += 1
+        return self.begin(webhook_id, at)
+
     def age(self, at: float) -> None:
         """Takes slots from exchanges older than 50 ms, makes endpoints bad by those older than 0.5 s, ends holds."""
         _move_older(self._young, self._aging, at - self._settings.slot_s)
@@ -146,10 +156,8 @@ class Schedule:
             self._punish(exchange.lane)
         while self._held and self._held[0][0] <= at:
             until, webhook_id = heapq.heappop(self._held)
-            lane = self._lanes[webhook_id]
-            if lane.held_until == until:
-                lane.held_until = 0.0
-                self._queue(lane)
+            if self._lanes[webhook_id].held_until == until:
+                self.release(webhook_id)
 
     def hold(self, exchange: Exchange, at: float, for_s: float) -> None:
         """The endpoint asked for time: nothing more is claimed for it until that is over."""
@@ -161,13 +169,22 @@ class Schedule:
             heapq.heappush(self._held, (until, lane.webhook_id))
             self._queue(lane)
 
+    def release(self, webhook_id: UUID) -> None:
+        """Whatever holds the endpoint is over."""
+        lane = self._lanes[webhook_id]
+        lane.held_until = 0.0
+        self._queue(lane)
+
     def end(self, exchange: Exchange) -> None:
         """The answer is there, or none will be; the slot is free, the endpoint's room not yet."""
         for ages in (self._young, self._aging, self._slow):
             ages.pop(exchange, None)
 
-    def commit(self, exchange: Exchange, at: float, *, success: bool) -> None:
-        """The result is committed: the cap moves, and the endpoint may be claimed for again."""
+    def commit(self, exchange: Exchange, at: float, *, success: bool | None) -> None:
+        """The result is committed: the cap moves, and the endpoint may be claimed for again.
+
+        None is neither: the fault was the house's.
+        """
         lane = exchange.lane
         lane.open -= 1
         lane.touched_at = at
@@ -175,7 +192,7 @@ class Schedule:
             lane.bad = False
             if not exchange.slow:
                 lane.cap = min(lane.cap + 1, self._settings.per_endpoint_max)
-        else:
+        elif success is False:
             self._punish(lane)
         self._queue(lane)
 

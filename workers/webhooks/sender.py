@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from billing.services.webhook_deliveries import (
     Outcome,
 )
 from workers.leases import LeaseKeeper
+from workers.webhooks.breakers import Breakers
 from workers.webhooks.poster import Poster
 from workers.webhooks.recorder import Recorder, Result
 from workers.webhooks.schedule import Exchange, Schedule
@@ -52,8 +54,9 @@ class Sender:
     ) -> None:
         self._database, self._leases, self._poster = database, leases, poster
         self._clock, self._wake, self._settings = clock, wake, settings
-        self._schedule = Schedule(settings)
-        self._recorder = Recorder(database, clock, settings, self._committed)
+        self.schedule = Schedule(settings)
+        self._breakers = Breakers()
+        self._recorder = Recorder(database, clock, settings, self._breakers, self._committed)
         self._group: asyncio.TaskGroup | None = None
         self._known: list[Lease] = []
         self._discovered_to = FIRST
@@ -84,11 +87,11 @@ class Sender:
         if not held:
             return 0
         at = time.monotonic()
-        self._schedule.age(at)
-        chosen = self._schedule.choose()
+        self.schedule.age(at)
+        chosen = self.schedule.choose()
         if not chosen:
             await self._find(held)
-            chosen = self._schedule.choose()
+            chosen = self.schedule.choose()
             return await self._claim(held, chosen) if chosen else self._rest()
         # Under load both at once: what is found now is claimed by the next step.
         claiming, finding = await asyncio.gather(
@@ -103,9 +106,9 @@ class Sender:
     def _rest(self) -> int:
         # Slots come back by age alone, and holds end by time; nobody else would wake the loop for them.
         loop = asyncio.get_running_loop()
-        if not self._schedule.free_slots:
+        if not self.schedule.free_slots:
             loop.call_later(self._settings.slot_s, self._wake.set)
-        if (release := self._schedule.next_release) is not None:
+        if (release := self.schedule.next_release) is not None:
             pause_s = max(0.0, release - time.monotonic())
             if pause_s <= self._settings.pace_s:
                 loop.call_later(pause_s, self._wake.set)
@@ -121,18 +124,22 @@ class Sender:
     async def _discover(self, held: list[Lease]) -> None:
         """At the start, after a takeover and now and then: what an earlier owner left behind, and all that is due."""
         now, after = self._clock.now(), self._discovered_to
+        if held != self._known:
+            self._breakers.forget()
+        async with self._database.transaction() as tx:
+            recovered = await webhook_deliveries.recover(tx, held, now=now)
         async with self._database.connection() as connection:
-            recovered = await webhook_deliveries.recover(connection, held, now=now)
             found = await webhook_deliveries.discover(connection, held, after=after, now=now)
+        await self._probe(held)
         at = time.monotonic()
         for due in found:
-            self._schedule.arrive(due.tenant_id, due.webhook_id, at)
+            self.schedule.arrive(due.tenant_id, due.webhook_id, at)
         # A full page: the rest comes with the next step.
         more = len(found) == ENDPOINTS_PER_DISCOVERY_MAX
         self._discovered_to = found[-1].webhook_id if more else FIRST
         self._discover_at = at if more or recovered.more else at + self._settings.discovery_s
         self._known, self._looked_at = held, now
-        self._schedule.forget(at)
+        self.schedule.forget(at)
 
     async def _look(self, held: list[Lease]) -> None:
         """Between discoveries: what became due since the last look, and a little before for late commits."""
@@ -142,60 +149,75 @@ class Sender:
             found = await webhook_deliveries.recently_due(connection, held, after=after, now=now)
         at = time.monotonic()
         for due in found:
-            self._schedule.arrive(due.tenant_id, due.webhook_id, at)
+            self.schedule.arrive(due.tenant_id, due.webhook_id, at)
         self._looked_at, self._look_at = now, at + self._settings.look_pause_s
 
     async def _claim(self, held: Sequence[Lease], chosen: dict[UUID, int]) -> int:
+        try:
+            claimed = await self._take(held, partial(webhook_deliveries.claim, rooms=chosen))
+        except BaseException:
+            self.schedule.abandon(chosen, time.monotonic())
+            raise
+        self._begin(chosen, claimed)
+        return len(claimed)
+
+    async def _probe(self, held: Sequence[Lease]) -> None:
+        """Asks endpoints that were disabled for failing whether they answer again."""
+        assert self._group is not None, "step runs inside running"
+        at = time.monotonic()
+        for row in await self._take(held, webhook_deliveries.claim_probes):
+            exchange = self.schedule.begin_probe(row.tenant_id, row.webhook_id, at)
+            self._group.create_task(self._exchange(row, exchange))
+
+    async def _take(
+        self, held: Sequence[Lease], claim: Callable[..., Awaitable[list[Claimed]]]
+    ) -> list[Claimed]:
         # Each shard is kept until the last result of its claim is committed.
         acts = {lease.shard: ExitStack() for lease in held}
-        claimed: list[Claimed] = []
         try:
             for lease in held:
                 acts[lease.shard].enter_context(self._leases.acting(lease))
             async with self._database.connection() as connection:
-                claimed = await webhook_deliveries.claim(
+                claimed = await claim(
                     connection,
-                    chosen,
-                    held,
+                    leases=held,
                     now=self._clock.now(),
                     claim_lease_s=self._settings.claim_lease_s,
                 )
-        except BaseException:
-            self._schedule.abandon(chosen, time.monotonic())
-            raise
-        else:
             for claim_id, shard, count in _claims_in(claimed):
                 self._recorder.expect(claim_id, count, acts.pop(shard))
         finally:
             for act in acts.values():
                 act.close()
-        self._begin(chosen, claimed)
-        return len(claimed)
+        return claimed
 
     def _begin(self, chosen: dict[UUID, int], claimed: Sequence[Claimed]) -> None:
         assert self._group is not None, "step runs inside running"
         at = time.monotonic()
         rates = {row.webhook_id: row.rate_per_second for row in claimed}
-        self._schedule.settle(chosen, Counter(row.webhook_id for row in claimed), at, rates)
+        self.schedule.settle(chosen, Counter(row.webhook_id for row in claimed), at, rates)
         for row in claimed:
-            exchange = self._schedule.begin(row.webhook_id, at)
+            exchange = self.schedule.begin(row.webhook_id, at)
             self._group.create_task(self._exchange(row, exchange))
 
     async def _exchange(self, claimed: Claimed, exchange: Exchange) -> None:
         attempt = await self._poster.attempt(claimed)
-        starved = not self._schedule.free_slots
-        self._schedule.end(exchange)
+        starved = not self.schedule.free_slots
+        self.schedule.end(exchange)
         self._recorder.put(Result(attempt, exchange))
         if starved:
             self._wake.set()
 
     def _committed(self, results: Sequence[Result]) -> None:
-        at = time.monotonic()
+        at, now = time.monotonic(), self._clock.now()
         for result in results:
-            success = result.attempt.outcome is Outcome.DELIVERED
-            if hold_s := self._hold_s(result.attempt):
-                self._schedule.hold(result.exchange, at, hold_s)
-            self._schedule.commit(result.exchange, at, success=success)
+            success = None if result.attempt.ours else result.attempt.outcome is Outcome.DELIVERED
+            closed_s = self._breakers.closed_for_s(result.attempt.claimed.webhook_id, now)
+            if hold_s := max(self._hold_s(result.attempt), closed_s):
+                self.schedule.hold(result.exchange, at, hold_s)
+            self.schedule.commit(result.exchange, at, success=success)
+            if success and result.attempt.claimed.probe:
+                self.schedule.release(result.attempt.claimed.webhook_id)
         # There is room again for those at their cap.
         self._wake.set()
 

@@ -23,8 +23,6 @@ class Lane:
     rate: int = 0
     due: bool = False
     bad: bool = False
-    # Failures one after the other; from a number on the breaker is open, or half-open.
-    failures: int = 0
     held_until: float = 0.0
     touched_at: float = 0.0
 

@@ -26,7 +26,7 @@ from tollway.catalog.v1 import catalog_service_pb2 as tollway_dot_catalog_dot_v1
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/catalog/v1/catalog_events.proto\x12\x12tollway.catalog.v1\x1a(tollway/catalog/v1/catalog_service.proto\x1a tollway/options/v1/subject.proto\"\x91\x01\n\x0cMeterCreated\x12\x19\n\x08meter_id\x18\x01 \x01(\tR\x07meterId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x41\n\x0b\x61ggregation\x18\x03 \x01(\x0e\x32\x1f.tollway.catalog.v1.AggregationR\x0b\x61ggregation:\x11\x8a\xb2\x19\rmeter.created\"\xa9\x01\n\x0bPlanCreated\x12\x17\n\x07plan_id\x18\x01 \x01(\tR\x06planId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12#\n\rcurrency_code\x18\x03 \x01(\tR\x0c\x63urrencyCode\x12\x38\n\x08interval\x18\x04 \x01(\x0e\x32\x1c.tollway.catalog.v1.IntervalR\x08interval:\x10\x8a\xb2\x19\x0cplan.created\"p\n\x0cPriceCreated\x12\x19\n\x08price_id\x18\x01 \x01(\tR\x07priceId\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId\x12\x19\n\x08meter_id\x18\x03 \x01(\tR\x07meterId:\x11\x8a\xb2\x19\rprice.createdB]\n\x15io.tollway.catalog.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/catalog/v1;catalogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/catalog/v1/catalog_events.proto\x12\x12tollway.catalog.v1\x1a(tollway/catalog/v1/catalog_service.proto\x1a tollway/options/v1/subject.proto\"\x91\x01\n\x0cMeterCreated\x12\x19\n\x08meter_id\x18\x01 \x01(\tR\x07meterId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x41\n\x0b\x61ggregation\x18\x03 \x01(\x0e\x32\x1f.tollway.catalog.v1.AggregationR\x0b\x61ggregation:\x11\x8a\xb2\x19\rmeter.created\"\xa9\x01\n\x0bPlanCreated\x12\x17\n\x07plan_id\x18\x01 \x01(\tR\x06planId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12#\n\rcurrency_code\x18\x03 \x01(\tR\x0c\x63urrencyCode\x12\x38\n\x08interval\x18\x04 \x01(\x0e\x32\x1c.tollway.catalog.v1.IntervalR\x08interval:\x10\x8a\xb2\x19\x0cplan.created\"p\n\x0cPriceCreated\x12\x19\n\x08price_id\x18\x01 \x01(\tR\x07priceId\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId\x12\x19\n\x08meter_id\x18\x03 \x01(\tR\x07meterId:\x11\x8a\xb2\x19\rprice.created\"N\n\x0cMeterUpdated\x12\x19\n\x08meter_id\x18\x01 \x01(\tR\x07meterId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key:\x11\x8a\xb2\x19\rmeter.updated\"P\n\rMeterArchived\x12\x19\n\x08meter_id\x18\x01 \x01(\tR\x07meterId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key:\x12\x8a\xb2\x19\x0emeter.archived\"J\n\x0bPlanUpdated\x12\x17\n\x07plan_id\x18\x01 \x01(\tR\x06planId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key:\x10\x8a\xb2\x19\x0cplan.updated\"L\n\x0cPlanArchived\x12\x17\n\x07plan_id\x18\x01 \x01(\tR\x06planId\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key:\x11\x8a\xb2\x19\rplan.archived\"\x90\x01\n\x0fPriceSuperseded\x12\x19\n\x08price_id\x18\x01 \x01(\tR\x07priceId\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId\x12\x33\n\x16superseded_by_price_id\x18\x03 \x01(\tR\x13supersededByPriceId:\x14\x8a\xb2\x19\x10price.superseded\"W\n\rPriceArchived\x12\x19\n\x08price_id\x18\x01 \x01(\tR\x07priceId\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId:\x12\x8a\xb2\x19\x0eprice.archivedB]\n\x15io.tollway.catalog.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/catalog/v1;catalogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,10 +40,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLANCREATED']._serialized_options = b'\212\262\031\014plan.created'
   _globals['_PRICECREATED']._loaded_options = None
   _globals['_PRICECREATED']._serialized_options = b'\212\262\031\rprice.created'
+  _globals['_METERUPDATED']._loaded_options = None
+  _globals['_METERUPDATED']._serialized_options = b'\212\262\031\rmeter.updated'
+  _globals['_METERARCHIVED']._loaded_options = None
+  _globals['_METERARCHIVED']._serialized_options = b'\212\262\031\016meter.archived'
+  _globals['_PLANUPDATED']._loaded_options = None
+  _globals['_PLANUPDATED']._serialized_options = b'\212\262\031\014plan.updated'
+  _globals['_PLANARCHIVED']._loaded_options = None
+  _globals['_PLANARCHIVED']._serialized_options = b'\212\262\031\rplan.archived'
+  _globals['_PRICESUPERSEDED']._loaded_options = None
+  _globals['_PRICESUPERSEDED']._serialized_options = b'\212\262\031\020price.superseded'
+  _globals['_PRICEARCHIVED']._loaded_options = None
+  _globals['_PRICEARCHIVED']._serialized_options = b'\212\262\031\016price.archived'
   _globals['_METERCREATED']._serialized_start=140
   _globals['_METERCREATED']._serialized_end=285
   _globals['_PLANCREATED']._serialized_start=288
   _globals['_PLANCREATED']._serialized_end=457
   _globals['_PRICECREATED']._serialized_start=459
   _globals['_PRICECREATED']._serialized_end=571
+  _globals['_METERUPDATED']._serialized_start=573
+  _globals['_METERUPDATED']._serialized_end=651
+  _globals['_METERARCHIVED']._serialized_start=653
+  _globals['_METERARCHIVED']._serialized_end=733
+  _globals['_PLANUPDATED']._serialized_start=735
+  _globals['_PLANUPDATED']._serialized_end=809
+  _globals['_PLANARCHIVED']._serialized_start=811
+  _globals['_PLANARCHIVED']._serialized_end=887
+  _globals['_PRICESUPERSEDED']._serialized_start=890
+  _globals['_PRICESUPERSEDED']._serialized_end=1034
+  _globals['_PRICEARCHIVED']._serialized_start=1036
+  _globals['_PRICEARCHIVED']._serialized_end=1123
 # @@protoc_insertion_point(module_scope)

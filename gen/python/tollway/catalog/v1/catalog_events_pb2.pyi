@@ -110,3 +110,163 @@ class PriceCreated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PriceCreated: _TypeAlias = PriceCreated  # noqa: Y015
+
+@_typing.final
+class MeterUpdated(_message.Message):
+    """A meter's display name was changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter, "mtr_…"."""
+    key: _builtins.str
+    """Its key."""
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "meter_id", b"meter_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeterUpdated: _TypeAlias = MeterUpdated  # noqa: Y015
+
+@_typing.final
+class MeterArchived(_message.Message):
+    """A meter was archived: it takes no new prices and no new usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    meter_id: _builtins.str
+    """The meter, "mtr_…"."""
+    key: _builtins.str
+    """Its key."""
+    def __init__(
+        self,
+        *,
+        meter_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "meter_id", b"meter_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeterArchived: _TypeAlias = MeterArchived  # noqa: Y015
+
+@_typing.final
+class PlanUpdated(_message.Message):
+    """A plan's display name was changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan, "pln_…"."""
+    key: _builtins.str
+    """Its key."""
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "plan_id", b"plan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanUpdated: _TypeAlias = PlanUpdated  # noqa: Y015
+
+@_typing.final
+class PlanArchived(_message.Message):
+    """A plan was archived: it takes no new prices and no new subscriptions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """The plan, "pln_…"."""
+    key: _builtins.str
+    """Its key."""
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "plan_id", b"plan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanArchived: _TypeAlias = PlanArchived  # noqa: Y015
+
+@_typing.final
+class PriceSuperseded(_message.Message):
+    """Another price took a price's place; subscriptions that have it keep it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_PRICE_ID_FIELD_NUMBER: _builtins.int
+    price_id: _builtins.str
+    """The old price, "prc_…"."""
+    plan_id: _builtins.str
+    """The plan, "pln_…"."""
+    superseded_by_price_id: _builtins.str
+    """The price that took its place, "prc_…"."""
+    def __init__(
+        self,
+        *,
+        price_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        superseded_by_price_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "price_id", b"price_id", "superseded_by_price_id", b"superseded_by_price_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceSuperseded: _TypeAlias = PriceSuperseded  # noqa: Y015
+
+@_typing.final
+class PriceArchived(_message.Message):
+    """A price was archived: new subscriptions do not get it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    price_id: _builtins.str
+    """The price, "prc_…"."""
+    plan_id: _builtins.str
+    """The plan, "pln_…"."""
+    def __init__(
+        self,
+        *,
+        price_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "price_id", b"price_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceArchived: _TypeAlias = PriceArchived  # noqa: Y015

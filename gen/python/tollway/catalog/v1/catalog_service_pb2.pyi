@@ -5,10 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollway.catalog.v1 import price_models_pb2 as _price_models_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -34,6 +36,14 @@ class _AggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregati
     """The sum of their quantities."""
     AGGREGATION_MAX: _Aggregation.ValueType  # 3
     """The largest quantity; 0 without records."""
+    AGGREGATION_UNIQUE: _Aggregation.ValueType  # 4
+    """How many distinct values the unique_property has."""
+    AGGREGATION_LATEST: _Aggregation.ValueType  # 5
+    """The quantity of the last record in time; of two at one instant that with the greater idempotency key."""
+    AGGREGATION_WEIGHTED_SUM: _Aggregation.ValueType  # 6
+    """Quantities are changes of a level, negative ones too: the level's average over the full nominal period, by the
+    second. The level at the start is the sum of all earlier changes.
+    """
 
 class Aggregation(_Aggregation, metaclass=_AggregationEnumTypeWrapper):
     """How a meter makes one quantity of many records."""
@@ -46,7 +56,67 @@ AGGREGATION_SUM: Aggregation.ValueType  # 2
 """The sum of their quantities."""
 AGGREGATION_MAX: Aggregation.ValueType  # 3
 """The largest quantity; 0 without records."""
+AGGREGATION_UNIQUE: Aggregation.ValueType  # 4
+"""How many distinct values the unique_property has."""
+AGGREGATION_LATEST: Aggregation.ValueType  # 5
+"""The quantity of the last record in time; of two at one instant that with the greater idempotency key."""
+AGGREGATION_WEIGHTED_SUM: Aggregation.ValueType  # 6
+"""Quantities are changes of a level, negative ones too: the level's average over the full nominal period, by the
+second. The level at the start is the sum of all earlier changes.
+"""
 Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
+
+class _FilterOperator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FilterOperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FilterOperator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FILTER_OPERATOR_UNSPECIFIED: _FilterOperator.ValueType  # 0
+    """Never stored."""
+    FILTER_OPERATOR_IN: _FilterOperator.ValueType  # 1
+    """The property is one of the values."""
+    FILTER_OPERATOR_NOT_IN: _FilterOperator.ValueType  # 2
+    """The property is none of the values; an absent one passes."""
+    FILTER_OPERATOR_EXISTS: _FilterOperator.ValueType  # 3
+    """The record has the property."""
+
+class FilterOperator(_FilterOperator, metaclass=_FilterOperatorEnumTypeWrapper):
+    """How a filter compares a record's property with its values."""
+
+FILTER_OPERATOR_UNSPECIFIED: FilterOperator.ValueType  # 0
+"""Never stored."""
+FILTER_OPERATOR_IN: FilterOperator.ValueType  # 1
+"""The property is one of the values."""
+FILTER_OPERATOR_NOT_IN: FilterOperator.ValueType  # 2
+"""The property is none of the values; an absent one passes."""
+FILTER_OPERATOR_EXISTS: FilterOperator.ValueType  # 3
+"""The record has the property."""
+Global___FilterOperator: _TypeAlias = FilterOperator  # noqa: Y015
+
+class _Granularity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GranularityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Granularity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRANULARITY_UNSPECIFIED: _Granularity.ValueType  # 0
+    """Takes the default: by the second."""
+    GRANULARITY_SECOND: _Granularity.ValueType  # 1
+    """To the instant."""
+    GRANULARITY_DAY: _Granularity.ValueType  # 2
+    """At local midnight: the day of a change belongs to the new price, the day of cancellation is billed."""
+
+class Granularity(_Granularity, metaclass=_GranularityEnumTypeWrapper):
+    """To what instants a plan cuts its periods when a subscription changes in their midst."""
+
+GRANULARITY_UNSPECIFIED: Granularity.ValueType  # 0
+"""Takes the default: by the second."""
+GRANULARITY_SECOND: Granularity.ValueType  # 1
+"""To the instant."""
+GRANULARITY_DAY: Granularity.ValueType  # 2
+"""At local midnight: the day of a change belongs to the new price, the day of cancellation is billed."""
+Global___Granularity: _TypeAlias = Granularity  # noqa: Y015
 
 class _Interval:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -109,6 +179,38 @@ BILLING_TIMING_IN_ARREARS: BillingTiming.ValueType  # 2
 Global___BillingTiming: _TypeAlias = BillingTiming  # noqa: Y015
 
 @_typing.final
+class MeterFilter(_message.Message):
+    """A condition under which a meter counts a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPERTY_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    property: _builtins.str
+    """The property."""
+    operator: Global___FilterOperator.ValueType
+    """How it is compared."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With what; empty for EXISTS."""
+
+    def __init__(
+        self,
+        *,
+        property: _builtins.str = ...,
+        operator: Global___FilterOperator.ValueType = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operator", b"operator", "property", b"property", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeterFilter: _TypeAlias = MeterFilter  # noqa: Y015
+
+@_typing.final
 class Meter(_message.Message):
     """What is counted."""
 
@@ -119,6 +221,12 @@ class Meter(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VALUE_PROPERTY_FIELD_NUMBER: _builtins.int
+    UNIQUE_PROPERTY_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "mtr_…"."""
     key: _builtins.str
@@ -127,9 +235,27 @@ class Meter(_message.Message):
     """The name people see."""
     aggregation: Global___Aggregation.ValueType
     """How records become a quantity."""
+    value_property: _builtins.str
+    """The property that carries the quantity; empty if the record's own quantity does."""
+    unique_property: _builtins.str
+    """The property whose distinct values are counted, for the aggregation unique."""
+    etag: _builtins.str
+    """Changes with every change; UpdateMeter takes it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterFilter]:
+        """All must pass for a record to count."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The properties whose values make a line each; an absent property groups as the empty text."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived; unset if it is not."""
 
     def __init__(
         self,
@@ -139,112 +265,20 @@ class Meter(_message.Message):
         display_name: _builtins.str = ...,
         aggregation: Global___Aggregation.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        value_property: _builtins.str = ...,
+        unique_property: _builtins.str = ...,
+        filters: _abc.Iterable[Global___MeterFilter] | None = ...,
+        group_by: _abc.Iterable[_builtins.str] | None = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "create_time", b"create_time", "display_name", b"display_name", "id", b"id", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "archive_time", b"archive_time", "create_time", b"create_time", "display_name", b"display_name", "etag", b"etag", "filters", b"filters", "group_by", b"group_by", "id", b"id", "key", b"key", "unique_property", b"unique_property", "value_property", b"value_property"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Meter: _TypeAlias = Meter  # noqa: Y015
-
-@_typing.final
-class FlatPrice(_message.Message):
-    """A price by the licensed quantity of the subscription's item."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
-    unit_amount: _builtins.str
-    """Per unit and period, in major units as a decimal string with up to 12 decimals, such as "49.00"."""
-    def __init__(
-        self,
-        *,
-        unit_amount: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit_amount", b"unit_amount"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___FlatPrice: _TypeAlias = FlatPrice  # noqa: Y015
-
-@_typing.final
-class PerUnitPrice(_message.Message):
-    """One price for each metered unit."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
-    unit_amount: _builtins.str
-    """Per unit, in major units as a decimal string with up to 12 decimals."""
-    def __init__(
-        self,
-        *,
-        unit_amount: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit_amount", b"unit_amount"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PerUnitPrice: _TypeAlias = PerUnitPrice  # noqa: Y015
-
-@_typing.final
-class Tier(_message.Message):
-    """One step of a graduated price."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    UP_TO_FIELD_NUMBER: _builtins.int
-    UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
-    FLAT_AMOUNT_FIELD_NUMBER: _builtins.int
-    up_to: _builtins.str
-    """The inclusive upper bound of the tier, as a decimal string; empty for the last tier, which is open-ended."""
-    unit_amount: _builtins.str
-    """Per unit inside the tier; empty means 0."""
-    flat_amount: _builtins.str
-    """Once when the tier is entered; for the first tier also at zero usage; empty means 0."""
-    def __init__(
-        self,
-        *,
-        up_to: _builtins.str = ...,
-        unit_amount: _builtins.str = ...,
-        flat_amount: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flat_amount", b"flat_amount", "unit_amount", b"unit_amount", "up_to", b"up_to"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Tier: _TypeAlias = Tier  # noqa: Y015
-
-@_typing.final
-class GraduatedPrice(_message.Message):
-    """Each unit costs what the tier it falls into says."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TIERS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def tiers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tier]:
-        """The tiers in order; the last has no bound."""
-
-    def __init__(
-        self,
-        *,
-        tiers: _abc.Iterable[Global___Tier] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tiers", b"tiers"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GraduatedPrice: _TypeAlias = GraduatedPrice  # noqa: Y015
 
 @_typing.final
 class Price(_message.Message):
@@ -261,7 +295,18 @@ class Price(_message.Message):
     FLAT_FIELD_NUMBER: _builtins.int
     PER_UNIT_FIELD_NUMBER: _builtins.int
     GRADUATED_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    GRADUATED_PERCENTAGE_FIELD_NUMBER: _builtins.int
+    MATRIX_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    QUANTITY_ROUNDING_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_PRICE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "prc_…"."""
     plan_id: _builtins.str
@@ -274,21 +319,57 @@ class Price(_message.Message):
     """ISO 4217."""
     billing_timing: Global___BillingTiming.ValueType
     """When it is charged."""
+    minimum_amount: _builtins.str
+    """What a full period costs at least, in major units; empty for no minimum. A partial period scales it."""
+    maximum_amount: _builtins.str
+    """What a full period costs at most; empty for no maximum."""
+    tax_percent: _builtins.str
+    """Its tax in percent; empty for none of its own."""
+    superseded_by_price_id: _builtins.str
+    """The price that took its place, "prc_…"; empty if none did."""
     @_builtins.property
-    def flat(self) -> Global___FlatPrice:
+    def flat(self) -> _price_models_pb2.FlatPrice:
         """By the licensed quantity."""
 
     @_builtins.property
-    def per_unit(self) -> Global___PerUnitPrice:
+    def per_unit(self) -> _price_models_pb2.PerUnitPrice:
         """By the metered quantity, one price for all."""
 
     @_builtins.property
-    def graduated(self) -> Global___GraduatedPrice:
+    def graduated(self) -> _price_models_pb2.GraduatedPrice:
         """By the metered quantity, by tiers."""
+
+    @_builtins.property
+    def volume(self) -> _price_models_pb2.VolumePrice:
+        """By the metered quantity, all of it at the price of the tier reached."""
+
+    @_builtins.property
+    def package(self) -> _price_models_pb2.PackagePrice:
+        """By whole packages."""
+
+    @_builtins.property
+    def percentage(self) -> _price_models_pb2.PercentagePrice:
+        """By a rate on amounts."""
+
+    @_builtins.property
+    def graduated_percentage(self) -> _price_models_pb2.GraduatedPercentagePrice:
+        """By a rate on amounts, by tiers."""
+
+    @_builtins.property
+    def matrix(self) -> _price_models_pb2.MatrixPrice:
+        """By the values that the meter groups by."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def quantity_rounding(self) -> _price_models_pb2.QuantityRounding:
+        """How the quantity is rounded before it is priced; unset if it is not."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived; unset if it is not."""
 
     def __init__(
         self,
@@ -299,16 +380,27 @@ class Price(_message.Message):
         display_name: _builtins.str = ...,
         currency_code: _builtins.str = ...,
         billing_timing: Global___BillingTiming.ValueType = ...,
-        flat: Global___FlatPrice | None = ...,
-        per_unit: Global___PerUnitPrice | None = ...,
-        graduated: Global___GraduatedPrice | None = ...,
+        flat: _price_models_pb2.FlatPrice | None = ...,
+        per_unit: _price_models_pb2.PerUnitPrice | None = ...,
+        graduated: _price_models_pb2.GraduatedPrice | None = ...,
+        volume: _price_models_pb2.VolumePrice | None = ...,
+        package: _price_models_pb2.PackagePrice | None = ...,
+        percentage: _price_models_pb2.PercentagePrice | None = ...,
+        graduated_percentage: _price_models_pb2.GraduatedPercentagePrice | None = ...,
+        matrix: _price_models_pb2.MatrixPrice | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        minimum_amount: _builtins.str = ...,
+        maximum_amount: _builtins.str = ...,
+        quantity_rounding: _price_models_pb2.QuantityRounding | None = ...,
+        tax_percent: _builtins.str = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        superseded_by_price_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "flat", b"flat", "graduated", b"graduated", "model", b"model", "per_unit", b"per_unit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "quantity_rounding", b"quantity_rounding", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "id", b"id", "meter_id", b"meter_id", "model", b"model", "per_unit", b"per_unit", "plan_id", b"plan_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "billing_timing", b"billing_timing", "create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "id", b"id", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan_id", b"plan_id", "quantity_rounding", b"quantity_rounding", "superseded_by_price_id", b"superseded_by_price_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated"]  # noqa: Y015
+    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated", "volume", "package", "percentage", "graduated_percentage", "matrix"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_model) -> _WhichOneofReturnType_model | None: ...
 
@@ -327,6 +419,10 @@ class Plan(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     PRICES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    GRANULARITY_FIELD_NUMBER: _builtins.int
+    COMMITMENT_AMOUNT_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "pln_…"."""
     key: _builtins.str
@@ -337,13 +433,23 @@ class Plan(_message.Message):
     """ISO 4217, of all its prices."""
     interval: Global___Interval.ValueType
     """The billing period."""
+    granularity: Global___Granularity.ValueType
+    """To what instants its periods are cut."""
+    commitment_amount: _builtins.str
+    """What usage and fees of a full period come to at least, in major units; empty for no commitment."""
+    etag: _builtins.str
+    """Changes with every change; UpdatePlan takes it."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
-        """Its prices, oldest first."""
+        """Its prices, oldest first, archived ones too."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived; unset if it is not."""
 
     def __init__(
         self,
@@ -355,10 +461,14 @@ class Plan(_message.Message):
         interval: Global___Interval.ValueType = ...,
         prices: _abc.Iterable[Global___Price] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        granularity: Global___Granularity.ValueType = ...,
+        commitment_amount: _builtins.str = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "id", b"id", "interval", b"interval", "key", b"key", "prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "commitment_amount", b"commitment_amount", "create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "etag", b"etag", "granularity", b"granularity", "id", b"id", "interval", b"interval", "key", b"key", "prices", b"prices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,6 +484,10 @@ class CreateMeterRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
+    VALUE_PROPERTY_FIELD_NUMBER: _builtins.int
+    UNIQUE_PROPERTY_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    GROUP_BY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     key: _builtins.str
@@ -382,6 +496,18 @@ class CreateMeterRequest(_message.Message):
     """The name people see; empty takes the key."""
     aggregation: Global___Aggregation.ValueType
     """How records become a quantity."""
+    value_property: _builtins.str
+    """The property that carries the quantity, as a decimal string; empty takes the record's own quantity."""
+    unique_property: _builtins.str
+    """For the aggregation unique, and no other: the property whose distinct values are counted."""
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterFilter]:
+        """All must pass for a record to count."""
+
+    @_builtins.property
+    def group_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The properties whose values make a line each."""
+
     def __init__(
         self,
         *,
@@ -389,10 +515,14 @@ class CreateMeterRequest(_message.Message):
         key: _builtins.str = ...,
         display_name: _builtins.str = ...,
         aggregation: Global___Aggregation.ValueType = ...,
+        value_property: _builtins.str = ...,
+        unique_property: _builtins.str = ...,
+        filters: _abc.Iterable[Global___MeterFilter] | None = ...,
+        group_by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "display_name", b"display_name", "key", b"key", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "display_name", b"display_name", "filters", b"filters", "group_by", b"group_by", "key", b"key", "request_id", b"request_id", "unique_property", b"unique_property", "value_property", b"value_property"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +615,8 @@ class CreatePlanRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     CURRENCY_CODE_FIELD_NUMBER: _builtins.int
     INTERVAL_FIELD_NUMBER: _builtins.int
+    GRANULARITY_FIELD_NUMBER: _builtins.int
+    COMMITMENT_AMOUNT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     key: _builtins.str
@@ -495,6 +627,12 @@ class CreatePlanRequest(_message.Message):
     """ISO 4217 in capitals."""
     interval: Global___Interval.ValueType
     """The billing period."""
+    granularity: Global___Granularity.ValueType
+    """To what instants periods are cut."""
+    commitment_amount: _builtins.str
+    """What usage and fees of a full period come to at least, before discounts, in major units; a partial period scales it.
+    Empty for no commitment.
+    """
     def __init__(
         self,
         *,
@@ -503,10 +641,12 @@ class CreatePlanRequest(_message.Message):
         display_name: _builtins.str = ...,
         currency_code: _builtins.str = ...,
         interval: Global___Interval.ValueType = ...,
+        granularity: Global___Granularity.ValueType = ...,
+        commitment_amount: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "display_name", b"display_name", "interval", b"interval", "key", b"key", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commitment_amount", b"commitment_amount", "currency_code", b"currency_code", "display_name", b"display_name", "granularity", b"granularity", "interval", b"interval", "key", b"key", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,6 +744,15 @@ class CreatePriceRequest(_message.Message):
     FLAT_FIELD_NUMBER: _builtins.int
     PER_UNIT_FIELD_NUMBER: _builtins.int
     GRADUATED_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    GRADUATED_PERCENTAGE_FIELD_NUMBER: _builtins.int
+    MATRIX_FIELD_NUMBER: _builtins.int
+    MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    QUANTITY_ROUNDING_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     plan_id: _builtins.str
@@ -618,17 +767,47 @@ class CreatePriceRequest(_message.Message):
     """When it is charged; a metered price is always in arrears."""
     currency_code: _builtins.str
     """ISO 4217; empty takes the plan's, another one is refused."""
+    minimum_amount: _builtins.str
+    """What a full period costs at least, in major units; empty for no minimum. A partial period scales it."""
+    maximum_amount: _builtins.str
+    """What a full period costs at most; empty for no maximum."""
+    tax_percent: _builtins.str
+    """Its tax in percent, from 0 to 100; empty for none of its own."""
     @_builtins.property
-    def flat(self) -> Global___FlatPrice:
+    def flat(self) -> _price_models_pb2.FlatPrice:
         """By the licensed quantity."""
 
     @_builtins.property
-    def per_unit(self) -> Global___PerUnitPrice:
+    def per_unit(self) -> _price_models_pb2.PerUnitPrice:
         """By the metered quantity, one price for all."""
 
     @_builtins.property
-    def graduated(self) -> Global___GraduatedPrice:
+    def graduated(self) -> _price_models_pb2.GraduatedPrice:
         """By the metered quantity, by tiers."""
+
+    @_builtins.property
+    def volume(self) -> _price_models_pb2.VolumePrice:
+        """By the metered quantity, all of it at the price of the tier reached."""
+
+    @_builtins.property
+    def package(self) -> _price_models_pb2.PackagePrice:
+        """By whole packages."""
+
+    @_builtins.property
+    def percentage(self) -> _price_models_pb2.PercentagePrice:
+        """By a rate on amounts."""
+
+    @_builtins.property
+    def graduated_percentage(self) -> _price_models_pb2.GraduatedPercentagePrice:
+        """By a rate on amounts, by tiers."""
+
+    @_builtins.property
+    def matrix(self) -> _price_models_pb2.MatrixPrice:
+        """By the values that the meter groups by."""
+
+    @_builtins.property
+    def quantity_rounding(self) -> _price_models_pb2.QuantityRounding:
+        """How the quantity is rounded before it is priced."""
 
     def __init__(
         self,
@@ -640,15 +819,24 @@ class CreatePriceRequest(_message.Message):
         display_name: _builtins.str = ...,
         billing_timing: Global___BillingTiming.ValueType = ...,
         currency_code: _builtins.str = ...,
-        flat: Global___FlatPrice | None = ...,
-        per_unit: Global___PerUnitPrice | None = ...,
-        graduated: Global___GraduatedPrice | None = ...,
+        flat: _price_models_pb2.FlatPrice | None = ...,
+        per_unit: _price_models_pb2.PerUnitPrice | None = ...,
+        graduated: _price_models_pb2.GraduatedPrice | None = ...,
+        volume: _price_models_pb2.VolumePrice | None = ...,
+        package: _price_models_pb2.PackagePrice | None = ...,
+        percentage: _price_models_pb2.PercentagePrice | None = ...,
+        graduated_percentage: _price_models_pb2.GraduatedPercentagePrice | None = ...,
+        matrix: _price_models_pb2.MatrixPrice | None = ...,
+        minimum_amount: _builtins.str = ...,
+        maximum_amount: _builtins.str = ...,
+        quantity_rounding: _price_models_pb2.QuantityRounding | None = ...,
+        tax_percent: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["flat", b"flat", "graduated", b"graduated", "model", b"model", "per_unit", b"per_unit", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "quantity_rounding", b"quantity_rounding", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "meter_key", b"meter_key", "model", b"model", "per_unit", b"per_unit", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_key", b"meter_key", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "quantity_rounding", b"quantity_rounding", "request_id", b"request_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated"]  # noqa: Y015
+    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated", "volume", "package", "percentage", "graduated_percentage", "matrix"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     _WhichOneofReturnType_plan: _TypeAlias = _typing.Literal["plan_id", "plan_key"]  # noqa: Y015
     _WhichOneofArgType_plan: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
@@ -682,3 +870,645 @@ class CreatePriceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreatePriceResponse: _TypeAlias = CreatePriceResponse  # noqa: Y015
+
+@_typing.final
+class ListMetersRequest(_message.Message):
+    """Which meters to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_ARCHIVED_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    include_archived: _builtins.bool
+    """Archived ones too."""
+    aggregation: Global___Aggregation.ValueType
+    """Only with this aggregation; unspecified for all."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50, more than 200 is taken as 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        include_archived: _builtins.bool = ...,
+        aggregation: Global___Aggregation.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "include_archived", b"include_archived", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMetersRequest: _TypeAlias = ListMetersRequest  # noqa: Y015
+
+@_typing.final
+class ListMetersResponse(_message.Message):
+    """A page of meters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it back for the next page; empty on the last."""
+    @_builtins.property
+    def meters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Meter]:
+        """The meters."""
+
+    def __init__(
+        self,
+        *,
+        meters: _abc.Iterable[Global___Meter] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meters", b"meters", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMetersResponse: _TypeAlias = ListMetersResponse  # noqa: Y015
+
+@_typing.final
+class UpdateMeterRequest(_message.Message):
+    """What to change of a meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    meter_id: _builtins.str
+    """The meter, "mtr_…"."""
+    display_name: _builtins.str
+    """The name people see; empty takes the key."""
+    etag: _builtins.str
+    """The etag that was read; empty changes whatever is there."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change: display_name."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        display_name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "etag", b"etag", "meter_id", b"meter_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMeterRequest: _TypeAlias = UpdateMeterRequest  # noqa: Y015
+
+@_typing.final
+class UpdateMeterResponse(_message.Message):
+    """The changed meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def meter(self) -> Global___Meter:
+        """The meter."""
+
+    def __init__(
+        self,
+        *,
+        meter: Global___Meter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateMeterResponse: _TypeAlias = UpdateMeterResponse  # noqa: Y015
+
+@_typing.final
+class ArchiveMeterRequest(_message.Message):
+    """Which meter to archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    meter_id: _builtins.str
+    """The meter, "mtr_…"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_id", b"meter_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveMeterRequest: _TypeAlias = ArchiveMeterRequest  # noqa: Y015
+
+@_typing.final
+class ArchiveMeterResponse(_message.Message):
+    """The archived meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def meter(self) -> Global___Meter:
+        """The meter."""
+
+    def __init__(
+        self,
+        *,
+        meter: Global___Meter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter", b"meter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchiveMeterResponse: _TypeAlias = ArchiveMeterResponse  # noqa: Y015
+
+@_typing.final
+class ListPlansRequest(_message.Message):
+    """Which plans to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_ARCHIVED_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    include_archived: _builtins.bool
+    """Archived ones too."""
+    currency_code: _builtins.str
+    """Only in this currency, ISO 4217; empty for all."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50, more than 200 is taken as 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        include_archived: _builtins.bool = ...,
+        currency_code: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["currency_code", b"currency_code", "include_archived", b"include_archived", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPlansRequest: _TypeAlias = ListPlansRequest  # noqa: Y015
+
+@_typing.final
+class ListPlansResponse(_message.Message):
+    """A page of plans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLANS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it back for the next page; empty on the last."""
+    @_builtins.property
+    def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
+        """The plans with their prices."""
+
+    def __init__(
+        self,
+        *,
+        plans: _abc.Iterable[Global___Plan] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "plans", b"plans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPlansResponse: _TypeAlias = ListPlansResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePlanRequest(_message.Message):
+    """What to change of a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    plan_id: _builtins.str
+    """The plan, "pln_…"."""
+    display_name: _builtins.str
+    """The name people see; empty takes the key."""
+    etag: _builtins.str
+    """The etag that was read; empty changes whatever is there."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change: display_name."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        display_name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "etag", b"etag", "plan_id", b"plan_id", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePlanRequest: _TypeAlias = UpdatePlanRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePlanResponse(_message.Message):
+    """The changed plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """The plan with its prices."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePlanResponse: _TypeAlias = UpdatePlanResponse  # noqa: Y015
+
+@_typing.final
+class ArchivePlanRequest(_message.Message):
+    """Which plan to archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    plan_id: _builtins.str
+    """The plan, "pln_…"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_id", b"plan_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePlanRequest: _TypeAlias = ArchivePlanRequest  # noqa: Y015
+
+@_typing.final
+class ArchivePlanResponse(_message.Message):
+    """The archived plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """The plan with its prices."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePlanResponse: _TypeAlias = ArchivePlanResponse  # noqa: Y015
+
+@_typing.final
+class GetPriceRequest(_message.Message):
+    """Which price to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    price_id: _builtins.str
+    """The price, "prc_…"."""
+    def __init__(
+        self,
+        *,
+        price_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price_id", b"price_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPriceRequest: _TypeAlias = GetPriceRequest  # noqa: Y015
+
+@_typing.final
+class GetPriceResponse(_message.Message):
+    """The price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The price."""
+
+    def __init__(
+        self,
+        *,
+        price: Global___Price | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPriceResponse: _TypeAlias = GetPriceResponse  # noqa: Y015
+
+@_typing.final
+class ListPricesRequest(_message.Message):
+    """Which prices to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_ARCHIVED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    plan_id: _builtins.str
+    """Only of this plan, "pln_…"; empty for all."""
+    meter_id: _builtins.str
+    """Only of this meter, "mtr_…"; empty for all."""
+    include_archived: _builtins.bool
+    """Archived ones too."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50, more than 200 is taken as 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        plan_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        include_archived: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_archived", b"include_archived", "meter_id", b"meter_id", "page_size", b"page_size", "page_token", b"page_token", "plan_id", b"plan_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPricesRequest: _TypeAlias = ListPricesRequest  # noqa: Y015
+
+@_typing.final
+class ListPricesResponse(_message.Message):
+    """A page of prices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it back for the next page; empty on the last."""
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Price]:
+        """The prices."""
+
+    def __init__(
+        self,
+        *,
+        prices: _abc.Iterable[Global___Price] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "prices", b"prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class SupersedePriceRequest(_message.Message):
+    """The price to put in the place of another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    FLAT_FIELD_NUMBER: _builtins.int
+    PER_UNIT_FIELD_NUMBER: _builtins.int
+    GRADUATED_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    PACKAGE_FIELD_NUMBER: _builtins.int
+    PERCENTAGE_FIELD_NUMBER: _builtins.int
+    GRADUATED_PERCENTAGE_FIELD_NUMBER: _builtins.int
+    MATRIX_FIELD_NUMBER: _builtins.int
+    MINIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
+    QUANTITY_ROUNDING_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    price_id: _builtins.str
+    """The price to supersede, "prc_…"."""
+    display_name: _builtins.str
+    """The name on the invoice line; empty keeps that of the old price."""
+    minimum_amount: _builtins.str
+    """What a full period costs at least, in major units; empty for no minimum. A partial period scales it."""
+    maximum_amount: _builtins.str
+    """What a full period costs at most; empty for no maximum."""
+    tax_percent: _builtins.str
+    """Its tax in percent, from 0 to 100; empty for none of its own."""
+    @_builtins.property
+    def flat(self) -> _price_models_pb2.FlatPrice:
+        """By the licensed quantity."""
+
+    @_builtins.property
+    def per_unit(self) -> _price_models_pb2.PerUnitPrice:
+        """By the metered quantity, one price for all."""
+
+    @_builtins.property
+    def graduated(self) -> _price_models_pb2.GraduatedPrice:
+        """By the metered quantity, by tiers."""
+
+    @_builtins.property
+    def volume(self) -> _price_models_pb2.VolumePrice:
+        """By the metered quantity, all of it at the price of the tier reached."""
+
+    @_builtins.property
+    def package(self) -> _price_models_pb2.PackagePrice:
+        """By whole packages."""
+
+    @_builtins.property
+    def percentage(self) -> _price_models_pb2.PercentagePrice:
+        """By a rate on amounts."""
+
+    @_builtins.property
+    def graduated_percentage(self) -> _price_models_pb2.GraduatedPercentagePrice:
+        """By a rate on amounts, by tiers."""
+
+    @_builtins.property
+    def matrix(self) -> _price_models_pb2.MatrixPrice:
+        """By the values that the meter groups by."""
+
+    @_builtins.property
+    def quantity_rounding(self) -> _price_models_pb2.QuantityRounding:
+        """How the quantity is rounded before it is priced."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        price_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        flat: _price_models_pb2.FlatPrice | None = ...,
+        per_unit: _price_models_pb2.PerUnitPrice | None = ...,
+        graduated: _price_models_pb2.GraduatedPrice | None = ...,
+        volume: _price_models_pb2.VolumePrice | None = ...,
+        package: _price_models_pb2.PackagePrice | None = ...,
+        percentage: _price_models_pb2.PercentagePrice | None = ...,
+        graduated_percentage: _price_models_pb2.GraduatedPercentagePrice | None = ...,
+        matrix: _price_models_pb2.MatrixPrice | None = ...,
+        minimum_amount: _builtins.str = ...,
+        maximum_amount: _builtins.str = ...,
+        quantity_rounding: _price_models_pb2.QuantityRounding | None = ...,
+        tax_percent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "quantity_rounding", b"quantity_rounding", "volume", b"volume"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "price_id", b"price_id", "quantity_rounding", b"quantity_rounding", "request_id", b"request_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated", "volume", "package", "percentage", "graduated_percentage", "matrix"]  # noqa: Y015
+    _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_model) -> _WhichOneofReturnType_model | None: ...
+
+Global___SupersedePriceRequest: _TypeAlias = SupersedePriceRequest  # noqa: Y015
+
+@_typing.final
+class SupersedePriceResponse(_message.Message):
+    """Both prices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The new price."""
+
+    @_builtins.property
+    def superseded_price(self) -> Global___Price:
+        """The old one, archived."""
+
+    def __init__(
+        self,
+        *,
+        price: Global___Price | None = ...,
+        superseded_price: Global___Price | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "superseded_price", b"superseded_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "superseded_price", b"superseded_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SupersedePriceResponse: _TypeAlias = SupersedePriceResponse  # noqa: Y015
+
+@_typing.final
+class ArchivePriceRequest(_message.Message):
+    """Which price to archive."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    price_id: _builtins.str
+    """The price, "prc_…"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        price_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price_id", b"price_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePriceRequest: _TypeAlias = ArchivePriceRequest  # noqa: Y015
+
+@_typing.final
+class ArchivePriceResponse(_message.Message):
+    """The archived price."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def price(self) -> Global___Price:
+        """The price."""
+
+    def __init__(
+        self,
+        *,
+        price: Global___Price | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArchivePriceResponse: _TypeAlias = ArchivePriceResponse  # noqa: Y015

@@ -60,6 +60,56 @@ class CatalogServiceStub:
                 request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.CreatePriceRequest.SerializeToString,
                 response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.CreatePriceResponse.FromString,
                 _registered_method=True)
+        self.ListMeters = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/ListMeters',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListMetersRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListMetersResponse.FromString,
+                _registered_method=True)
+        self.UpdateMeter = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/UpdateMeter',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateMeterRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateMeterResponse.FromString,
+                _registered_method=True)
+        self.ArchiveMeter = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/ArchiveMeter',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchiveMeterRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchiveMeterResponse.FromString,
+                _registered_method=True)
+        self.ListPlans = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/ListPlans',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPlansRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPlansResponse.FromString,
+                _registered_method=True)
+        self.UpdatePlan = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/UpdatePlan',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdatePlanRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdatePlanResponse.FromString,
+                _registered_method=True)
+        self.ArchivePlan = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/ArchivePlan',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePlanRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePlanResponse.FromString,
+                _registered_method=True)
+        self.GetPrice = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/GetPrice',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.GetPriceRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.GetPriceResponse.FromString,
+                _registered_method=True)
+        self.ListPrices = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/ListPrices',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPricesRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPricesResponse.FromString,
+                _registered_method=True)
+        self.SupersedePrice = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/SupersedePrice',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.SupersedePriceRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.SupersedePriceResponse.FromString,
+                _registered_method=True)
+        self.ArchivePrice = channel.unary_unary(
+                '/tollway.catalog.v1.CatalogService/ArchivePrice',
+                request_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePriceRequest.SerializeToString,
+                response_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePriceResponse.FromString,
+                _registered_method=True)
 
 
 class CatalogServiceServicer:
@@ -70,7 +120,7 @@ class CatalogServiceServicer:
         """Creates a meter.
 
         Permission: write.
-        Errors: ALREADY_EXISTS, INVALID_ARGUMENT.
+        Errors: ALREADY_EXISTS, INVALID_METER.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"key": "api_calls", "display_name": "API calls", "aggregation": "AGGREGATION_SUM"}' $ADDR tollway.catalog.v1.CatalogService/CreateMeter
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -92,7 +142,7 @@ class CatalogServiceServicer:
         """Creates a plan without prices; add them with CreatePrice.
 
         Permission: write.
-        Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY.
+        Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY, INVALID_DECIMAL.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"key": "basic", "display_name": "Basic", "currency_code": "USD", "interval": "INTERVAL_MONTH"}' $ADDR tollway.catalog.v1.CatalogService/CreatePlan
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -114,8 +164,121 @@ class CatalogServiceServicer:
         """Adds a price to a plan. A price is never edited: subscriptions keep the one they were made with.
 
         Permission: write.
-        Errors: PLAN_NOT_FOUND, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL, CURRENCY_MISMATCH.
+        Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL,
+        CURRENCY_MISMATCH, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"plan_key": "airline", "display_name": "Seat", "flat": {"unit_amount": "5.00"}}' $ADDR tollway.catalog.v1.CatalogService/CreatePrice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMeters(self, request, context):
+        """Lists meters, newest first.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.catalog.v1.CatalogService/ListMeters
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateMeter(self, request, context):
+        """Changes a meter's display name. What it counts never changes: make another meter for that.
+
+        Permission: write.
+        Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": \"displayName\", \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveMeter(self, request, context):
+        """Archives a meter: it takes no new prices and no new usage. What was recorded is billed as ever. Once is enough; again
+        changes nothing.
+
+        Permission: write.
+        Errors: METER_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\"}" $ADDR tollway.catalog.v1.CatalogService/ArchiveMeter
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPlans(self, request, context):
+        """Lists plans with their prices, newest first.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.catalog.v1.CatalogService/ListPlans
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePlan(self, request, context):
+        """Changes a plan's display name.
+
+        Permission: write.
+        Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": \"displayName\", \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchivePlan(self, request, context):
+        """Archives a plan: it takes no new prices and no new subscriptions; those that it has go on. Again changes nothing.
+
+        Permission: write.
+        Errors: PLAN_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\"}" $ADDR tollway.catalog.v1.CatalogService/ArchivePlan
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrice(self, request, context):
+        """Gets a price.
+
+        Permission: read.
+        Errors: PRICE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"price_id\": \"$PRICE\"}" $ADDR tollway.catalog.v1.CatalogService/GetPrice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPrices(self, request, context):
+        """Lists prices, newest first, of one plan or meter if asked for.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10, "include_archived": true}' $ADDR tollway.catalog.v1.CatalogService/ListPrices
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SupersedePrice(self, request, context):
+        """Puts a new price in the place of another one, with the same plan, meter and timing; the other one is archived.
+        Subscriptions that have it keep it until they are migrated; new ones get the new one.
+
+        Permission: write.
+        Errors: PRICE_NOT_FOUND, PRICE_ARCHIVED, PLAN_ARCHIVED, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"price_id\": \"$PRICE\", \"flat\": {\"unit_amount\": \"59.00\"}}" $ADDR tollway.catalog.v1.CatalogService/SupersedePrice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchivePrice(self, request, context):
+        """Archives a price: new subscriptions do not get it; those that have it keep it. Again changes nothing.
+
+        Permission: write.
+        Errors: PRICE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"price_id\": \"$PRICE\"}" $ADDR tollway.catalog.v1.CatalogService/ArchivePrice
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -148,6 +311,56 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.CreatePrice,
                     request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.CreatePriceRequest.FromString,
                     response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.CreatePriceResponse.SerializeToString,
+            ),
+            'ListMeters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMeters,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListMetersRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListMetersResponse.SerializeToString,
+            ),
+            'UpdateMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMeter,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateMeterRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateMeterResponse.SerializeToString,
+            ),
+            'ArchiveMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveMeter,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchiveMeterRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchiveMeterResponse.SerializeToString,
+            ),
+            'ListPlans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlans,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPlansRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPlansResponse.SerializeToString,
+            ),
+            'UpdatePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePlan,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdatePlanRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdatePlanResponse.SerializeToString,
+            ),
+            'ArchivePlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchivePlan,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePlanRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePlanResponse.SerializeToString,
+            ),
+            'GetPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrice,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.GetPriceRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.GetPriceResponse.SerializeToString,
+            ),
+            'ListPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrices,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPricesRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPricesResponse.SerializeToString,
+            ),
+            'SupersedePrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.SupersedePrice,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.SupersedePriceRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.SupersedePriceResponse.SerializeToString,
+            ),
+            'ArchivePrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchivePrice,
+                    request_deserializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePriceRequest.FromString,
+                    response_serializer=tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePriceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -286,6 +499,276 @@ class CatalogService:
             '/tollway.catalog.v1.CatalogService/CreatePrice',
             tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.CreatePriceRequest.SerializeToString,
             tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.CreatePriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMeters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/ListMeters',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListMetersRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListMetersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMeter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/UpdateMeter',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateMeterRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdateMeterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveMeter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/ArchiveMeter',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchiveMeterRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchiveMeterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/ListPlans',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPlansRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/UpdatePlan',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdatePlanRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.UpdatePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchivePlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/ArchivePlan',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePlanRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/GetPrice',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.GetPriceRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.GetPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/ListPrices',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPricesRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SupersedePrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/SupersedePrice',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.SupersedePriceRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.SupersedePriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchivePrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.catalog.v1.CatalogService/ArchivePrice',
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePriceRequest.SerializeToString,
+            tollway_dot_catalog_dot_v1_dot_catalog__service__pb2.ArchivePriceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,7 +20,7 @@ class CatalogServiceStub:
     """Creates a meter.
 
     Permission: write.
-    Errors: ALREADY_EXISTS, INVALID_ARGUMENT.
+    Errors: ALREADY_EXISTS, INVALID_METER.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"key": "api_calls", "display_name": "API calls", "aggregation": "AGGREGATION_SUM"}' $ADDR tollway.catalog.v1.CatalogService/CreateMeter
     """
     GetMeter: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetMeterRequest, _catalog_service_pb2.GetMeterResponse]
@@ -34,7 +34,7 @@ class CatalogServiceStub:
     """Creates a plan without prices; add them with CreatePrice.
 
     Permission: write.
-    Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY.
+    Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY, INVALID_DECIMAL.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"key": "basic", "display_name": "Basic", "currency_code": "USD", "interval": "INTERVAL_MONTH"}' $ADDR tollway.catalog.v1.CatalogService/CreatePlan
     """
     GetPlan: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetPlanRequest, _catalog_service_pb2.GetPlanResponse]
@@ -48,8 +48,81 @@ class CatalogServiceStub:
     """Adds a price to a plan. A price is never edited: subscriptions keep the one they were made with.
 
     Permission: write.
-    Errors: PLAN_NOT_FOUND, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL, CURRENCY_MISMATCH.
+    Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL,
+    CURRENCY_MISMATCH, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"plan_key": "airline", "display_name": "Seat", "flat": {"unit_amount": "5.00"}}' $ADDR tollway.catalog.v1.CatalogService/CreatePrice
+    """
+    ListMeters: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListMetersRequest, _catalog_service_pb2.ListMetersResponse]
+    """Lists meters, newest first.
+
+    Permission: read.
+    Errors: PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.catalog.v1.CatalogService/ListMeters
+    """
+    UpdateMeter: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdateMeterRequest, _catalog_service_pb2.UpdateMeterResponse]
+    """Changes a meter's display name. What it counts never changes: make another meter for that.
+
+    Permission: write.
+    Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Minutes flown\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+    """
+    ArchiveMeter: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ArchiveMeterRequest, _catalog_service_pb2.ArchiveMeterResponse]
+    """Archives a meter: it takes no new prices and no new usage. What was recorded is billed as ever. Once is enough; again
+    changes nothing.
+
+    Permission: write.
+    Errors: METER_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\"}" $ADDR tollway.catalog.v1.CatalogService/ArchiveMeter
+    """
+    ListPlans: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListPlansRequest, _catalog_service_pb2.ListPlansResponse]
+    """Lists plans with their prices, newest first.
+
+    Permission: read.
+    Errors: PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.catalog.v1.CatalogService/ListPlans
+    """
+    UpdatePlan: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.UpdatePlanRequest, _catalog_service_pb2.UpdatePlanResponse]
+    """Changes a plan's display name.
+
+    Permission: write.
+    Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Airline 2026\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+    """
+    ArchivePlan: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ArchivePlanRequest, _catalog_service_pb2.ArchivePlanResponse]
+    """Archives a plan: it takes no new prices and no new subscriptions; those that it has go on. Again changes nothing.
+
+    Permission: write.
+    Errors: PLAN_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\"}" $ADDR tollway.catalog.v1.CatalogService/ArchivePlan
+    """
+    GetPrice: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.GetPriceRequest, _catalog_service_pb2.GetPriceResponse]
+    """Gets a price.
+
+    Permission: read.
+    Errors: PRICE_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"price_id\\": \\"$PRICE\\"}" $ADDR tollway.catalog.v1.CatalogService/GetPrice
+    """
+    ListPrices: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ListPricesRequest, _catalog_service_pb2.ListPricesResponse]
+    """Lists prices, newest first, of one plan or meter if asked for.
+
+    Permission: read.
+    Errors: PAGE_TOKEN_INVALID, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10, "include_archived": true}' $ADDR tollway.catalog.v1.CatalogService/ListPrices
+    """
+    SupersedePrice: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.SupersedePriceRequest, _catalog_service_pb2.SupersedePriceResponse]
+    """Puts a new price in the place of another one, with the same plan, meter and timing; the other one is archived.
+    Subscriptions that have it keep it until they are migrated; new ones get the new one.
+
+    Permission: write.
+    Errors: PRICE_NOT_FOUND, PRICE_ARCHIVED, PLAN_ARCHIVED, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"price_id\\": \\"$PRICE\\", \\"flat\\": {\\"unit_amount\\": \\"59.00\\"}}" $ADDR tollway.catalog.v1.CatalogService/SupersedePrice
+    """
+    ArchivePrice: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ArchivePriceRequest, _catalog_service_pb2.ArchivePriceResponse]
+    """Archives a price: new subscriptions do not get it; those that have it keep it. Again changes nothing.
+
+    Permission: write.
+    Errors: PRICE_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"price_id\\": \\"$PRICE\\"}" $ADDR tollway.catalog.v1.CatalogService/ArchivePrice
     """
 
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +137,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a meter.
 
         Permission: write.
-        Errors: ALREADY_EXISTS, INVALID_ARGUMENT.
+        Errors: ALREADY_EXISTS, INVALID_METER.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"key": "api_calls", "display_name": "API calls", "aggregation": "AGGREGATION_SUM"}' $ADDR tollway.catalog.v1.CatalogService/CreateMeter
         """
 
@@ -90,7 +163,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a plan without prices; add them with CreatePrice.
 
         Permission: write.
-        Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY.
+        Errors: ALREADY_EXISTS, UNKNOWN_CURRENCY, INVALID_DECIMAL.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"key": "basic", "display_name": "Basic", "currency_code": "USD", "interval": "INTERVAL_MONTH"}' $ADDR tollway.catalog.v1.CatalogService/CreatePlan
         """
 
@@ -116,8 +189,141 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a price to a plan. A price is never edited: subscriptions keep the one they were made with.
 
         Permission: write.
-        Errors: PLAN_NOT_FOUND, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL, CURRENCY_MISMATCH.
+        Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL,
+        CURRENCY_MISMATCH, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"plan_key": "airline", "display_name": "Seat", "flat": {"unit_amount": "5.00"}}' $ADDR tollway.catalog.v1.CatalogService/CreatePrice
+        """
+
+    @_abc_1.abstractmethod
+    def ListMeters(
+        self,
+        request: _catalog_service_pb2.ListMetersRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.ListMetersRequest, _abc.Awaitable[_catalog_service_pb2.ListMetersResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.ListMetersResponse]:
+        """Lists meters, newest first.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.catalog.v1.CatalogService/ListMeters
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateMeter(
+        self,
+        request: _catalog_service_pb2.UpdateMeterRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.UpdateMeterRequest, _abc.Awaitable[_catalog_service_pb2.UpdateMeterResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.UpdateMeterResponse]:
+        """Changes a meter's display name. What it counts never changes: make another meter for that.
+
+        Permission: write.
+        Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Minutes flown\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveMeter(
+        self,
+        request: _catalog_service_pb2.ArchiveMeterRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.ArchiveMeterRequest, _abc.Awaitable[_catalog_service_pb2.ArchiveMeterResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.ArchiveMeterResponse]:
+        """Archives a meter: it takes no new prices and no new usage. What was recorded is billed as ever. Once is enough; again
+        changes nothing.
+
+        Permission: write.
+        Errors: METER_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\"}" $ADDR tollway.catalog.v1.CatalogService/ArchiveMeter
+        """
+
+    @_abc_1.abstractmethod
+    def ListPlans(
+        self,
+        request: _catalog_service_pb2.ListPlansRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.ListPlansRequest, _abc.Awaitable[_catalog_service_pb2.ListPlansResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.ListPlansResponse]:
+        """Lists plans with their prices, newest first.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10}' $ADDR tollway.catalog.v1.CatalogService/ListPlans
+        """
+
+    @_abc_1.abstractmethod
+    def UpdatePlan(
+        self,
+        request: _catalog_service_pb2.UpdatePlanRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.UpdatePlanRequest, _abc.Awaitable[_catalog_service_pb2.UpdatePlanResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.UpdatePlanResponse]:
+        """Changes a plan's display name.
+
+        Permission: write.
+        Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Airline 2026\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+        """
+
+    @_abc_1.abstractmethod
+    def ArchivePlan(
+        self,
+        request: _catalog_service_pb2.ArchivePlanRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.ArchivePlanRequest, _abc.Awaitable[_catalog_service_pb2.ArchivePlanResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.ArchivePlanResponse]:
+        """Archives a plan: it takes no new prices and no new subscriptions; those that it has go on. Again changes nothing.
+
+        Permission: write.
+        Errors: PLAN_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\"}" $ADDR tollway.catalog.v1.CatalogService/ArchivePlan
+        """
+
+    @_abc_1.abstractmethod
+    def GetPrice(
+        self,
+        request: _catalog_service_pb2.GetPriceRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.GetPriceRequest, _abc.Awaitable[_catalog_service_pb2.GetPriceResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.GetPriceResponse]:
+        """Gets a price.
+
+        Permission: read.
+        Errors: PRICE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"price_id\\": \\"$PRICE\\"}" $ADDR tollway.catalog.v1.CatalogService/GetPrice
+        """
+
+    @_abc_1.abstractmethod
+    def ListPrices(
+        self,
+        request: _catalog_service_pb2.ListPricesRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.ListPricesRequest, _abc.Awaitable[_catalog_service_pb2.ListPricesResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.ListPricesResponse]:
+        """Lists prices, newest first, of one plan or meter if asked for.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 10, "include_archived": true}' $ADDR tollway.catalog.v1.CatalogService/ListPrices
+        """
+
+    @_abc_1.abstractmethod
+    def SupersedePrice(
+        self,
+        request: _catalog_service_pb2.SupersedePriceRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.SupersedePriceRequest, _abc.Awaitable[_catalog_service_pb2.SupersedePriceResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.SupersedePriceResponse]:
+        """Puts a new price in the place of another one, with the same plan, meter and timing; the other one is archived.
+        Subscriptions that have it keep it until they are migrated; new ones get the new one.
+
+        Permission: write.
+        Errors: PRICE_NOT_FOUND, PRICE_ARCHIVED, PLAN_ARCHIVED, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"price_id\\": \\"$PRICE\\", \\"flat\\": {\\"unit_amount\\": \\"59.00\\"}}" $ADDR tollway.catalog.v1.CatalogService/SupersedePrice
+        """
+
+    @_abc_1.abstractmethod
+    def ArchivePrice(
+        self,
+        request: _catalog_service_pb2.ArchivePriceRequest,
+        context: _aio.ServicerContext[_catalog_service_pb2.ArchivePriceRequest, _abc.Awaitable[_catalog_service_pb2.ArchivePriceResponse]],
+    ) -> _abc.Awaitable[_catalog_service_pb2.ArchivePriceResponse]:
+        """Archives a price: new subscriptions do not get it; those that have it keep it. Again changes nothing.
+
+        Permission: write.
+        Errors: PRICE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"price_id\\": \\"$PRICE\\"}" $ADDR tollway.catalog.v1.CatalogService/ArchivePrice
         """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: _aio.Server) -> None: ...

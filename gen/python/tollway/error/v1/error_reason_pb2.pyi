@@ -155,7 +155,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDIT_EXCEEDS_LINE: _ErrorReason.ValueType  # 98
     """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 120
-    """ABORTED: the endpoint was changed since its etag was read. Metadata: endpoint."""
+    """ABORTED: the object was changed since its etag was read. Metadata: its kind, such as endpoint, with its id."""
     ERROR_REASON_HEADER_NOT_ALLOWED: _ErrorReason.ValueType  # 121
     """INVALID_ARGUMENT: an endpoint may not have this request header. Metadata: header."""
     ERROR_REASON_TOO_MANY_SECRETS: _ErrorReason.ValueType  # 122
@@ -164,6 +164,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_USAGE_RECORD_NOT_FOUND: _ErrorReason.ValueType  # 280
+    """NOT_FOUND: no usage record has this key. Metadata: idempotency_key."""
+    ERROR_REASON_USAGE_RECORD_VOIDED: _ErrorReason.ValueType  # 281
+    """FAILED_PRECONDITION: the usage record is voided; record it anew under another key. Metadata: idempotency_key."""
+    ERROR_REASON_USAGE_AMENDMENT_INVALID: _ErrorReason.ValueType  # 282
+    """INVALID_ARGUMENT: the record would not be accepted with this content. Metadata: cause, which is the reason that it
+    would be rejected with.
+    """
+    ERROR_REASON_TOO_MANY_REVISIONS: _ErrorReason.ValueType  # 283
+    """FAILED_PRECONDITION: the record has as many revisions as it may have. Metadata: idempotency_key, limit."""
     ERROR_REASON_ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 380
     """NOT_FOUND: no method has this path over HTTP."""
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 381
@@ -184,6 +194,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_PLAN_ARCHIVED: _ErrorReason.ValueType  # 240
+    """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
+    ERROR_REASON_PRICE_ARCHIVED: _ErrorReason.ValueType  # 241
+    """FAILED_PRECONDITION: the price is archived: it cannot be superseded, and new subscriptions do not get it. Metadata:
+    price, superseded_by.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -323,7 +339,7 @@ ERROR_REASON_INVOICE_PARTLY_PAID: ErrorReason.ValueType  # 97
 ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 120
-"""ABORTED: the endpoint was changed since its etag was read. Metadata: endpoint."""
+"""ABORTED: the object was changed since its etag was read. Metadata: its kind, such as endpoint, with its id."""
 ERROR_REASON_HEADER_NOT_ALLOWED: ErrorReason.ValueType  # 121
 """INVALID_ARGUMENT: an endpoint may not have this request header. Metadata: header."""
 ERROR_REASON_TOO_MANY_SECRETS: ErrorReason.ValueType  # 122
@@ -332,6 +348,16 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_USAGE_RECORD_NOT_FOUND: ErrorReason.ValueType  # 280
+"""NOT_FOUND: no usage record has this key. Metadata: idempotency_key."""
+ERROR_REASON_USAGE_RECORD_VOIDED: ErrorReason.ValueType  # 281
+"""FAILED_PRECONDITION: the usage record is voided; record it anew under another key. Metadata: idempotency_key."""
+ERROR_REASON_USAGE_AMENDMENT_INVALID: ErrorReason.ValueType  # 282
+"""INVALID_ARGUMENT: the record would not be accepted with this content. Metadata: cause, which is the reason that it
+would be rejected with.
+"""
+ERROR_REASON_TOO_MANY_REVISIONS: ErrorReason.ValueType  # 283
+"""FAILED_PRECONDITION: the record has as many revisions as it may have. Metadata: idempotency_key, limit."""
 ERROR_REASON_ROUTE_NOT_FOUND: ErrorReason.ValueType  # 380
 """NOT_FOUND: no method has this path over HTTP."""
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 381
@@ -352,4 +378,10 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 240
+"""FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
+ERROR_REASON_PRICE_ARCHIVED: ErrorReason.ValueType  # 241
+"""FAILED_PRECONDITION: the price is archived: it cannot be superseded, and new subscriptions do not get it. Metadata:
+price, superseded_by.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,11 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollway.error.v1 import error_reason_pb2 as tollway_dot_error_dot_v1_dot_error__reason__pb2
+from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/usage/v1/usage_service.proto\x12\x10tollway.usage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tollway/error/v1/error_reason.proto\"\xc3\x03\n\x0bUsageRecord\x12\'\n\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12\x1b\n\tmeter_key\x18\x02 \x01(\tR\x08meterKey\x12!\n\x0b\x63ustomer_id\x18\x03 \x01(\tH\x00R\ncustomerId\x12\x32\n\x14\x65xternal_customer_id\x18\x04 \x01(\tH\x00R\x12\x65xternalCustomerId\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12\x1a\n\x08quantity\x18\x06 \x01(\tR\x08quantity\x12M\n\nproperties\x18\x07 \x03(\x0b\x32-.tollway.usage.v1.UsageRecord.PropertiesEntryR\nproperties\x12\'\n\x0fsubscription_id\x18\x08 \x01(\tR\x0esubscriptionId\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\n\n\x08\x63ustomer\"\x86\x01\n\x17\x42\x61tchRecordUsageRequest\x12\x44\n\x07records\x18\x01 \x03(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07records\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"\x9a\x01\n\x0cRecordResult\x12\x39\n\x07outcome\x18\x01 \x01(\x0e\x32\x1f.tollway.usage.v1.RecordOutcomeR\x07outcome\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.tollway.error.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\"\xe1\x01\n\x18\x42\x61tchRecordUsageResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05R\x08\x61\x63\x63\x65pted\x12\x1c\n\tduplicate\x18\x03 \x01(\x05R\tduplicate\x12\x1a\n\x08\x63onflict\x18\x04 \x01(\x05R\x08\x63onflict\x12\x1a\n\x08rejected\x18\x05 \x01(\x05R\x08rejected\x12\x19\n\x08\x62\x61tch_id\x18\x06 \x01(\tR\x07\x62\x61tchId\"z\n\x12RecordUsageRequest\x12=\n\x06record\x18\x01 \x01(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x06\xbaH\x03\xc8\x01\x01R\x06record\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"h\n\x13RecordUsageResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x06result\x12\x19\n\x08\x62\x61tch_id\x18\x02 \x01(\tR\x07\x62\x61tchId\"\x81\x01\n\x12StreamUsageRequest\x12\x44\n\x07records\x18\x01 \x03(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07records\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"\xdc\x01\n\x13StreamUsageResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05R\x08\x61\x63\x63\x65pted\x12\x1c\n\tduplicate\x18\x03 \x01(\x05R\tduplicate\x12\x1a\n\x08\x63onflict\x18\x04 \x01(\x05R\x08\x63onflict\x12\x1a\n\x08rejected\x18\x05 \x01(\x05R\x08rejected\x12\x19\n\x08\x62\x61tch_id\x18\x06 \x01(\tR\x07\x62\x61tchId*\xa4\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RECORD_OUTCOME_ACCEPTED\x10\x01\x12\x1c\n\x18RECORD_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17RECORD_OUTCOME_CONFLICT\x10\x03\x12\x1b\n\x17RECORD_OUTCOME_REJECTED\x10\x04\x32\x85\x03\n\x0cUsageService\x12\x85\x01\n\x10\x42\x61tchRecordUsage\x12).tollway.usage.v1.BatchRecordUsageRequest\x1a*.tollway.usage.v1.BatchRecordUsageResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/usage:batch:\x01*\x12p\n\x0bRecordUsage\x12$.tollway.usage.v1.RecordUsageRequest\x1a%.tollway.usage.v1.RecordUsageResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/usage:\x01*\x12{\n\x0bStreamUsage\x12$.tollway.usage.v1.StreamUsageRequest\x1a%.tollway.usage.v1.StreamUsageResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/usage:stream:\x01*(\x01\x30\x01\x42W\n\x13io.tollway.usage.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/usage/v1;usagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tollway/usage/v1/usage_service.proto\x12\x10tollway.usage.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tollway/error/v1/error_reason.proto\x1a tollway/type/v1/time_range.proto\"\xc3\x03\n\x0bUsageRecord\x12\'\n\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12\x1b\n\tmeter_key\x18\x02 \x01(\tR\x08meterKey\x12!\n\x0b\x63ustomer_id\x18\x03 \x01(\tH\x00R\ncustomerId\x12\x32\n\x14\x65xternal_customer_id\x18\x04 \x01(\tH\x00R\x12\x65xternalCustomerId\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12\x1a\n\x08quantity\x18\x06 \x01(\tR\x08quantity\x12M\n\nproperties\x18\x07 \x03(\x0b\x32-.tollway.usage.v1.UsageRecord.PropertiesEntryR\nproperties\x12\'\n\x0fsubscription_id\x18\x08 \x01(\tR\x0esubscriptionId\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\n\n\x08\x63ustomer\"\x86\x01\n\x17\x42\x61tchRecordUsageRequest\x12\x44\n\x07records\x18\x01 \x03(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07records\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"\x9a\x01\n\x0cRecordResult\x12\x39\n\x07outcome\x18\x01 \x01(\x0e\x32\x1f.tollway.usage.v1.RecordOutcomeR\x07outcome\x12\x35\n\x06reason\x18\x02 \x01(\x0e\x32\x1d.tollway.error.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\"\xe1\x01\n\x18\x42\x61tchRecordUsageResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05R\x08\x61\x63\x63\x65pted\x12\x1c\n\tduplicate\x18\x03 \x01(\x05R\tduplicate\x12\x1a\n\x08\x63onflict\x18\x04 \x01(\x05R\x08\x63onflict\x12\x1a\n\x08rejected\x18\x05 \x01(\x05R\x08rejected\x12\x19\n\x08\x62\x61tch_id\x18\x06 \x01(\tR\x07\x62\x61tchId\"z\n\x12RecordUsageRequest\x12=\n\x06record\x18\x01 \x01(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x06\xbaH\x03\xc8\x01\x01R\x06record\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"h\n\x13RecordUsageResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x06result\x12\x19\n\x08\x62\x61tch_id\x18\x02 \x01(\tR\x07\x62\x61tchId\"\x81\x01\n\x12StreamUsageRequest\x12\x44\n\x07records\x18\x01 \x03(\x0b\x32\x1d.tollway.usage.v1.UsageRecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07records\x12%\n\x0e\x61llow_backfill\x18\x02 \x01(\x08R\rallowBackfill\"\xdc\x01\n\x13StreamUsageResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\x1e.tollway.usage.v1.RecordResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05R\x08\x61\x63\x63\x65pted\x12\x1c\n\tduplicate\x18\x03 \x01(\x05R\tduplicate\x12\x1a\n\x08\x63onflict\x18\x04 \x01(\x05R\x08\x63onflict\x12\x1a\n\x08rejected\x18\x05 \x01(\x05R\x08rejected\x12\x19\n\x08\x62\x61tch_id\x18\x06 \x01(\tR\x07\x62\x61tchId\"\xf6\x05\n\rRecordedUsage\x12\'\n\x0fidempotency_key\x18\x01 \x01(\tR\x0eidempotencyKey\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12\x1b\n\tmeter_key\x18\x03 \x01(\tR\x08meterKey\x12\x1f\n\x0b\x63ustomer_id\x18\x04 \x01(\tR\ncustomerId\x12\x38\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12\x1a\n\x08quantity\x18\x06 \x01(\tR\x08quantity\x12O\n\nproperties\x18\x07 \x03(\x0b\x32/.tollway.usage.v1.RecordedUsage.PropertiesEntryR\nproperties\x12\x32\n\x15named_subscription_id\x18\x08 \x01(\tR\x13namedSubscriptionId\x12\x32\n\x05state\x18\t \x01(\x0e\x32\x1c.tollway.usage.v1.UsageStateR\x05state\x12\'\n\x0fsubscription_id\x18\n \x01(\tR\x0esubscriptionId\x12\x30\n\x14subscription_item_id\x18\x0b \x01(\tR\x12subscriptionItemId\x12\x32\n\x06period\x18\x0c \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08revision\x18\r \x01(\x05R\x08revision\x12\x19\n\x08\x62\x61tch_id\x18\x0e \x01(\tR\x07\x62\x61tchId\x12;\n\x0b\x61\x63\x63\x65pt_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nacceptTime\x12\x12\n\x04note\x18\x10 \x01(\tR\x04note\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"L\n\x15GetUsageRecordRequest\x12\x33\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0eidempotencyKey\"\x90\x01\n\x16GetUsageRecordResponse\x12\x37\n\x06record\x18\x01 \x01(\x0b\x32\x1f.tollway.usage.v1.RecordedUsageR\x06record\x12=\n\trevisions\x18\x02 \x03(\x0b\x32\x1f.tollway.usage.v1.RecordedUsageR\trevisions\"\x8d\x04\n\x11\x41mendUsageRequest\x12\x33\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0eidempotencyKey\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12\x1a\n\x08quantity\x18\x03 \x01(\tR\x08quantity\x12\x38\n\ttimestamp\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ttimestamp\x12S\n\nproperties\x18\x05 \x03(\x0b\x32\x33.tollway.usage.v1.AmendUsageRequest.PropertiesEntryR\nproperties\x12\'\n\x0fsubscription_id\x18\x06 \x01(\tR\x0esubscriptionId\x12\x1c\n\x04note\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\x04note\x12%\n\x0e\x61llow_backfill\x18\x08 \x01(\x08R\rallowBackfill\x12&\n\nrequest_id\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x1a=\n\x0fPropertiesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"M\n\x12\x41mendUsageResponse\x12\x37\n\x06record\x18\x01 \x01(\x0b\x32\x1f.tollway.usage.v1.RecordedUsageR\x06record\"\xb4\x01\n\x10VoidUsageRequest\x12\x33\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0eidempotencyKey\x12\x1c\n\x04note\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03R\x04note\x12%\n\x0e\x61llow_backfill\x18\x03 \x01(\x08R\rallowBackfill\x12&\n\nrequest_id\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"L\n\x11VoidUsageResponse\x12\x37\n\x06record\x18\x01 \x01(\x0b\x32\x1f.tollway.usage.v1.RecordedUsageR\x06record*\xa4\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17RECORD_OUTCOME_ACCEPTED\x10\x01\x12\x1c\n\x18RECORD_OUTCOME_DUPLICATE\x10\x02\x12\x1b\n\x17RECORD_OUTCOME_CONFLICT\x10\x03\x12\x1b\n\x17RECORD_OUTCOME_REJECTED\x10\x04*\xc4\x01\n\nUsageState\x12\x1b\n\x17USAGE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13USAGE_STATE_PENDING\x10\x01\x12\x18\n\x14USAGE_STATE_ASSIGNED\x10\x02\x12\x16\n\x12USAGE_STATE_BILLED\x10\x03\x12\x1a\n\x16USAGE_STATE_UNASSIGNED\x10\x04\x12\x16\n\x12USAGE_STATE_VOIDED\x10\x05\x12\x1a\n\x16USAGE_STATE_SUPERSEDED\x10\x06\x32\x9c\x06\n\x0cUsageService\x12\x85\x01\n\x10\x42\x61tchRecordUsage\x12).tollway.usage.v1.BatchRecordUsageRequest\x1a*.tollway.usage.v1.BatchRecordUsageResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/usage:batch:\x01*\x12p\n\x0bRecordUsage\x12$.tollway.usage.v1.RecordUsageRequest\x1a%.tollway.usage.v1.RecordUsageResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/usage:\x01*\x12{\n\x0bStreamUsage\x12$.tollway.usage.v1.StreamUsageRequest\x1a%.tollway.usage.v1.StreamUsageResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/usage:stream:\x01*(\x01\x30\x01\x12\x88\x01\n\x0eGetUsageRecord\x12\'.tollway.usage.v1.GetUsageRecordRequest\x1a(.tollway.usage.v1.GetUsageRecordResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/usage/{idempotency_key}\x12\x85\x01\n\nAmendUsage\x12#.tollway.usage.v1.AmendUsageRequest\x1a$.tollway.usage.v1.AmendUsageResponse\",\x82\xd3\xe4\x93\x02&\"!/v1/usage/{idempotency_key}:amend:\x01*\x12\x81\x01\n\tVoidUsage\x12\".tollway.usage.v1.VoidUsageRequest\x1a#.tollway.usage.v1.VoidUsageResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/usage/{idempotency_key}:void:\x01*BW\n\x13io.tollway.usage.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/usage/v1;usagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,32 +46,78 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDUSAGEREQUEST'].fields_by_name['record']._serialized_options = b'\272H\003\310\001\001'
   _globals['_STREAMUSAGEREQUEST'].fields_by_name['records']._loaded_options = None
   _globals['_STREAMUSAGEREQUEST'].fields_by_name['records']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_RECORDEDUSAGE_PROPERTIESENTRY']._loaded_options = None
+  _globals['_RECORDEDUSAGE_PROPERTIESENTRY']._serialized_options = b'8\001'
+  _globals['_GETUSAGERECORDREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_GETUSAGERECORDREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_AMENDUSAGEREQUEST_PROPERTIESENTRY']._loaded_options = None
+  _globals['_AMENDUSAGEREQUEST_PROPERTIESENTRY']._serialized_options = b'8\001'
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['update_mask']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_AMENDUSAGEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_VOIDUSAGEREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
+  _globals['_VOIDUSAGEREQUEST'].fields_by_name['idempotency_key']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_VOIDUSAGEREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_VOIDUSAGEREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_VOIDUSAGEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_VOIDUSAGEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_USAGESERVICE'].methods_by_name['BatchRecordUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['BatchRecordUsage']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/usage:batch:\001*'
   _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['RecordUsage']._serialized_options = b'\202\323\344\223\002\016\"\t/v1/usage:\001*'
   _globals['_USAGESERVICE'].methods_by_name['StreamUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['StreamUsage']._serialized_options = b'\202\323\344\223\002\025\"\020/v1/usage:stream:\001*'
-  _globals['_RECORDOUTCOME']._serialized_start=1749
-  _globals['_RECORDOUTCOME']._serialized_end=1913
-  _globals['_USAGERECORD']._serialized_start=188
-  _globals['_USAGERECORD']._serialized_end=639
-  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_start=566
-  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_end=627
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=642
-  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=776
-  _globals['_RECORDRESULT']._serialized_start=779
-  _globals['_RECORDRESULT']._serialized_end=933
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=936
-  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=1161
-  _globals['_RECORDUSAGEREQUEST']._serialized_start=1163
-  _globals['_RECORDUSAGEREQUEST']._serialized_end=1285
-  _globals['_RECORDUSAGERESPONSE']._serialized_start=1287
-  _globals['_RECORDUSAGERESPONSE']._serialized_end=1391
-  _globals['_STREAMUSAGEREQUEST']._serialized_start=1394
-  _globals['_STREAMUSAGEREQUEST']._serialized_end=1523
-  _globals['_STREAMUSAGERESPONSE']._serialized_start=1526
-  _globals['_STREAMUSAGERESPONSE']._serialized_end=1746
-  _globals['_USAGESERVICE']._serialized_start=1916
-  _globals['_USAGESERVICE']._serialized_end=2305
+  _globals['_USAGESERVICE'].methods_by_name['GetUsageRecord']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['GetUsageRecord']._serialized_options = b'\202\323\344\223\002\035\022\033/v1/usage/{idempotency_key}'
+  _globals['_USAGESERVICE'].methods_by_name['AmendUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['AmendUsage']._serialized_options = b'\202\323\344\223\002&\"!/v1/usage/{idempotency_key}:amend:\001*'
+  _globals['_USAGESERVICE'].methods_by_name['VoidUsage']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['VoidUsage']._serialized_options = b'\202\323\344\223\002%\" /v1/usage/{idempotency_key}:void:\001*'
+  _globals['_RECORDOUTCOME']._serialized_start=3671
+  _globals['_RECORDOUTCOME']._serialized_end=3835
+  _globals['_USAGESTATE']._serialized_start=3838
+  _globals['_USAGESTATE']._serialized_end=4034
+  _globals['_USAGERECORD']._serialized_start=256
+  _globals['_USAGERECORD']._serialized_end=707
+  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_start=634
+  _globals['_USAGERECORD_PROPERTIESENTRY']._serialized_end=695
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_start=710
+  _globals['_BATCHRECORDUSAGEREQUEST']._serialized_end=844
+  _globals['_RECORDRESULT']._serialized_start=847
+  _globals['_RECORDRESULT']._serialized_end=1001
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_start=1004
+  _globals['_BATCHRECORDUSAGERESPONSE']._serialized_end=1229
+  _globals['_RECORDUSAGEREQUEST']._serialized_start=1231
+  _globals['_RECORDUSAGEREQUEST']._serialized_end=1353
+  _globals['_RECORDUSAGERESPONSE']._serialized_start=1355
+  _globals['_RECORDUSAGERESPONSE']._serialized_end=1459
+  _globals['_STREAMUSAGEREQUEST']._serialized_start=1462
+  _globals['_STREAMUSAGEREQUEST']._serialized_end=1591
+  _globals['_STREAMUSAGERESPONSE']._serialized_start=1594
+  _globals['_STREAMUSAGERESPONSE']._serialized_end=1814
+  _globals['_RECORDEDUSAGE']._serialized_start=1817
+  _globals['_RECORDEDUSAGE']._serialized_end=2575
+  _globals['_RECORDEDUSAGE_PROPERTIESENTRY']._serialized_start=634
+  _globals['_RECORDEDUSAGE_PROPERTIESENTRY']._serialized_end=695
+  _globals['_GETUSAGERECORDREQUEST']._serialized_start=2577
+  _globals['_GETUSAGERECORDREQUEST']._serialized_end=2653
+  _globals['_GETUSAGERECORDRESPONSE']._serialized_start=2656
+  _globals['_GETUSAGERECORDRESPONSE']._serialized_end=2800
+  _globals['_AMENDUSAGEREQUEST']._serialized_start=2803
+  _globals['_AMENDUSAGEREQUEST']._serialized_end=3328
+  _globals['_AMENDUSAGEREQUEST_PROPERTIESENTRY']._serialized_start=634
+  _globals['_AMENDUSAGEREQUEST_PROPERTIESENTRY']._serialized_end=695
+  _globals['_AMENDUSAGERESPONSE']._serialized_start=3330
+  _globals['_AMENDUSAGERESPONSE']._serialized_end=3407
+  _globals['_VOIDUSAGEREQUEST']._serialized_start=3410
+  _globals['_VOIDUSAGEREQUEST']._serialized_end=3590
+  _globals['_VOIDUSAGERESPONSE']._serialized_start=3592
+  _globals['_VOIDUSAGERESPONSE']._serialized_end=3668
+  _globals['_USAGESERVICE']._serialized_start=4037
+  _globals['_USAGESERVICE']._serialized_end=4833
 # @@protoc_insertion_point(module_scope)

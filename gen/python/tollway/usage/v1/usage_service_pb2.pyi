@@ -5,11 +5,13 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tollway.error.v1 import error_reason_pb2 as _error_reason_pb2
+from tollway.type.v1 import time_range_pb2 as _time_range_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -52,6 +54,46 @@ RECORD_OUTCOME_CONFLICT: RecordOutcome.ValueType  # 3
 RECORD_OUTCOME_REJECTED: RecordOutcome.ValueType  # 4
 """Not recorded; the reason says why."""
 Global___RecordOutcome: _TypeAlias = RecordOutcome  # noqa: Y015
+
+class _UsageState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_STATE_UNSPECIFIED: _UsageState.ValueType  # 0
+    """Never sent."""
+    USAGE_STATE_PENDING: _UsageState.ValueType  # 1
+    """Recorded, and on its way to the period that it belongs to."""
+    USAGE_STATE_ASSIGNED: _UsageState.ValueType  # 2
+    """It counts in a usage period."""
+    USAGE_STATE_BILLED: _UsageState.ValueType  # 3
+    """It counts in a usage period that is on a finalized invoice."""
+    USAGE_STATE_UNASSIGNED: _UsageState.ValueType  # 4
+    """No subscription covers it."""
+    USAGE_STATE_VOIDED: _UsageState.ValueType  # 5
+    """It was voided and does not count."""
+    USAGE_STATE_SUPERSEDED: _UsageState.ValueType  # 6
+    """A later revision counts in its place."""
+
+class UsageState(_UsageState, metaclass=_UsageStateEnumTypeWrapper):
+    """Where a record, or a revision of it, stands."""
+
+USAGE_STATE_UNSPECIFIED: UsageState.ValueType  # 0
+"""Never sent."""
+USAGE_STATE_PENDING: UsageState.ValueType  # 1
+"""Recorded, and on its way to the period that it belongs to."""
+USAGE_STATE_ASSIGNED: UsageState.ValueType  # 2
+"""It counts in a usage period."""
+USAGE_STATE_BILLED: UsageState.ValueType  # 3
+"""It counts in a usage period that is on a finalized invoice."""
+USAGE_STATE_UNASSIGNED: UsageState.ValueType  # 4
+"""No subscription covers it."""
+USAGE_STATE_VOIDED: UsageState.ValueType  # 5
+"""It was voided and does not count."""
+USAGE_STATE_SUPERSEDED: UsageState.ValueType  # 6
+"""A later revision counts in its place."""
+Global___UsageState: _TypeAlias = UsageState  # noqa: Y015
 
 @_typing.final
 class UsageRecord(_message.Message):
@@ -358,3 +400,327 @@ class StreamUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamUsageResponse: _TypeAlias = StreamUsageResponse  # noqa: Y015
+
+@_typing.final
+class RecordedUsage(_message.Message):
+    """A record as it is stored, or a revision of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PropertiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    METER_KEY_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    NAMED_SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ITEM_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    ACCEPT_TIME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """The key of the record; its revisions have the same."""
+    meter_id: _builtins.str
+    """The meter, "mtr_…"."""
+    meter_key: _builtins.str
+    """The key of the meter."""
+    customer_id: _builtins.str
+    """The customer, "cus_…"."""
+    quantity: _builtins.str
+    """How much, as a decimal string."""
+    named_subscription_id: _builtins.str
+    """The subscription that the record names, "sub_…"; empty if it names none."""
+    state: Global___UsageState.ValueType
+    """Where it stands."""
+    subscription_id: _builtins.str
+    """The subscription that it belongs to, "sub_…"; empty while it belongs to none."""
+    subscription_item_id: _builtins.str
+    """The subscription item that it belongs to, "sit_…"."""
+    revision: _builtins.int
+    """0 for the original."""
+    batch_id: _builtins.str
+    """The batch that it came in, "bat_…"."""
+    note: _builtins.str
+    """Why the revision was made."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """When it was used."""
+
+    @_builtins.property
+    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As they were sent."""
+
+    @_builtins.property
+    def period(self) -> _time_range_pb2.TimeRange:
+        """The usage period that it belongs to."""
+
+    @_builtins.property
+    def accept_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken in."""
+
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        meter_key: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        quantity: _builtins.str = ...,
+        properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        named_subscription_id: _builtins.str = ...,
+        state: Global___UsageState.ValueType = ...,
+        subscription_id: _builtins.str = ...,
+        subscription_item_id: _builtins.str = ...,
+        period: _time_range_pb2.TimeRange | None = ...,
+        revision: _builtins.int = ...,
+        batch_id: _builtins.str = ...,
+        accept_time: _timestamp_pb2.Timestamp | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "period", b"period", "timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "batch_id", b"batch_id", "customer_id", b"customer_id", "idempotency_key", b"idempotency_key", "meter_id", b"meter_id", "meter_key", b"meter_key", "named_subscription_id", b"named_subscription_id", "note", b"note", "period", b"period", "properties", b"properties", "quantity", b"quantity", "revision", b"revision", "state", b"state", "subscription_id", b"subscription_id", "subscription_item_id", b"subscription_item_id", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedUsage: _TypeAlias = RecordedUsage  # noqa: Y015
+
+@_typing.final
+class GetUsageRecordRequest(_message.Message):
+    """Which record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """Its key."""
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRecordRequest: _TypeAlias = GetUsageRecordRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageRecordResponse(_message.Message):
+    """The record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___RecordedUsage:
+        """The revision that counts; the latest while none does."""
+
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedUsage]:
+        """All of them, the original first."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___RecordedUsage | None = ...,
+        revisions: _abc.Iterable[Global___RecordedUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRecordResponse: _TypeAlias = GetUsageRecordResponse  # noqa: Y015
+
+@_typing.final
+class AmendUsageRequest(_message.Message):
+    """What to correct."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class PropertiesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ALLOW_BACKFILL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """The key of the record."""
+    quantity: _builtins.str
+    """As in UsageRecord."""
+    subscription_id: _builtins.str
+    """As in UsageRecord; empty lets the customer's subscriptions decide."""
+    note: _builtins.str
+    """Why, for those who ask later."""
+    allow_backfill: _builtins.bool
+    """Change a record whose timestamp is, or becomes, older than the backdating limit of 35 days."""
+    request_id: _builtins.str
+    """A repeated request with the same id gets the first answer."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change: of quantity, timestamp, properties and subscription_id."""
+
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """As in UsageRecord."""
+
+    @_builtins.property
+    def properties(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """All of them: they take the place of the earlier ones."""
+
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        quantity: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        properties: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        subscription_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+        allow_backfill: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_backfill", b"allow_backfill", "idempotency_key", b"idempotency_key", "note", b"note", "properties", b"properties", "quantity", b"quantity", "request_id", b"request_id", "subscription_id", b"subscription_id", "timestamp", b"timestamp", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendUsageRequest: _TypeAlias = AmendUsageRequest  # noqa: Y015
+
+@_typing.final
+class AmendUsageResponse(_message.Message):
+    """The record afterwards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___RecordedUsage:
+        """The latest revision; it counts once it has been folded."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___RecordedUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AmendUsageResponse: _TypeAlias = AmendUsageResponse  # noqa: Y015
+
+@_typing.final
+class VoidUsageRequest(_message.Message):
+    """Which record to void."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ALLOW_BACKFILL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """The key of the record."""
+    note: _builtins.str
+    """Why, for those who ask later."""
+    allow_backfill: _builtins.bool
+    """Void a record whose timestamp is older than the backdating limit of 35 days."""
+    request_id: _builtins.str
+    """A repeated request with the same id gets the first answer."""
+    def __init__(
+        self,
+        *,
+        idempotency_key: _builtins.str = ...,
+        note: _builtins.str = ...,
+        allow_backfill: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_backfill", b"allow_backfill", "idempotency_key", b"idempotency_key", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidUsageRequest: _TypeAlias = VoidUsageRequest  # noqa: Y015
+
+@_typing.final
+class VoidUsageResponse(_message.Message):
+    """The record afterwards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___RecordedUsage:
+        """The latest revision."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___RecordedUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidUsageResponse: _TypeAlias = VoidUsageResponse  # noqa: Y015

@@ -50,6 +50,21 @@ class UsageServiceStub:
                 request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageRequest.SerializeToString,
                 response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageResponse.FromString,
                 _registered_method=True)
+        self.GetUsageRecord = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/GetUsageRecord',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.GetUsageRecordRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.GetUsageRecordResponse.FromString,
+                _registered_method=True)
+        self.AmendUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/AmendUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AmendUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AmendUsageResponse.FromString,
+                _registered_method=True)
+        self.VoidUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/VoidUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -96,6 +111,42 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsageRecord(self, request, context):
+        """Gets a record as it counts now, and every revision of it from the first on.
+
+        Permission: read.
+        Errors: USAGE_RECORD_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1"}' $ADDR tollway.usage.v1.UsageService/GetUsageRecord
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AmendUsage(self, request, context):
+        """Corrects the fields of a record that update_mask names, by a further revision; the original is kept. Amounts that are
+        on a finalized invoice already are corrected by a line of a later one. A record with another meter or customer is
+        another record: void this one. An amendment that changes nothing makes no revision.
+
+        Permission: write.
+        Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidUsage(self, request, context):
+        """Lets a record count no more, by a further revision; the original is kept, and so is its key. Voiding it again changes
+        nothing.
+
+        Permission: write.
+        Errors: USAGE_RECORD_NOT_FOUND, TIMESTAMP_TOO_OLD.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "note": "sent by mistake"}' $ADDR tollway.usage.v1.UsageService/VoidUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +164,21 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.StreamUsage,
                     request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageRequest.FromString,
                     response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageResponse.SerializeToString,
+            ),
+            'GetUsageRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsageRecord,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.GetUsageRecordRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.GetUsageRecordResponse.SerializeToString,
+            ),
+            'AmendUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.AmendUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AmendUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AmendUsageResponse.SerializeToString,
+            ),
+            'VoidUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -197,6 +263,87 @@ class UsageService:
             '/tollway.usage.v1.UsageService/StreamUsage',
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageRequest.SerializeToString,
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.StreamUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsageRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/GetUsageRecord',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.GetUsageRecordRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.GetUsageRecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AmendUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/AmendUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.AmendUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.AmendUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/VoidUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

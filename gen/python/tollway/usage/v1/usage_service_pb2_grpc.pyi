@@ -44,6 +44,30 @@ class UsageServiceStub:
     the results: the reasons of BatchRecordUsage.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-3\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
     """
+    GetUsageRecord: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.GetUsageRecordRequest, _usage_service_pb2.GetUsageRecordResponse]
+    """Gets a record as it counts now, and every revision of it from the first on.
+
+    Permission: read.
+    Errors: USAGE_RECORD_NOT_FOUND.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1"}' $ADDR tollway.usage.v1.UsageService/GetUsageRecord
+    """
+    AmendUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.AmendUsageRequest, _usage_service_pb2.AmendUsageResponse]
+    """Corrects the fields of a record that update_mask names, by a further revision; the original is kept. Amounts that are
+    on a finalized invoice already are corrected by a line of a later one. A record with another meter or customer is
+    another record: void this one. An amendment that changes nothing makes no revision.
+
+    Permission: write.
+    Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+    """
+    VoidUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.VoidUsageRequest, _usage_service_pb2.VoidUsageResponse]
+    """Lets a record count no more, by a further revision; the original is kept, and so is its key. Voiding it again changes
+    nothing.
+
+    Permission: write.
+    Errors: USAGE_RECORD_NOT_FOUND, TIMESTAMP_TOO_OLD.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "note": "sent by mistake"}' $ADDR tollway.usage.v1.UsageService/VoidUsage
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes in usage."""
@@ -92,6 +116,48 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
         the results: the reasons of BatchRecordUsage.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-3\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
+        """
+
+    @_abc_1.abstractmethod
+    def GetUsageRecord(
+        self,
+        request: _usage_service_pb2.GetUsageRecordRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.GetUsageRecordRequest, _abc.Awaitable[_usage_service_pb2.GetUsageRecordResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.GetUsageRecordResponse]:
+        """Gets a record as it counts now, and every revision of it from the first on.
+
+        Permission: read.
+        Errors: USAGE_RECORD_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1"}' $ADDR tollway.usage.v1.UsageService/GetUsageRecord
+        """
+
+    @_abc_1.abstractmethod
+    def AmendUsage(
+        self,
+        request: _usage_service_pb2.AmendUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.AmendUsageRequest, _abc.Awaitable[_usage_service_pb2.AmendUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.AmendUsageResponse]:
+        """Corrects the fields of a record that update_mask names, by a further revision; the original is kept. Amounts that are
+        on a finalized invoice already are corrected by a line of a later one. A record with another meter or customer is
+        another record: void this one. An amendment that changes nothing makes no revision.
+
+        Permission: write.
+        Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+        """
+
+    @_abc_1.abstractmethod
+    def VoidUsage(
+        self,
+        request: _usage_service_pb2.VoidUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.VoidUsageRequest, _abc.Awaitable[_usage_service_pb2.VoidUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.VoidUsageResponse]:
+        """Lets a record count no more, by a further revision; the original is kept, and so is its key. Voiding it again changes
+        nothing.
+
+        Permission: write.
+        Errors: USAGE_RECORD_NOT_FOUND, TIMESTAMP_TOO_OLD.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "note": "sent by mistake"}' $ADDR tollway.usage.v1.UsageService/VoidUsage
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -160,6 +160,7 @@ class Delivery(_message.Message):
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    FORGIVEN_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.str
     """The endpoint, "whe_…"."""
     event_id: _builtins.str
@@ -174,6 +175,8 @@ class Delivery(_message.Message):
     """What became of it."""
     attempts: _builtins.int
     """How many attempts were begun."""
+    forgiven: _builtins.int
+    """How many of the attempts the schedule does not count: a fault of the house ended them, or they were probes."""
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
         """When the next attempt is due; only while pending."""
@@ -199,10 +202,11 @@ class Delivery(_message.Message):
         next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        forgiven: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "next_attempt_time", b"next_attempt_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "endpoint_id", b"endpoint_id", "event_id", b"event_id", "finish_time", b"finish_time", "message_id", b"message_id", "next_attempt_time", b"next_attempt_time", "resend", b"resend", "status", b"status", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "create_time", b"create_time", "endpoint_id", b"endpoint_id", "event_id", b"event_id", "finish_time", b"finish_time", "forgiven", b"forgiven", "message_id", b"message_id", "next_attempt_time", b"next_attempt_time", "resend", b"resend", "status", b"status", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,6 +218,26 @@ class DeliveryAttempt(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class RequestHeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NUMBER_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
@@ -223,6 +247,7 @@ class DeliveryAttempt(_message.Message):
     ERROR_CLASS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    REQUEST_HEADERS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """From 1."""
     outcome: Global___AttemptOutcome.ValueType
@@ -243,6 +268,10 @@ class DeliveryAttempt(_message.Message):
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
 
+    @_builtins.property
+    def request_headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The request's headers; of the endpoint's own the names alone, since their values may be secret."""
+
     def __init__(
         self,
         *,
@@ -255,10 +284,11 @@ class DeliveryAttempt(_message.Message):
         error_class: _builtins.str = ...,
         error: _builtins.str = ...,
         address: _builtins.str = ...,
+        request_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "duration_ms", b"duration_ms", "error", b"error", "error_class", b"error_class", "number", b"number", "outcome", b"outcome", "response_head", b"response_head", "response_status", b"response_status", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "duration_ms", b"duration_ms", "error", b"error", "error_class", b"error_class", "number", b"number", "outcome", b"outcome", "request_headers", b"request_headers", "response_head", b"response_head", "response_status", b"response_status", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

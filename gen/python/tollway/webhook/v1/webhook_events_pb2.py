@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/webhook/v1/webhook_events.proto\x12\x12tollway.webhook.v1\x1a tollway/options/v1/subject.proto\"\x85\x01\n\x16WebhookEndpointCreated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.created\"\x85\x01\n\x16WebhookEndpointUpdated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.updated\"W\n\x16WebhookEndpointEnabled\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1c\x8a\xb2\x19\x18webhook.endpoint.enabled\"q\n\x17WebhookEndpointDisabled\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason:\x1d\x8a\xb2\x19\x19webhook.endpoint.disabled\"W\n\x16WebhookEndpointDeleted\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1c\x8a\xb2\x19\x18webhook.endpoint.deleted\"S\n\x14WebhookSecretRotated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1a\x8a\xb2\x19\x16webhook.secret.rotated\"@\n\x0bWebhookPing\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x10\x8a\xb2\x19\x0cwebhook.pingB]\n\x15io.tollway.webhook.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/webhook/v1;webhookv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/webhook/v1/webhook_events.proto\x12\x12tollway.webhook.v1\x1a tollway/options/v1/subject.proto\"\x85\x01\n\x16WebhookEndpointCreated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.created\"\x85\x01\n\x16WebhookEndpointUpdated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x10\n\x03url\x18\x02 \x01(\tR\x03url\x12\x1a\n\x08subjects\x18\x03 \x03(\tR\x08subjects:\x1c\x8a\xb2\x19\x18webhook.endpoint.updated\"W\n\x16WebhookEndpointEnabled\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1c\x8a\xb2\x19\x18webhook.endpoint.enabled\"q\n\x17WebhookEndpointDisabled\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason:\x1d\x8a\xb2\x19\x19webhook.endpoint.disabled\"[\n\x18WebhookEndpointRecovered\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1e\x8a\xb2\x19\x1awebhook.endpoint.recovered\"\xc4\x01\n\x18WebhookDeliveryExhausted\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId\x12\x19\n\x08\x65vent_id\x18\x02 \x01(\tR\x07\x65ventId\x12\x16\n\x06resend\x18\x03 \x01(\x05R\x06resend\x12\x18\n\x07subject\x18\x04 \x01(\tR\x07subject\x12\x1a\n\x08\x61ttempts\x18\x05 \x01(\x05R\x08\x61ttempts:\x1e\x8a\xb2\x19\x1awebhook.delivery.exhausted\"W\n\x16WebhookEndpointDeleted\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1c\x8a\xb2\x19\x18webhook.endpoint.deleted\"S\n\x14WebhookSecretRotated\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x1a\x8a\xb2\x19\x16webhook.secret.rotated\"@\n\x0bWebhookPing\x12\x1f\n\x0b\x65ndpoint_id\x18\x01 \x01(\tR\nendpointId:\x10\x8a\xb2\x19\x0cwebhook.pingB]\n\x15io.tollway.webhook.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/webhook/v1;webhookv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEBHOOKENDPOINTENABLED']._serialized_options = b'\212\262\031\030webhook.endpoint.enabled'
   _globals['_WEBHOOKENDPOINTDISABLED']._loaded_options = None
   _globals['_WEBHOOKENDPOINTDISABLED']._serialized_options = b'\212\262\031\031webhook.endpoint.disabled'
+  _globals['_WEBHOOKENDPOINTRECOVERED']._loaded_options = None
+  _globals['_WEBHOOKENDPOINTRECOVERED']._serialized_options = b'\212\262\031\032webhook.endpoint.recovered'
+  _globals['_WEBHOOKDELIVERYEXHAUSTED']._loaded_options = None
+  _globals['_WEBHOOKDELIVERYEXHAUSTED']._serialized_options = b'\212\262\031\032webhook.delivery.exhausted'
   _globals['_WEBHOOKENDPOINTDELETED']._loaded_options = None
   _globals['_WEBHOOKENDPOINTDELETED']._serialized_options = b'\212\262\031\030webhook.endpoint.deleted'
   _globals['_WEBHOOKSECRETROTATED']._loaded_options = None
@@ -55,10 +59,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEBHOOKENDPOINTENABLED']._serialized_end=456
   _globals['_WEBHOOKENDPOINTDISABLED']._serialized_start=458
   _globals['_WEBHOOKENDPOINTDISABLED']._serialized_end=571
-  _globals['_WEBHOOKENDPOINTDELETED']._serialized_start=573
-  _globals['_WEBHOOKENDPOINTDELETED']._serialized_end=660
-  _globals['_WEBHOOKSECRETROTATED']._serialized_start=662
-  _globals['_WEBHOOKSECRETROTATED']._serialized_end=745
-  _globals['_WEBHOOKPING']._serialized_start=747
-  _globals['_WEBHOOKPING']._serialized_end=811
+  _globals['_WEBHOOKENDPOINTRECOVERED']._serialized_start=573
+  _globals['_WEBHOOKENDPOINTRECOVERED']._serialized_end=664
+  _globals['_WEBHOOKDELIVERYEXHAUSTED']._serialized_start=667
+  _globals['_WEBHOOKDELIVERYEXHAUSTED']._serialized_end=863
+  _globals['_WEBHOOKENDPOINTDELETED']._serialized_start=865
+  _globals['_WEBHOOKENDPOINTDELETED']._serialized_end=952
+  _globals['_WEBHOOKSECRETROTATED']._serialized_start=954
+  _globals['_WEBHOOKSECRETROTATED']._serialized_end=1037
+  _globals['_WEBHOOKPING']._serialized_start=1039
+  _globals['_WEBHOOKPING']._serialized_end=1103
 # @@protoc_insertion_point(module_scope)

@@ -115,7 +115,7 @@ class WebhookEndpointDisabled(_message.Message):
     endpoint_id: _builtins.str
     """The endpoint, "whe_…"."""
     reason: _builtins.str
-    """Why: "tenant" by a call, "gone" since it answered 410."""
+    """Why: "tenant" by a call, "gone" since it answered 410, "failing" after 5 days of only failures."""
     def __init__(
         self,
         *,
@@ -129,6 +129,66 @@ class WebhookEndpointDisabled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WebhookEndpointDisabled: _TypeAlias = WebhookEndpointDisabled  # noqa: Y015
+
+@_typing.final
+class WebhookEndpointRecovered(_message.Message):
+    """An endpoint that was disabled for failing answered a probe with 2xx, and takes deliveries again; what was parked is due."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """The endpoint, "whe_…"."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookEndpointRecovered: _TypeAlias = WebhookEndpointRecovered  # noqa: Y015
+
+@_typing.final
+class WebhookDeliveryExhausted(_message.Message):
+    """A delivery was given up after its last attempt; it stands in the dead letters. Not told of for events about webhooks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    RESEND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """The endpoint, "whe_…"."""
+    event_id: _builtins.str
+    """The event that was not delivered, "evt_…"."""
+    resend: _builtins.int
+    """0 for the first delivery, n for the n-th resend."""
+    subject: _builtins.str
+    """The event's subject."""
+    attempts: _builtins.int
+    """How many attempts were made."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        resend: _builtins.int = ...,
+        subject: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "endpoint_id", b"endpoint_id", "event_id", b"event_id", "resend", b"resend", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookDeliveryExhausted: _TypeAlias = WebhookDeliveryExhausted  # noqa: Y015
 
 @_typing.final
 class WebhookEndpointDeleted(_message.Message):
