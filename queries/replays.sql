@@ -217,6 +217,7 @@ SELECT e.id, e.subject, e.resource, e.occurred_at FROM billing_events e WHERE e.
 -- The batches of usage that a replay would fold again; their periods are asked for next.
 SELECT DISTINCT e.resource FROM billing_events e
 WHERE e.tenant_id = @tenant_id AND e.id BETWEEN @first::uuid AND @last::uuid AND e.subject = 'usage.reported'
+  AND starts_with(e.resource, 'bat_')
 LIMIT @most::integer;
 
 -- name: CountClosedPeriods :one
@@ -229,12 +230,8 @@ SELECT count(*)::bigint AS periods FROM (
 ) AS closed;
 
 -- name: GetOldestInbox :one
--- The first id that the inbox can know: where its oldest partition begins.
-SELECT min(lower_bound)::uuid AS "oldest?" FROM (
-    SELECT (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([0-9a-f-]{36})''\)'))[1] AS lower_bound
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'inbox'::regclass
-) AS bounds;
+-- The first id that the inbox can know.
+SELECT oldest_inbox_id() AS "oldest?";
 
 -- name: MakePartitions :one
 -- Again for a stretch whose inbox was dropped, so that it can take the marks of what is handled now.
@@ -248,7 +245,7 @@ ORDER BY g.event_id
 ON CONFLICT DO NOTHING
 RETURNING event_id;
 
--- name: LockEndpoint :one
+-- name: LockReplayEndpoint :one
 SELECT id, status, shard, subjects FROM webhooks
 WHERE tenant_id = @tenant_id AND id = @id AND status <> 'deleted' FOR NO KEY UPDATE;
 

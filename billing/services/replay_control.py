@@ -85,7 +85,9 @@ async def move(
         now=now,
     )
     if following is ReplayStatus.CANCELED:
-        await _tell_end(tx, moved, moved.armed - counts.queued - counts.dead, order.cause.actor, now)
+        await _tell_end(
+            tx, moved, moved.armed - counts.queued - counts.dead, order.cause.actor, now
+        )
     return moved
 
 

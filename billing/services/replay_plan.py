@@ -32,7 +32,7 @@ _SHOWN_SUBJECTS: Final = 3
 
 
 class TargetMissing(Invalid):
-    """Name the target of the replay, such as the bus; there is none by default."""
+    """Name a target for the replay, such as the bus; there is none by default."""
 
     reason = "REPLAY_TARGET_MISSING"
 
@@ -56,8 +56,8 @@ class PlanDraft:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a filter matches, counted: by subject, by consumer that has handled them, by their way to the bus, by tenant,
-    by the state of an endpoint's deliveries, and by the consumer that gave them up.
+    """What a filter matches, counted: by subject, by consumer that has handled them, by their way to the bus, by
+    tenant, by the state of an endpoint's deliveries, and by the consumer that gave them up.
     """
 
     subjects: Mapping[str, int]
@@ -122,7 +122,9 @@ async def plan_replay(
     counts = _wanted_counts(found, wanted)
     await replay_safety.refuse_harm(tx, plan, reached, counts, found.processed)
     samples = await _samples(tx, found)
-    return Planned(plan, found, counts, warnings_of(draft.filter, plan, found, counts, now), samples)
+    return Planned(
+        plan, found, counts, warnings_of(draft.filter, plan, found, counts, now), samples
+    )
 
 
 async def find_matching(

@@ -28,7 +28,7 @@ CHECKED_BATCHES_MAX: Final = 10_000
 
 
 class NotReplayable(Precondition):
-    """FORCE is for one named consumer that can compute anew from the facts: usage. Others can only be sent what they lack."""
+    """FORCE is for one named consumer that can compute anew from the facts: usage. Others are sent what they lack."""
 
     reason = "REPLAY_CONSUMER_NOT_REPLAYABLE"
 
@@ -46,7 +46,7 @@ class PeriodsClosed(Precondition):
 
 
 class OlderThanInbox(Precondition):
-    """The range begins before the inbox, which could not tell duplicates; allow_older_than_inbox replays it nevertheless."""
+    """The range begins before the inbox, which could not tell duplicates; allow_older_than_inbox replays it anyway."""
 
     reason = "REPLAY_OLDER_THAN_INBOX"
 
@@ -56,27 +56,26 @@ def consumers_reached(target: Target, safety: Safety, wanted: Wanted) -> Wanted:
 
     Raises Invalid for an unknown consumer, EffectsSuppressed or NotReplayable.
     """
-    if safety.mode is Mode.FORCE and (
-        target.kind is not TargetKind.CONSUMER or target.name not in REPLAYABLE
-    ):
-        raise NotReplayable(metadata={"target": str(target)})
+    _refuse_target(target, safety)
     suppressed = safety.external_effects is Effects.SUPPRESS
     match target.kind:
         case TargetKind.BUS:
             return {c: s for c, s in wanted.items() if not (suppressed and c == WEBHOOKS)}
         case TargetKind.CONSUMER:
-            if target.name not in WANTED:
-                known = ", ".join(WANTED)
-                raise Invalid.field("targets[0].consumer", f"there are {known}")
-            if suppressed and target.name == WEBHOOKS:
-                raise EffectsSuppressed(metadata={"target": str(target)})
             return {c: s for c, s in wanted.items() if c == target.name}
-        case TargetKind.ENDPOINT:
-            if suppressed:
-                raise EffectsSuppressed(metadata={"target": str(target)})
+        case TargetKind.ENDPOINT | TargetKind.DEAD_LETTERS:
             return {}
-        case TargetKind.DEAD_LETTERS:
-            return {}
+
+
+def _refuse_target(target: Target, safety: Safety) -> None:
+    is_consumer = target.kind is TargetKind.CONSUMER
+    if is_consumer and target.name not in WANTED:
+        raise Invalid.field("targets[0].consumer", f"there are {', '.join(WANTED)}")
+    if safety.mode is Mode.FORCE and not (is_consumer and target.name in REPLAYABLE):
+        raise NotReplayable(metadata={"target": str(target)})
+    outside = target.kind is TargetKind.ENDPOINT or (is_consumer and target.name == WEBHOOKS)
+    if outside and safety.external_effects is Effects.SUPPRESS:
+        raise EffectsSuppressed(metadata={"target": str(target)})
 
 
 async def refuse_harm(
@@ -98,9 +97,10 @@ async def refuse_harm(
 
 
 async def _refuse_closed(tx: Connection, plan: ReplayPlan) -> None:
-    tenant_ids = list(plan.tenants) or [plan.filter.tenant_id]
+    tenant_ids = list(plan.tenants)
+    if plan.filter.tenant_id is not None:
+        tenant_ids = [plan.filter.tenant_id]
     for tenant_id in tenant_ids:
-        assert tenant_id is not None, "a plan without tenant lists them"
         closed = await _closed_periods(tx, plan, tenant_id)
         if closed:
             raise PeriodsClosed(

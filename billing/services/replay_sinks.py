@@ -1,7 +1,7 @@
 """Replay path, step 3: a slice of events given to the target.
 
-Invariant: what a sink does is committed together with how far the replay has come, so a worker that dies repeats nothing
-and skips nothing. No payload is touched: the outbox and the deliveries name events of the log.
+Invariant: what a sink does is committed together with how far the replay has come, so a worker that dies repeats
+nothing and skips nothing. No payload is touched: the outbox and the deliveries name events of the log.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ async def to_force(tx: Connection, run: Run, given: Sequence[Event]) -> Given:
 async def to_endpoint(tx: Connection, run: Run, given: Sequence[Event]) -> Given:
     """What the endpoint never got is due again, under the id that it always had."""
     endpoint_id = decode(Prefix.WEBHOOK_ENDPOINT, run.plan.target.name)
-    endpoint = await queries.replays.lock_endpoint(tx, tenant_id=run.tenant_id, id=endpoint_id)
+    endpoint = await queries.replays.lock_replay_endpoint(
+        tx, tenant_id=run.tenant_id, id=endpoint_id
+    )
     if endpoint is None:
         return Given(0, 0, len(given))
     enabled = endpoint.status == EndpointStatus.ENABLED

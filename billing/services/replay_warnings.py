@@ -53,7 +53,8 @@ def _range_warnings(asked: FilterDraft, plan: ReplayPlan, now: datetime) -> list
         )
     if plan.safety.allow_older_than_inbox:
         warnings.append(
-            "Events older than the inbox are allowed: what was handled before cannot be told there, and is handled again."
+            "Events older than the inbox are allowed: what was handled before cannot be told there, and is handled"
+            " again."
         )
     return warnings
 
@@ -100,8 +101,8 @@ def _consumer_warnings(plan: ReplayPlan, found: Found, wanted: Mapping[str, int]
             continue
         if consumer == WEBHOOKS and suppressed:
             warnings.append(
-                f"webhooks has not handled {lacking} of the {count} events that it wants, and will not: external effects"
-                " are suppressed."
+                f"webhooks has not handled {lacking} of the {count} events that it wants, and will not: external"
+                " effects are suppressed."
             )
         else:
             outside = ", and tenants' endpoints get them" if consumer == WEBHOOKS else ""
@@ -117,7 +118,9 @@ def _endpoint_warnings(found: Found) -> list[str]:
     again = states.get("dead", 0) + found.matched - sum(states.values())
     warnings = [f"This sends to an external endpoint: {again} events that it never got."]
     if kept := found.matched - again:
-        warnings.append(f"{kept} events were delivered, are on their way or parked; they stay as they are.")
+        warnings.append(
+            f"{kept} events were delivered, are on their way or parked; they stay as they are."
+        )
     return warnings
 
 
@@ -137,7 +140,5 @@ def _way_warnings(plan: ReplayPlan, found: Found) -> list[str]:
         )
     if plan.rate_per_second and plan.matched > plan.rate_per_second:
         duration = timedelta(seconds=plan.matched // plan.rate_per_second)
-        warnings.append(
-            f"At {plan.rate_per_second} events a second it takes about {duration}."
-        )
+        warnings.append(f"At {plan.rate_per_second} events a second it takes about {duration}.")
     return warnings

@@ -7,7 +7,7 @@ the one active replay per tenant and target are unique in the database, so of tw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from tollway.replay.v1 import replay_events_pb2
 
 from billing.domain.errors import Invalid, PermissionDenied, Precondition, Unavailable
 from billing.domain.ids import Prefix, encode
-from billing.domain.replay import ACTIVE, Mode
+from billing.domain.replay import ACTIVE, Mode, ReplayStatus
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
@@ -28,6 +28,8 @@ from billing.services.replay_plan import find_matching
 from billing.services.replay_token import Confirmation, ReplayPlan
 
 _INSERTS_MAX: Final = 3
+# As long as the log is kept, and the weeks ahead.
+WEEKS_MAX: Final = 16
 
 
 class TokenExpired(Precondition):
@@ -74,11 +76,26 @@ class ReasonMissing(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class ReplayView:
-    """A replay and how far it has come: `published` are on the bus, `failed` are dead letters."""
+    """A replay and how far it has come: `published` were given to the target, `failed` are dead letters."""
 
     row: Replay
     published: int
     failed: int
+
+    @property
+    def plan(self) -> ReplayPlan:
+        """What it does."""
+        return ReplayPlan.parse(self.row.plan)
+
+    def remaining(self, now: datetime) -> timedelta | None:
+        """How long it still takes, as fast as it went so far; None when it does not run or has not begun."""
+        done = self.published + self.failed
+        # What was skipped on the way to the bus was sent too; elsewhere it was passed over.
+        left = self.row.matched - max(done, min(done + self.row.skipped, self.row.matched))
+        elapsed = now - self.row.started_at
+        if self.row.status != ReplayStatus.RUNNING or not done or elapsed <= timedelta():
+            return None
+        return elapsed * (left / done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,8 @@ async def start_replay(
     parts = [plan.of_tenant(tenant_id) for tenant_id in sorted(plan.tenants)] or [plan]
     # The rows first: they hold the target while the range is counted, and a twin waits here.
     started = [await _insert(tx, confirmed, part, order.note, now) for part in parts]
+    if plan.safety.allow_older_than_inbox:
+        await queries.replays.make_partitions(tx, first=plan.filter.span.start, weeks=WEEKS_MAX)
     await _refuse_drift(tx, plan)
     for replay in started:
         await _tell_start(tx, replay, order, now)
@@ -145,7 +164,7 @@ async def get_replay(tx: Connection, replay_id: UUID, tenant_id: UUID | None) ->
     row = await queries.replays.get_replay(tx, id=replay_id, tenant_id=tenant_id)
     if row is None:
         raise not_found(replay_id)
-    return await _view(tx, row)
+    return await view_of(tx, row)
 
 
 async def list_replays(
@@ -155,10 +174,11 @@ async def list_replays(
     rows = await queries.replays.list_replays(
         tx, tenant_id=tenant_id, status=status, before=before, most=limit
     )
-    return [await _view(tx, row) for row in rows]
+    return [await view_of(tx, row) for row in rows]
 
 
-async def _view(tx: Connection, row: Replay) -> ReplayView:
+async def view_of(tx: Connection, row: Replay) -> ReplayView:
+    """A replay and how far it has come."""
     if row.status not in ACTIVE:
         return ReplayView(row, row.armed, row.failed)
     counts = await queries.replays.count_queued(tx, id=row.id)

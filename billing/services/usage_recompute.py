@@ -52,7 +52,8 @@ async def recompute(
     due = [
         key
         for row in periods
-        if (key := PeriodKey(row.tenant_id, row.item_id, row.period_start)) in changed or always_rate
+        if (key := PeriodKey(row.tenant_id, row.item_id, row.period_start)) in changed
+        or always_rate
     ]
     if due:
         await queries.usage_recompute.mark_due(

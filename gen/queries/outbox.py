@@ -33,20 +33,21 @@ class ListPendingRow:
     position: int
     subject: str
     resource: str
+    target: str | None
     replay_id: uuid.UUID | None
     attempts: int
 
 
 LIST_PENDING: typing.Final = """-- name: ListPending :many
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id,
-       o.attempts
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target,
+       o.replay_id, o.attempts
 FROM unnest($1::smallint[]) AS s (shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.replay_id,
-           h.attempts
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.target,
+           h.replay_id, h.attempts
     FROM (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.replay_id,
-               q.attempts
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.target,
+               q.replay_id, q.attempts
         FROM outbox q WHERE q.shard = s.shard
         ORDER BY q.shard, q.priority, q.position
     ) AS h

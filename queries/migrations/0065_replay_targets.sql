@@ -34,3 +34,10 @@ CREATE POLICY one_tenant ON inbox_replays TO tollway_api
     USING (tenant_id = nullif(current_setting('tollway.tenant', true), '')::uuid);
 GRANT SELECT ON inbox_replays TO tollway_api;
 GRANT SELECT, INSERT ON inbox_replays TO tollway_worker;
+
+-- Where the inbox's oldest partition begins. Older events cannot be told from new ones.
+CREATE FUNCTION oldest_inbox_id() RETURNS uuid LANGUAGE sql STABLE AS $$
+    SELECT min((regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([0-9a-f-]{36})''\)'))[1] COLLATE "C")::uuid
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'inbox'::regclass
+$$;

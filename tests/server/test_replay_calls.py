@@ -36,7 +36,7 @@ async def world(rim: Rim) -> ReplayWorld:
     return world
 
 
-def plan_of(*subjects: str, tenant: str = "", **limits: int) -> pb.PlanReplayRequest:
+def plan_of(*subjects: str, tenant: str = "", **limits: Any) -> pb.PlanReplayRequest:
     selected = pb.ReplayFilter(subjects=subjects, tenant_id=tenant)
     return pb.PlanReplayRequest(filter=selected, targets=BUS, **limits)
 

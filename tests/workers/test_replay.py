@@ -15,11 +15,12 @@ from tollway.replay.v1 import replay_events_pb2
 from billing.domain.ids import Prefix, encode
 from billing.services.consumers import WANTED
 from billing.services.replay_filter import FilterDraft
-from billing.services.replay_plan import BUS, PlanDraft, plan_replay
+from billing.services.replay_plan import PlanDraft, plan_replay
 from billing.services.replays import ReplayView
 from tests.backbone import SHARDS, Backbone, Effects, Routing, wipe_streams
 from tests.conftest import Databases
 from tests.replay_world import (
+    BUS,
     CHANGED,
     DRAFTED,
     REPORTED,
@@ -320,7 +321,7 @@ async def test_a_replay_over_the_bus_changes_nothing_and_mends_what_was_missed(
         if message.headers.get("replayid") == name
     ]
     assert sorted(message.bus_id for message in again) == sorted(
-        f"{encode(Prefix.EVENT, event_id)}:{name}" for event_id in ids
+        f"{encode(Prefix.EVENT, event_id)}:{name}:@!webhooks" for event_id in ids
     )
 
 
