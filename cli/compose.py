@@ -57,7 +57,7 @@ class Parts:
     def house(self) -> House:
         """What the servicers get."""
         allowed, hints = self.settings.allowed_networks, self.bus.subscribe_hints
-        return House(self.api, self.worker, self.clock, self.vault, allowed, hints)
+        return House(self.api, self.worker, self.clock, self.vault, allowed, hints, self.bus)
 
 
 @asynccontextmanager

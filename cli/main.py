@@ -31,7 +31,7 @@ COMMANDS: Final = {
     "usage": ("cli.commands.usage", "Import usage from CSV or JSON lines."),
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
-    "ops": ("cli.commands.ops", "Look after the pipeline: events that were given up."),
+    "ops": ("cli.commands.ops", "Look after the pipeline: lag, pauses, what waits or is dead."),
     "webhooks": (
         "cli.commands.webhooks",
         "See what became of webhooks, and why; send them again.",

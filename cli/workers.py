@@ -30,7 +30,13 @@ from workers.ground import Ground
 from workers.healing import Healer, HealingSettings
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
-from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
+from workers.metrics import (
+    DispatcherMetrics,
+    LoopMetrics,
+    RouterMetrics,
+    SenderMetrics,
+    SweeperMetrics,
+)
 from workers.rating import RatingWorker
 from workers.replay import ReplayWorker
 from workers.router.consumers import Routes, house_consumers
@@ -41,6 +47,7 @@ from workers.sweeper import Sweeper, SweeperSettings
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.guard import Guard
 from workers.webhooks.poster import Poster
+from workers.webhooks.recoveries import RecoveryWorker
 from workers.webhooks.sender import HINT_TOPIC, Sender
 from workers.webhooks.settings import SenderSettings
 
@@ -142,13 +149,14 @@ async def _webhooks(shop: Shop) -> None:
         settings, Guard(parts.settings.allowed_networks), user_agent=f"tollway/{version('tollway')}"
     )
     wake = parts.bus.subscribe_hints(HINT_TOPIC)
-    sender = Sender(
-        parts.worker, keeper, Poster(client, parts.vault, parts.clock), parts.clock, wake, settings
-    )
+    poster = Poster(client, parts.vault, parts.clock, SenderMetrics(parts.registry))
+    recoveries = RecoveryWorker(parts.worker, parts.clock)
+    sender = Sender(parts.worker, keeper, poster, parts.clock, wake, settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(
             _awaited(shop.loop("webhooks", keeper.step, keeper.settings.renew_every_s))
         )
+        group.create_task(_awaited(shop.loop("webhooks", recoveries.step)))
         async with sender.running():
             await run_loop(
                 sender.step,

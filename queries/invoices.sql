@@ -30,6 +30,7 @@ WHERE tenant_id = @tenant_id
   AND (sqlc.narg(customer_id)::uuid IS NULL OR customer_id = sqlc.narg(customer_id)::uuid)
   AND (sqlc.narg(subscription_id)::uuid IS NULL OR subscription_id = sqlc.narg(subscription_id)::uuid)
   AND (sqlc.narg(status)::text IS NULL OR status = sqlc.narg(status)::text)
+  AND (NOT @blocked::boolean OR (status = 'draft' AND blocked_reason IS NOT NULL))
 ORDER BY id DESC
 LIMIT @page_max;
 

@@ -66,26 +66,33 @@ DELETE FROM inbox WHERE consumer = @consumer AND event_id = ANY (@event_ids::uui
 -- Parks events; parking one twice is a no-op.
 INSERT INTO router_waiting (
     consumer, resource, resource_version, event_id, replay_id, tenant_id, partition, subject, attempts, next_attempt_at,
-    last_error, parked_at)
+    last_error, paused, parked_at)
 SELECT g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id, g.tenant_id, g.partition, g.subject,
-       g.attempts, g.next_attempt_at, g.last_error, @now::timestamptz
+       g.attempts, coalesce(g.next_attempt_at, 'infinity'), g.last_error, g.paused, @now::timestamptz
 FROM unnest(
     @consumers::text[], @resources::text[], @resource_versions::bigint[], @event_ids::uuid[], @replay_ids::uuid[],
     @tenant_ids::uuid[], @partitions::smallint[], @subjects::text[], @attempts::integer[],
-    @next_attempt_ats::timestamptz[], @last_errors::text[]
+    sqlc.narg(next_attempt_ats)::timestamptz[], @last_errors::text[], @paused::boolean[]
 ) AS g (consumer, resource, resource_version, event_id, replay_id, tenant_id, partition, subject, attempts,
-        next_attempt_at, last_error)
+        next_attempt_at, last_error, paused)
 ORDER BY g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id
 ON CONFLICT DO NOTHING;
 
 -- name: ListDueWaiting :many
 -- What is due in these partitions, oldest due first. Of a resource of an ordered consumer, and of one under `*`, the
--- head alone, and for an ordered consumer nothing behind an event that stands under `*` or is dead.
+-- head alone, and for an ordered consumer nothing behind an event that stands under `*` or is dead. Of what a pause had
+-- parked for the others, the head alone as well. Nothing of a consumer or tenant that is paused now.
 SELECT w.* FROM router_waiting w
 WHERE w.partition = ANY (@partitions::smallint[]) AND w.next_attempt_at <= @now
+  AND NOT EXISTS (
+      SELECT 1 FROM pauses p WHERE p.resumed_at IS NULL AND (p.consumer = w.consumer OR p.tenant_id = w.tenant_id))
   AND (w.consumer <> ALL (@ordered::text[]) OR NOT EXISTS (
       SELECT 1 FROM router_waiting e
       WHERE e.consumer = w.consumer AND e.resource = w.resource AND e.tenant_id = w.tenant_id
+        AND (e.resource_version, e.event_id, e.replay_id) < (w.resource_version, w.event_id, w.replay_id)))
+  AND (NOT w.paused OR NOT EXISTS (
+      SELECT 1 FROM router_waiting e
+      WHERE e.consumer = w.consumer AND e.resource = w.resource AND e.tenant_id = w.tenant_id AND e.paused
         AND (e.resource_version, e.event_id, e.replay_id) < (w.resource_version, w.event_id, w.replay_id)))
   AND (w.consumer <> ALL (@ordered::text[]) OR w.consumer = '*' OR NOT EXISTS (
       SELECT 1 FROM router_waiting s
@@ -112,12 +119,13 @@ WHERE router_waiting.consumer = g.consumer AND router_waiting.resource = g.resou
   AND router_waiting.replay_id = g.replay_id;
 
 -- name: PostponeWaiting :execrows
+-- Of an unordered consumer, what was tried holds back nothing any more: it is `paused` no longer.
 UPDATE router_waiting
-SET attempts = g.attempts, next_attempt_at = g.next_attempt_at, last_error = g.last_error
+SET attempts = g.attempts, next_attempt_at = g.next_attempt_at, last_error = g.last_error, paused = g.paused
 FROM unnest(
     @consumers::text[], @resources::text[], @resource_versions::bigint[], @event_ids::uuid[], @replay_ids::uuid[],
-    @attempts::integer[], @next_attempt_ats::timestamptz[], @last_errors::text[]
-) AS g (consumer, resource, resource_version, event_id, replay_id, attempts, next_attempt_at, last_error)
+    @attempts::integer[], @next_attempt_ats::timestamptz[], @last_errors::text[], @paused::boolean[]
+) AS g (consumer, resource, resource_version, event_id, replay_id, attempts, next_attempt_at, last_error, paused)
 WHERE router_waiting.consumer = g.consumer AND router_waiting.resource = g.resource
   AND router_waiting.resource_version = g.resource_version AND router_waiting.event_id = g.event_id
   AND router_waiting.replay_id = g.replay_id;

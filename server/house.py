@@ -15,6 +15,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from billing.domain.address import Network
+from billing.runtime.bus.base import Subscriber
 from billing.runtime.clock import Clock
 from billing.runtime.db import Connection, Database
 from billing.runtime.vault import Vault
@@ -37,7 +38,7 @@ class House:
     """The pools by role, machine time, and the vault for answers that carry a secret.
 
     `hints` gives an event that is set by each hint on a topic; without a bus nobody sets it, and polling does.
-    `allowed_networks` are those that webhooks may reach beside the public internet.
+    `allowed_networks` are those that webhooks may reach beside the public internet. The bus is asked how full it is.
     """
 
     api: Database
@@ -46,12 +47,19 @@ class House:
     vault: Vault
     allowed_networks: Sequence[Network] = ()
     hints: Callable[[str], asyncio.Event] = _no_hints
+    bus: Subscriber | None = None
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""
         call = current_call()
         async with self.api.transaction(call.tenant_id, snapshot=snapshot, read_only=True) as tx:
             return await work(tx, call)
+
+    async def before(self, work: Callable[[Connection, Call], Awaitable[None]]) -> None:
+        """Something to commit ahead of a mutation, that may be done again and changes nothing a client sees."""
+        call = current_call()
+        async with self.api.transaction(call.tenant_id, lock_timeout_s=call.lock_wait_s) as tx:
+            await work(tx, call)
 
     async def mutate(
         self,

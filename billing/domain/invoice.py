@@ -66,12 +66,12 @@ def apply_lifecycle(
 
 
 def void(
-    status: InvoiceStatus, amount_paid: Money, now: datetime
+    status: InvoiceStatus, amount_settled: Money, now: datetime
 ) -> tuple[InvoiceStatus, StatusChanged]:
-    """VOID of an invoice without payments; a paid or partly paid one can only be credited."""
+    """VOID of an invoice that nothing was paid or credited of; any other can only be credited."""
     moved = apply_lifecycle(status, InvoiceAction.VOID, now)
-    if amount_paid:
-        raise InvoicePartlyPaid(metadata={"amount_paid": str(amount_paid)})
+    if amount_settled:
+        raise InvoicePartlyPaid(metadata={"amount_settled": str(amount_settled)})
     return moved
 
 

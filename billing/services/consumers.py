@@ -23,3 +23,6 @@ WANTED: Final[Wanted] = MappingProxyType(
         "feed": None,
     }
 )
+
+# These must get the events of a resource in order: what waits or is dead for one of them holds back what follows.
+ORDERED: Final = frozenset({"subscription", "scheduler", "invoice"})

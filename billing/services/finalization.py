@@ -19,12 +19,14 @@ import queries.finalization
 import queries.subscriptions
 from queries.models import Invoice
 
+from billing.domain.errors import BillingError
 from billing.domain.ids import Prefix, encode
 from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
 from billing.domain.usage import MACHINE as USAGE_PERIODS
 from billing.domain.usage import UsagePeriodAction
 from billing.runtime.db import Connection, Database
 from billing.services import credit_ledger, draft_claims, events, invoice_lines
+from billing.services.actor import Cause
 from billing.services.business_time import business_times
 from billing.services.draft_claims import (
     Blocked,
@@ -63,11 +65,15 @@ class Finalized:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Which drafts became final and which are left, with the reason by invoice id where they are blocked."""
+    """Which drafts became final and which are left, with the reason by invoice id where they are blocked.
+
+    `errors` says of a draft that cannot be rated what is wrong.
+    """
 
     invoices: Sequence[Invoice]
     left: Sequence[Claimed]
     blocked: Mapping[UUID, Blocked]
+    errors: Mapping[UUID, BillingError]
 
 
 async def finalize_due(
@@ -94,8 +100,13 @@ async def finalize_due(
     return len(claimed)
 
 
-async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime) -> Outcome:
-    """Makes claimed drafts final, as far as they can be; the caller lets go of what is left, after the commit."""
+async def finalize(
+    tx: Connection, claimed: Sequence[Claimed], *, now: datetime, cause: Cause | None = None
+) -> Outcome:
+    """Makes claimed drafts final, as far as they can be; the caller lets go of what is left, after the commit.
+
+    `cause` is who asked for it; without one, each follows from its cycle.
+    """
     taken = await _take(tx, claimed)
     locked = await lock_periods(tx, taken)
     drafts = await queries.finalization.lock_drafts(
@@ -112,17 +123,18 @@ async def finalize(tx: Connection, claimed: Sequence[Claimed], *, now: datetime)
     )
     periods = share_out(billable, locked)
     outcomes = await invoice_lines.compute(tx, billable, periods)
-    ready = []
+    ready, errors = [], {}
     for draft in billable:
         match outcomes[draft.id]:
             case Computed() as computed:
-                ready.append(_final(draft, computed, periods[draft.id], now))
+                statuses = statuses_of(draft, computed, now)
+                ready.append(Finalized(draft, computed, periods[draft.id], statuses))
             case Uncomputed(error):
                 log.warning("%s cannot be rated: %s", encode(Prefix.INVOICE, draft.id), error)
-                blocked[draft.id] = Blocked.RATING_FAILED
-    invoices = await _write(tx, ready, now) if ready else []
+                blocked[draft.id], errors[draft.id] = Blocked.RATING_FAILED, error
+    invoices = await _write(tx, ready, cause, now) if ready else []
     final = {invoice.id for invoice in invoices}
-    return Outcome(invoices, [one for one in claimed if one.id not in final], blocked)
+    return Outcome(invoices, [one for one in claimed if one.id not in final], blocked, errors)
 
 
 async def _take(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
@@ -141,15 +153,18 @@ async def _take(tx: Connection, claimed: Sequence[Claimed]) -> list[Claimed]:
     ]
 
 
-def _final(draft: Invoice, computed: Computed, periods: DraftPeriods, now: datetime) -> Finalized:
+def statuses_of(draft: Invoice, computed: Computed, now: datetime) -> list[InvoiceStatus]:
+    """The states that a draft goes through as it becomes final, draft first: paid at once when nothing is due."""
     opened, _ = apply_lifecycle(InvoiceStatus(draft.status), InvoiceAction.FINALIZE, now)
     statuses = [InvoiceStatus(draft.status), opened]
     if not computed.totals.amount_due:
         statuses.append(apply_lifecycle(opened, InvoiceAction.SETTLE, now)[0])
-    return Finalized(draft, computed, periods, statuses)
+    return statuses
 
 
-async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> list[Invoice]:
+async def _write(
+    tx: Connection, ready: Sequence[Finalized], cause: Cause | None, now: datetime
+) -> list[Invoice]:
     """Lines, periods, versions, then numbers, then events."""
     await insert_lines(tx, [(one.draft, one.computed.lines) for one in ready])
     await _bill_periods(tx, ready)
@@ -162,8 +177,8 @@ async def _write(tx: Connection, ready: Sequence[Finalized], now: datetime) -> l
         final = invoices[one.draft.id]
         at = today[final.tenant_id]
         if one.usage:
-            told.append(usage_billed(final, one.usage, versions[final.id], at))
-        told.extend(status_changes(final, one.statuses, at))
+            told.append(usage_billed(final, one.usage, versions[final.id], at, cause))
+        told.extend(status_changes(final, one.statuses, at, cause))
     await events.emit(tx, told, now=now)
     return list(invoices.values())
 

@@ -14,7 +14,6 @@ from typing import Final
 from uuid import UUID
 
 import queries.invoices
-from google.protobuf.timestamp_pb2 import Timestamp
 from queries.models import Invoice
 from tollway.invoice.v1 import invoice_events_pb2 as payloads
 from tollway.invoice.v1 import invoice_service_pb2 as pb
@@ -24,6 +23,7 @@ from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
+from billing.services.actor import Cause
 from billing.services.business_time import business_times
 from billing.services.incoming import Incoming
 from billing.services.subscription_lifecycle import ROUTER
@@ -61,13 +61,7 @@ async def draft_for_cycles(
     for draft in drafts:
         assert draft.subscription_id is not None, "it was made for a subscription's cycle"
         key = (draft.tenant_id, draft.subscription_id, draft.kind, draft.boundary)
-        cause = by_cycle[key].cause(ROUTER)
-        resource = encode(Prefix.INVOICE, draft.id)
-        told.append(
-            events.NewEvent(
-                draft.tenant_id, resource, draft.version, _generated(draft), draft.created_at, cause
-            )
-        )
+        told.append(generated(draft, by_cycle[key].cause(ROUTER)))
     await events.emit(tx, told, now=now)
     return ()
 
@@ -90,17 +84,25 @@ def _cycle_of(event: Incoming) -> CycleKey:
     return event.tenant_id, subscription, payload.kind, boundary
 
 
-def _generated(draft: Invoice) -> payloads.InvoiceGenerated:
-    assert draft.subscription_id is not None, "it was made for a subscription's cycle"
-    assert draft.finalize_at is not None, "its grace ends"
-    boundary, final = Timestamp(), Timestamp()
-    boundary.FromDatetime(draft.boundary)
-    final.FromDatetime(draft.finalize_at)
-    return payloads.InvoiceGenerated(
+def generated(draft: Invoice, cause: Cause) -> events.NewEvent:
+    """invoice.generated of a new draft."""
+    resource = encode(Prefix.INVOICE, draft.id)
+    return events.NewEvent(
+        draft.tenant_id, resource, draft.version, _payload(draft), draft.created_at, cause
+    )
+
+
+def _payload(draft: Invoice) -> payloads.InvoiceGenerated:
+    payload = payloads.InvoiceGenerated(
         invoice_id=encode(Prefix.INVOICE, draft.id),
         customer_id=encode(Prefix.CUSTOMER, draft.customer_id),
-        subscription_id=encode(Prefix.SUBSCRIPTION, draft.subscription_id),
+        subscription_id=encode(Prefix.SUBSCRIPTION, draft.subscription_id)
+        if draft.subscription_id
+        else "",
         kind=pb.InvoiceKind.Value(f"INVOICE_KIND_{draft.kind.upper()}"),
-        boundary_time=boundary,
-        finalize_time=final,
+        replaces_invoice_id=encode(Prefix.INVOICE, draft.replaces) if draft.replaces else "",
     )
+    payload.boundary_time.FromDatetime(draft.boundary)
+    if draft.finalize_at is not None:
+        payload.finalize_time.FromDatetime(draft.finalize_at)
+    return payload

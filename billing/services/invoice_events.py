@@ -28,9 +28,12 @@ from billing.services.invoice_line import Line
 
 
 def status_changes(
-    invoice: Invoice, statuses: Sequence[InvoiceStatus], at: datetime
+    invoice: Invoice, statuses: Sequence[InvoiceStatus], at: datetime, cause: Cause | None = None
 ) -> list[NewEvent]:
-    """invoice.status.changed for each step of `statuses`; the invoice is as it stands after the last one."""
+    """invoice.status.changed for each step of `statuses`; the invoice is as it stands after the last one.
+
+    `cause` is who asked for it; without one it follows from the cycle.
+    """
     resource = encode(Prefix.INVOICE, invoice.id)
     steps = list(pairwise(statuses))
     first = invoice.version - len(steps) + 1
@@ -52,13 +55,19 @@ def status_changes(
                 amount_due=_money(invoice.amount_due, invoice.currency),
             ),
             at,
-            _cause(invoice),
+            cause or _cause(invoice),
         )
         for n, (old, new) in enumerate(steps)
     ]
 
 
-def usage_billed(invoice: Invoice, lines: Sequence[Line], version: int, at: datetime) -> NewEvent:
+def usage_billed(
+    invoice: Invoice,
+    lines: Sequence[Line],
+    version: int,
+    at: datetime,
+    cause: Cause | None = None,
+) -> NewEvent:
     """usage.billed of the subscription: which periods stand on the invoice, with their quantities."""
     resource = encode(Prefix.SUBSCRIPTION, _subscription(invoice))
     payload = usage_events_pb2.UsageBilled(
@@ -77,7 +86,7 @@ def usage_billed(invoice: Invoice, lines: Sequence[Line], version: int, at: date
                 quantity=decimal_text(line.quantity),
                 period=spans[period],
             )
-    return NewEvent(invoice.tenant_id, resource, version, payload, at, _cause(invoice))
+    return NewEvent(invoice.tenant_id, resource, version, payload, at, cause or _cause(invoice))
 
 
 def wire_status(status: str) -> pb.InvoiceStatus.ValueType:

@@ -38,11 +38,12 @@ class InvoiceNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class InvoiceFilter:
-    """Which invoices to list; None for all."""
+    """Which invoices to list; None for all. `blocked`: only drafts whose time has come and that cannot be final."""
 
     customer_id: UUID | None = None
     subscription_id: UUID | None = None
     status: InvoiceStatus | None = None
+    blocked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +66,44 @@ class InvoiceDiscount:
     amount: Money
 
 
+async def read_invoice(tx: Connection, tenant_id: UUID, invoice_id: UUID) -> Invoice:
+    """The invoice as it is stored. Raises InvoiceNotFound."""
+    row = await queries.invoices.get_invoice(tx, tenant_id=tenant_id, id=invoice_id)
+    if row is None:
+        raise InvoiceNotFound(metadata={"invoice": encode(Prefix.INVOICE, invoice_id)})
+    return row
+
+
 async def get_invoice(tx: Connection, tenant_id: UUID, invoice_id: UUID) -> InvoiceView:
     """The invoice with its lines. For a draft `tx` must read one snapshot. Raises InvoiceNotFound.
 
     A draft whose lines cannot be computed now is shown without them, blocked for RATING_FAILED.
     """
-    row = await queries.invoices.get_invoice(tx, tenant_id=tenant_id, id=invoice_id)
-    if row is None:
-        raise InvoiceNotFound(metadata={"invoice": encode(Prefix.INVOICE, invoice_id)})
-    if row.status != InvoiceStatus.DRAFT:
-        assert row.parties is not None, "they are written with the number"
-        lines, discounts = await read_lines(tx, row), await _read_discounts(tx, row)
-        return InvoiceView(row, lines, discounts, read_parties(row.parties))
-    parties = await current_parties(tx, tenant_id, row.customer_id)
+    row = await read_invoice(tx, tenant_id, invoice_id)
+    if row.status == InvoiceStatus.DRAFT:
+        return await view_draft(tx, row)
+    assert row.parties is not None, "they are written with the number"
+    lines, discounts = await read_lines(tx, row), await _read_discounts(tx, row)
+    return InvoiceView(row, lines, discounts, read_parties(row.parties))
+
+
+async def view_draft(tx: Connection, row: Invoice) -> InvoiceView:
+    """A draft with the lines and amounts that finalizing it now would give. `tx` must read one snapshot."""
     outcome = await preview(tx, row)
-    if not isinstance(outcome, Computed):
-        blocked = replace(row, blocked_reason=Blocked.RATING_FAILED.value)
-        return InvoiceView(blocked, (), (), parties)
+    if isinstance(outcome, Computed):
+        return await view_computed(tx, row, outcome)
+    blocked = replace(row, blocked_reason=Blocked.RATING_FAILED.value)
+    return InvoiceView(blocked, (), (), await current_parties(tx, row.tenant_id, row.customer_id))
+
+
+async def view_computed(tx: Connection, row: Invoice, computed: Computed) -> InvoiceView:
+    """An invoice with lines and amounts that were computed for it."""
+    parties = await current_parties(tx, row.tenant_id, row.customer_id)
     discounts = [
         InvoiceDiscount(used.row.id, used.row.display_name, used.percent, used.amount)
-        for used in outcome.discounts
+        for used in computed.discounts
     ]
-    return InvoiceView(with_totals(row, outcome.totals), outcome.lines, discounts, parties)
+    return InvoiceView(with_totals(row, computed.totals), computed.lines, discounts, parties)
 
 
 async def _read_discounts(tx: Connection, row: Invoice) -> list[InvoiceDiscount]:
@@ -136,5 +153,6 @@ async def list_invoices(
         customer_id=wanted.customer_id,
         subscription_id=wanted.subscription_id,
         status=wanted.status,
+        blocked=wanted.blocked,
         page_max=limit,
     )

@@ -20,17 +20,40 @@ from billing.runtime.db import Database
 from billing.services.leases import Lease
 
 __all__ = [
+    "NOBODY",
+    "Claim",
     "Pending",
     "Publication",
     "Refusal",
+    "Routed",
     "delete_published",
     "load_envelopes",
     "read_pending",
+    "read_routed",
     "record_refusals",
 ]
 
+NOBODY: Final = UUID(int=0)  # comes before every tenant
 _ANY_SIZE: Final = 2**31 - 1
 ERROR_LENGTH_MAX: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What to read of a shard: from behind a tenant on, at most so many rows of each tenant, and so many in all."""
+
+    shard: int
+    rows_max: int
+    tenant_rows_max: int
+    after_tenant: UUID = NOBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """How far a partition's router has come, and in which stream."""
+
+    identity: str
+    sequence: int
 
 
 class Publication(NamedTuple):
@@ -52,13 +75,12 @@ class Refusal:
 
 async def read_pending(
     database: Database,
-    shards: Collection[int],
+    claims: Sequence[Claim],
     *,
     in_flight: Collection[int],
     now: datetime,
-    per_shard: int,
 ) -> list[Pending]:
-    """The head of each shard, at most `per_shard` rows of each, in the order in which they must be published.
+    """The head of each claimed shard, in order per resource and fair across tenants.
 
     `in_flight` are the positions of rows that are being published or deleted just now. There is no lock: whoever
     calls owns the shards. A later call sees every row that an earlier one saw and that was not deleted.
@@ -66,11 +88,20 @@ async def read_pending(
     async with database.connection() as connection:
         return await queries.outbox.list_pending(
             connection,
-            shards=sorted(shards),
+            shards=[claim.shard for claim in claims],
+            after_tenants=[claim.after_tenant for claim in claims],
+            per_tenant=[claim.tenant_rows_max for claim in claims],
+            per_shard=[claim.rows_max for claim in claims],
             in_flight=list(in_flight),
             now=now,
-            per_shard=per_shard,
         )
+
+
+async def read_routed(database: Database, shards: Collection[int]) -> dict[int, Routed]:
+    """How far each of these shards' partitions is routed; only those that a living router owns."""
+    async with database.connection() as connection:
+        rows = await queries.outbox.list_routed(connection, partitions=sorted(shards))
+    return {row.partition: Routed(row.stream_identity, row.last_sequence) for row in rows}
 
 
 async def load_envelopes(

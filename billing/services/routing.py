@@ -24,6 +24,7 @@ LIVE: Final = UUID(int=0)  # the replay id of an event that comes for the first 
 ANY_CONSUMER: Final = "*"
 ERROR_LENGTH_MAX: Final = 500
 CONSUMERS_MAX: Final = 31  # bits of a positive int4
+CONSUMER_LENGTH_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,11 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An event that waits for a consumer. `attempts` counts the tries that failed by its own fault."""
+    """An event that waits for a consumer. `attempts` counts the tries that failed by its own fault.
+
+    `next_attempt_at` is None while its consumer or tenant is paused. `paused`: a pause parked it, or it stands behind
+    such a one, so it holds back its resource for unordered consumers too.
+    """
 
     consumer: str
     resource: str
@@ -76,10 +81,11 @@ class Waiting:
     tenant_id: UUID
     partition: int
     subject: str
-    next_attempt_at: datetime
+    next_attempt_at: datetime | None
     attempts: int = 0
     last_error: str = ""
     replay_id: UUID = LIVE
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,7 @@ async def park(tx: Connection, waiting: Sequence[Waiting], *, now: datetime) -> 
         attempts=[row.attempts for row in waiting],
         next_attempt_ats=[row.next_attempt_at for row in waiting],
         last_errors=[row.last_error[:ERROR_LENGTH_MAX] for row in waiting],
+        paused=[row.paused for row in waiting],
     )
 
 
@@ -221,6 +228,7 @@ def due_of(row: RouterWaiting) -> Due:
             attempts=row.attempts,
             last_error=row.last_error,
             replay_id=row.replay_id,
+            paused=row.paused,
         ),
         row.parked_at,
     )
@@ -252,6 +260,9 @@ async def drop_waiting(tx: Connection, waiting: Sequence[Waiting]) -> None:
 async def postpone(tx: Connection, waiting: Sequence[Waiting]) -> None:
     """Writes the rows' new attempts, errors and times."""
     if waiting:
+        # What has been tried has a time.
+        times = [row.next_attempt_at for row in waiting if row.next_attempt_at is not None]
+        assert len(times) == len(waiting), "only what is parked has none"
         await queries.router.postpone_waiting(
             tx,
             consumers=[row.consumer for row in waiting],
@@ -260,8 +271,9 @@ async def postpone(tx: Connection, waiting: Sequence[Waiting]) -> None:
             event_ids=[row.event_id for row in waiting],
             replay_ids=[row.replay_id for row in waiting],
             attempts=[row.attempts for row in waiting],
-            next_attempt_ats=[row.next_attempt_at for row in waiting],
+            next_attempt_ats=times,
             last_errors=[row.last_error[:ERROR_LENGTH_MAX] for row in waiting],
+            paused=[row.paused for row in waiting],
         )
 
 

@@ -12,11 +12,16 @@ from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.commands import ops_pipeline
 
 
 @click.group()
 def command() -> None:
     """Look after the pipeline; with an operator's key."""
+
+
+for part in ops_pipeline.COMMANDS:
+    command.add_command(part)
 
 
 @command.group("dead-letters")

@@ -22,21 +22,25 @@ __all__ = [
 class ListHoldingRow:
     """One row of list_holding."""
 
-    consumer: str
-    tenant_id: uuid.UUID
-    resource: str
+    consumer: str | None
+    tenant_id: uuid.UUID | None
+    resource: str | None
     event_id: uuid.UUID | None
+    paused: bool
 
 
 LIST_HOLDING: typing.Final = """-- name: ListHolding :many
-SELECT h.consumer, h.tenant_id, h.resource,
-       (CASE WHEN h.event_id = ANY ($1::uuid[]) THEN h.event_id END)::uuid AS "event_id?"
+SELECT h.consumer AS "consumer?", h.tenant_id AS "tenant_id?", h.resource AS "resource?",
+       (CASE WHEN h.event_id = ANY ($1::uuid[]) THEN h.event_id END)::uuid AS "event_id?",
+       bool_or(h.paused)::boolean AS paused
 FROM (
-    SELECT w.consumer, w.tenant_id, w.resource, w.event_id FROM router_waiting w
+    SELECT w.consumer, w.tenant_id, w.resource, w.event_id, w.paused FROM router_waiting w
     WHERE w.resource = ANY ($2::text[])
     UNION ALL
-    SELECT d.consumer, d.tenant_id, d.resource, d.event_id FROM router_dead_letters d
+    SELECT d.consumer, d.tenant_id, d.resource, d.event_id, false FROM router_dead_letters d
     WHERE d.resource = ANY ($2::text[])
+    UNION ALL
+    SELECT p.consumer, p.tenant_id, NULL, NULL, true FROM pauses p WHERE p.shard IS NULL AND p.resumed_at IS NULL
 ) AS h
 GROUP BY 1, 2, 3, 4
 """
@@ -49,31 +53,33 @@ async def list_holding(
     resources: collections.abc.Sequence[str],
 ) -> list[ListHoldingRow]:
     """Router: what holds an event back.
-    Who has something of these resources waiting or dead; with the event's id where it is one of `event_ids` itself.
+    Who has something of these resources waiting or dead, and whether a pause parked some of it; with the event's id where
+    it is one of `event_ids` itself. Rows without a resource are the consumers and tenants that are paused.
     """
     rows = await conn.fetch(LIST_HOLDING, event_ids, resources)
     return [ListHoldingRow(*row) for row in rows]
 
 
 LIST_FOLLOWERS: typing.Final = """-- name: ListFollowers :many
-SELECT f.consumer, f.resource, f.resource_version, f.event_id, f.replay_id, f.tenant_id, f.partition, f.subject, f.attempts, f.next_attempt_at, f.last_error, f.parked_at FROM unnest(
+SELECT f.consumer, f.resource, f.resource_version, f.event_id, f.replay_id, f.tenant_id, f.partition, f.subject, f.attempts, f.next_attempt_at, f.last_error, f.parked_at, f.paused FROM unnest(
     $1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::uuid[],
-    $6::uuid[]
-) AS h (consumer, tenant_id, resource, resource_version, event_id, replay_id)
+    $6::uuid[], $7::boolean[]
+) AS h (consumer, tenant_id, resource, resource_version, event_id, replay_id, ordered)
 CROSS JOIN LATERAL (
-    SELECT w.consumer, w.resource, w.resource_version, w.event_id, w.replay_id, w.tenant_id, w.partition, w.subject, w.attempts, w.next_attempt_at, w.last_error, w.parked_at FROM router_waiting w
+    SELECT w.consumer, w.resource, w.resource_version, w.event_id, w.replay_id, w.tenant_id, w.partition, w.subject, w.attempts, w.next_attempt_at, w.last_error, w.parked_at, w.paused FROM router_waiting w
     WHERE w.consumer = h.consumer AND w.resource = h.resource AND w.tenant_id = h.tenant_id
       AND (w.resource_version, w.event_id, w.replay_id) > (h.resource_version, h.event_id, h.replay_id)
-      AND NOT EXISTS (
+      AND (h.ordered OR w.paused)
+      AND NOT (h.ordered AND EXISTS (
           SELECT 1 FROM router_waiting s
           WHERE s.consumer = '*' AND s.resource = w.resource AND s.tenant_id = w.tenant_id
-            AND s.resource_version < w.resource_version)
-      AND NOT EXISTS (
+            AND s.resource_version < w.resource_version))
+      AND NOT (h.ordered AND EXISTS (
           SELECT 1 FROM router_dead_letters d
           WHERE d.consumer = w.consumer AND d.resource = w.resource AND d.tenant_id = w.tenant_id
-            AND d.resource_version < w.resource_version)
+            AND d.resource_version < w.resource_version))
     ORDER BY w.resource_version, w.event_id, w.replay_id
-    LIMIT $7::integer
+    LIMIT $8::integer
 ) AS f
 """
 
@@ -87,9 +93,12 @@ async def list_followers(
     resource_versions: collections.abc.Sequence[int],
     event_ids: collections.abc.Sequence[uuid.UUID],
     replay_ids: collections.abc.Sequence[uuid.UUID],
+    ordered: collections.abc.Sequence[bool],
     per_head: int,
 ) -> list[models.RouterWaiting]:
-    """What waits behind these heads and may be tried with them: nothing behind an event that stands under `*` or is dead."""
+    """What waits behind these heads and may be tried with them: for an ordered consumer nothing behind an event that stands
+    under `*` or is dead; for the others, what a pause parked with the head.
+    """
     rows = await conn.fetch(
         LIST_FOLLOWERS,
         consumers,
@@ -98,6 +107,7 @@ async def list_followers(
         resource_versions,
         event_ids,
         replay_ids,
+        ordered,
         per_head,
     )
     return [models.RouterWaiting(*row) for row in rows]

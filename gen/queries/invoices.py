@@ -97,8 +97,9 @@ WHERE tenant_id = $1
   AND ($3::uuid IS NULL OR customer_id = $3::uuid)
   AND ($4::uuid IS NULL OR subscription_id = $4::uuid)
   AND ($5::text IS NULL OR status = $5::text)
+  AND (NOT $6::boolean OR (status = 'draft' AND blocked_reason IS NOT NULL))
 ORDER BY id DESC
-LIMIT $6
+LIMIT $7
 """
 
 
@@ -110,6 +111,7 @@ async def list_invoices(
     customer_id: uuid.UUID | None,
     subscription_id: uuid.UUID | None,
     status: str | None,
+    blocked: bool,
     page_max: int,
 ) -> list[models.Invoice]:
     """Newest first, those made before @before."""
@@ -120,6 +122,7 @@ async def list_invoices(
         customer_id,
         subscription_id,
         status,
+        blocked,
         page_max,
     )
     return [models.Invoice(*row) for row in rows]

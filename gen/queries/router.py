@@ -207,15 +207,15 @@ async def delete_inbox(
 INSERT_WAITING: typing.Final = """-- name: InsertWaiting :exec
 INSERT INTO router_waiting (
     consumer, resource, resource_version, event_id, replay_id, tenant_id, partition, subject, attempts, next_attempt_at,
-    last_error, parked_at)
+    last_error, paused, parked_at)
 SELECT g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id, g.tenant_id, g.partition, g.subject,
-       g.attempts, g.next_attempt_at, g.last_error, $1::timestamptz
+       g.attempts, coalesce(g.next_attempt_at, 'infinity'), g.last_error, g.paused, $1::timestamptz
 FROM unnest(
     $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[],
     $7::uuid[], $8::smallint[], $9::text[], $10::integer[],
-    $11::timestamptz[], $12::text[]
+    $11::timestamptz[], $12::text[], $13::boolean[]
 ) AS g (consumer, resource, resource_version, event_id, replay_id, tenant_id, partition, subject, attempts,
-        next_attempt_at, last_error)
+        next_attempt_at, last_error, paused)
 ORDER BY g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id
 ON CONFLICT DO NOTHING
 """
@@ -234,8 +234,9 @@ async def insert_waiting(
     partitions: collections.abc.Sequence[int],
     subjects: collections.abc.Sequence[str],
     attempts: collections.abc.Sequence[int],
-    next_attempt_ats: collections.abc.Sequence[datetime.datetime],
+    next_attempt_ats: collections.abc.Sequence[datetime.datetime | None] | None,
     last_errors: collections.abc.Sequence[str],
+    paused: collections.abc.Sequence[bool],
 ) -> None:
     """Parks events; parking one twice is a no-op."""
     await conn.execute(
@@ -252,15 +253,22 @@ async def insert_waiting(
         attempts,
         next_attempt_ats,
         last_errors,
+        paused,
     )
 
 
 LIST_DUE_WAITING: typing.Final = """-- name: ListDueWaiting :many
-SELECT w.consumer, w.resource, w.resource_version, w.event_id, w.replay_id, w.tenant_id, w.partition, w.subject, w.attempts, w.next_attempt_at, w.last_error, w.parked_at FROM router_waiting w
+SELECT w.consumer, w.resource, w.resource_version, w.event_id, w.replay_id, w.tenant_id, w.partition, w.subject, w.attempts, w.next_attempt_at, w.last_error, w.parked_at, w.paused FROM router_waiting w
 WHERE w.partition = ANY ($1::smallint[]) AND w.next_attempt_at <= $2
+  AND NOT EXISTS (
+      SELECT 1 FROM pauses p WHERE p.resumed_at IS NULL AND (p.consumer = w.consumer OR p.tenant_id = w.tenant_id))
   AND (w.consumer <> ALL ($3::text[]) OR NOT EXISTS (
       SELECT 1 FROM router_waiting e
       WHERE e.consumer = w.consumer AND e.resource = w.resource AND e.tenant_id = w.tenant_id
+        AND (e.resource_version, e.event_id, e.replay_id) < (w.resource_version, w.event_id, w.replay_id)))
+  AND (NOT w.paused OR NOT EXISTS (
+      SELECT 1 FROM router_waiting e
+      WHERE e.consumer = w.consumer AND e.resource = w.resource AND e.tenant_id = w.tenant_id AND e.paused
         AND (e.resource_version, e.event_id, e.replay_id) < (w.resource_version, w.event_id, w.replay_id)))
   AND (w.consumer <> ALL ($3::text[]) OR w.consumer = '*' OR NOT EXISTS (
       SELECT 1 FROM router_waiting s
@@ -284,7 +292,8 @@ async def list_due_waiting(
     most: int,
 ) -> list[models.RouterWaiting]:
     """What is due in these partitions, oldest due first. Of a resource of an ordered consumer, and of one under `*`, the
-    head alone, and for an ordered consumer nothing behind an event that stands under `*` or is dead.
+    head alone, and for an ordered consumer nothing behind an event that stands under `*` or is dead. Of what a pause had
+    parked for the others, the head alone as well. Nothing of a consumer or tenant that is paused now.
     """
     rows = await conn.fetch(LIST_DUE_WAITING, partitions, now, ordered, most)
     return [models.RouterWaiting(*row) for row in rows]
@@ -349,11 +358,11 @@ async def delete_waiting(
 
 POSTPONE_WAITING: typing.Final = """-- name: PostponeWaiting :execrows
 UPDATE router_waiting
-SET attempts = g.attempts, next_attempt_at = g.next_attempt_at, last_error = g.last_error
+SET attempts = g.attempts, next_attempt_at = g.next_attempt_at, last_error = g.last_error, paused = g.paused
 FROM unnest(
     $1::text[], $2::text[], $3::bigint[], $4::uuid[], $5::uuid[],
-    $6::integer[], $7::timestamptz[], $8::text[]
-) AS g (consumer, resource, resource_version, event_id, replay_id, attempts, next_attempt_at, last_error)
+    $6::integer[], $7::timestamptz[], $8::text[], $9::boolean[]
+) AS g (consumer, resource, resource_version, event_id, replay_id, attempts, next_attempt_at, last_error, paused)
 WHERE router_waiting.consumer = g.consumer AND router_waiting.resource = g.resource
   AND router_waiting.resource_version = g.resource_version AND router_waiting.event_id = g.event_id
   AND router_waiting.replay_id = g.replay_id
@@ -371,7 +380,9 @@ async def postpone_waiting(
     attempts: collections.abc.Sequence[int],
     next_attempt_ats: collections.abc.Sequence[datetime.datetime],
     last_errors: collections.abc.Sequence[str],
+    paused: collections.abc.Sequence[bool],
 ) -> int:
+    """Of an unordered consumer, what was tried holds back nothing any more: it is `paused` no longer."""
     return affected_rows(
         await conn.execute(
             POSTPONE_WAITING,
@@ -383,6 +394,7 @@ async def postpone_waiting(
             attempts,
             next_attempt_ats,
             last_errors,
+            paused,
         )
     )
 

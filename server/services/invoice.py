@@ -13,9 +13,10 @@ from billing.domain.ids import Prefix, decode, encode
 from billing.domain.invoice import InvoiceStatus
 from billing.domain.money import Money
 from billing.runtime.db import Connection
-from billing.services import invoices
+from billing.services import finalize_now, invoice_preview, invoices
 from billing.services.invoice_events import wire_status
 from billing.services.invoice_line import Line
+from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.invoices import InvoiceView
 from billing.services.parties import Party
 from billing.services.rows import Invoice
@@ -27,7 +28,7 @@ from server.paging import cut_page, page_size, read_token
 
 
 class InvoiceServicer(rpc.InvoiceServiceServicer):
-    """Shows invoices."""
+    """Shows invoices, makes drafts final, and takes invoices back."""
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -62,6 +63,52 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
 
         return await self._house.read(work)
 
+    async def PreviewInvoice(
+        self, request: pb.PreviewInvoiceRequest, context: Context
+    ) -> pb.PreviewInvoiceResponse:
+        """See the proto."""
+        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+
+        async def work(tx: Connection, call: Call) -> pb.PreviewInvoiceResponse:
+            shown = await invoice_preview.preview_invoice(tx, call.tenant_id, named, now=call.now)
+            return pb.PreviewInvoiceResponse(invoice=to_full_invoice(shown))
+
+        return await self._house.read(work, snapshot=True)
+
+    async def FinalizeInvoice(
+        self, request: pb.FinalizeInvoiceRequest, context: Context
+    ) -> pb.FinalizeInvoiceResponse:
+        """See the proto."""
+        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+
+        async def before(tx: Connection, call: Call) -> None:
+            await finalize_now.announce(tx, call.tenant_id, named, call.now)
+
+        async def work(tx: Connection, call: Call) -> pb.FinalizeInvoiceResponse:
+            await finalize_now.finalize_invoice(tx, call.tenant_id, named, call.cause, now=call.now)
+            final = await invoices.get_invoice(tx, call.tenant_id, named)
+            return pb.FinalizeInvoiceResponse(invoice=to_full_invoice(final))
+
+        await self._house.before(before)
+        return await self._house.mutate(request, pb.FinalizeInvoiceResponse, work)
+
+    async def VoidInvoice(
+        self, request: pb.VoidInvoiceRequest, context: Context
+    ) -> pb.VoidInvoiceResponse:
+        """See the proto."""
+        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+        # It is made again unless the caller says otherwise.
+        reissue = request.reissue or not request.HasField("reissue")
+        order = VoidOrder(reissue, request.reason)
+
+        async def work(tx: Connection, call: Call) -> pb.VoidInvoiceResponse:
+            voided = await void_invoice(tx, call.tenant_id, named, order, call.cause, now=call.now)
+            shown = await invoices.get_invoice(tx, call.tenant_id, named)
+            again = to_invoice(voided.replacement) if voided.replacement else None
+            return pb.VoidInvoiceResponse(invoice=to_full_invoice(shown), replacement=again)
+
+        return await self._house.mutate(request, pb.VoidInvoiceResponse, work)
+
 
 def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
     """What to list, as the wire says it. Raises InvalidId."""
@@ -74,6 +121,7 @@ def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
         if request.subscription_id
         else None,
         InvoiceStatus(status) if request.status else None,
+        request.blocked,
     )
 
 
@@ -128,6 +176,10 @@ def to_invoice(row: Invoice) -> pb.Invoice:
         amount_paid=to_money(row.amount_paid, row.currency),
         amount_credited=to_money(row.amount_credited, row.currency),
         memo=row.memo,
+        replaces_invoice_id=encode(Prefix.INVOICE, row.replaces) if row.replaces else "",
+        waived=row.waived,
+        void_reason=row.void_reason,
+        void_time=to_timestamp(row.voided_at),
     )
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1 import operations_service_pb2_grpc as rpc
 
-from billing.domain.ids import Prefix, decode, encode
+from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
-from billing.services import dead_letters, operations_status, reconciliation
+from billing.services import dead_letters, lag, operations_status, pauses, reconciliation, waiting
 from billing.services.consumers import WANTED
-from billing.services.operations_status import LeaseState, Queue
+from billing.services.dead_letters import Order
 from server.call import Call, current_call
-from server.convert import to_timestamp
 from server.house import House
 from server.interceptor import Context
-from server.paging import cut_page, page_size, read_token
+from server.paging import cut_keyed_page, cut_page, page_size, read_key, read_token
+from server.services import operations_messages as messages
 
 
 class OperationsServicer(rpc.OperationsServiceServicer):
@@ -35,12 +33,14 @@ class OperationsServicer(rpc.OperationsServiceServicer):
             async with self._house.api.transaction(tenant_id) as tx:
                 queues = await operations_status.list_queues(tx)
                 differing = await reconciliation.unreconciled_buckets(tx, tenant_id)
-            return _to_status(queues, [], differing)
+                paused = await pauses.list_pauses(tx)
+            return messages.to_status(queues, [], differing, paused)
         async with self._house.worker.connection() as connection:
             queues = await operations_status.list_queues(connection)
             leases = await operations_status.list_leases(connection)
             differing = await reconciliation.unreconciled_buckets(connection, None)
-        return _to_status(queues, leases, differing)
+            paused = await pauses.list_pauses(connection)
+        return messages.to_status(queues, leases, differing, paused)
 
     async def ListDeadLetters(
         self, request: pb.ListDeadLettersRequest, context: Context
@@ -52,7 +52,7 @@ class OperationsServicer(rpc.OperationsServiceServicer):
             rows = await dead_letters.list_dead(connection, tenant_id, before=before, limit=limit)
         page, token = cut_page(request, rows, [row.id for row in rows])
         return pb.ListDeadLettersResponse(
-            dead_letters=map(_to_dead_letter, page), next_page_token=token
+            dead_letters=map(messages.to_dead_letter, page), next_page_token=token
         )
 
     async def GetDeadLetter(
@@ -63,7 +63,7 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         async with self._house.worker.connection() as connection:
             tenant_id = current_call().principal.tenant_id
             dead = await dead_letters.get_dead(connection, dead_id, tenant_id)
-        return pb.GetDeadLetterResponse(dead_letter=_to_dead_letter(dead))
+        return pb.GetDeadLetterResponse(dead_letter=messages.to_dead_letter(dead))
 
     async def RedriveDeadLetter(
         self, request: pb.RedriveDeadLetterRequest, context: Context
@@ -74,7 +74,7 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         async def work(tx: Connection, call: Call) -> pb.RedriveDeadLetterResponse:
             order = _order(call, request.reason)
             dead = await dead_letters.redrive(tx, dead_id, order, now=call.now)
-            return pb.RedriveDeadLetterResponse(dead_letter=_to_dead_letter(dead))
+            return pb.RedriveDeadLetterResponse(dead_letter=messages.to_dead_letter(dead))
 
         return await self._house.mutate_as_operator(request, pb.RedriveDeadLetterResponse, work)
 
@@ -87,46 +87,53 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         async def work(tx: Connection, call: Call) -> pb.DiscardDeadLetterResponse:
             order = _order(call, request.reason)
             dead = await dead_letters.discard(tx, dead_id, order, WANTED, now=call.now)
-            return pb.DiscardDeadLetterResponse(dead_letter=_to_dead_letter(dead))
+            return pb.DiscardDeadLetterResponse(dead_letter=messages.to_dead_letter(dead))
 
         return await self._house.mutate_as_operator(request, pb.DiscardDeadLetterResponse, work)
 
+    async def GetLag(self, request: pb.GetLagRequest, context: Context) -> pb.GetLagResponse:
+        """See the proto."""
+        return messages.to_lag(await lag.read_lag(self._house.worker, self._house.bus, WANTED))
 
-def _order(call: Call, reason: str) -> dead_letters.Order:
-    return dead_letters.Order(call.cause, call.method, reason, call.principal.tenant_id)
-
-
-def _to_dead_letter(dead: dead_letters.DeadLetter | dead_letters.ListedLetter) -> pb.DeadLetter:
-    return pb.DeadLetter(
-        id=encode(Prefix.DEAD_LETTER, dead.id),
-        consumer=dead.consumer,
-        tenant_id=encode(Prefix.TENANT, dead.tenant_id),
-        event_id=encode(Prefix.EVENT, dead.event_id),
-        subject=dead.subject,
-        resource_id=dead.resource,
-        partition=dead.partition,
-        attempts=dead.attempts,
-        last_error=dead.last_error,
-        die_time=to_timestamp(dead.died_at),
-    )
-
-
-def _to_status(
-    queues: Sequence[Queue], leases: Sequence[LeaseState], differing: int
-) -> pb.GetStatusResponse:
-    return pb.GetStatusResponse(
-        queues=[
-            pb.Queue(name=queue.name, pending=queue.pending, oldest_time=to_timestamp(queue.oldest))
-            for queue in queues
-        ],
-        leases=[
-            pb.Lease(
-                kind=lease.kind,
-                shard=lease.shard,
-                holder=str(lease.holder or ""),
-                term=lease.term,
+    async def ListWaiting(
+        self, request: pb.ListWaitingRequest, context: Context
+    ) -> pb.ListWaitingResponse:
+        """See the proto."""
+        call = current_call()
+        given = messages.waiting_filter(request, call.principal.tenant_id)
+        after = messages.read_place(read_key(request, messages.PLACE_BYTES))
+        limit = page_size(request.page_size) + 1
+        async with self._house.worker.connection() as connection:
+            rows = await waiting.list_waiting(
+                connection, given, WANTED, after=after, now=call.now, limit=limit
             )
-            for lease in leases
-        ],
-        unreconciled_buckets=differing,
-    )
+        page, token = cut_keyed_page(
+            request, rows, lambda place: messages.place_key(rows[place].key)
+        )
+        return pb.ListWaitingResponse(events=map(messages.to_waiting, page), next_page_token=token)
+
+    async def Pause(self, request: pb.PauseRequest, context: Context) -> pb.PauseResponse:
+        """See the proto."""
+        target = messages.pause_target(request)
+
+        async def work(tx: Connection, call: Call) -> pb.PauseResponse:
+            order = _order(call, request.reason)
+            made = await pauses.pause(tx, target, order, WANTED, now=call.now)
+            return pb.PauseResponse(pause=messages.to_pause(made))
+
+        return await self._house.mutate_as_operator(request, pb.PauseResponse, work)
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
+        """See the proto."""
+        target = messages.pause_target(request)
+
+        async def work(tx: Connection, call: Call) -> pb.ResumeResponse:
+            order = _order(call, request.reason)
+            ended = await pauses.resume(tx, target, order, now=call.now)
+            return pb.ResumeResponse(pause=messages.to_pause(ended))
+
+        return await self._house.mutate_as_operator(request, pb.ResumeResponse, work)
+
+
+def _order(call: Call, reason: str) -> Order:
+    return Order(call.cause, call.method, reason, call.principal.tenant_id)

@@ -200,7 +200,7 @@ async def test_the_command_plans_by_default_and_starts_by_the_token_alone(
     name = next(word for word in told.split() if word.startswith("rpl_"))
     assert await world.value("SELECT note FROM replays") == "because [of] it"
 
-    watching = asyncio.create_task(tollway(rim, "show", name, "--follow"))
+    watching = asyncio.create_task(tollway(rim, "watch", name))
     await carry_out(world, decode(Prefix.REPLAY, name), watching)
     status, told = await watching
     assert status == 0, told

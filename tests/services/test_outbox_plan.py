@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import asyncpg
 import queries.outbox
 
@@ -24,7 +26,8 @@ async def test_the_head_of_a_shard_is_read_without_a_sort_whatever_the_statistic
     connection = await asyncpg.connect(databases.url)
     try:
         await connection.execute(f"PREPARE pending AS {queries.outbox.LIST_PENDING}")
-        call = "('{0,1,2,3}', '{}', now(), 100)"
+        hundred = "'{100,100,100,100}'"
+        call = f"('{{0,1,2,3}}', array_fill('{UUID(int=0)}'::uuid, '{{4}}'), {hundred}, {hundred}, '{{}}', now())"
         for statistics in (
             "SELECT 1",
             "ANALYZE outbox",

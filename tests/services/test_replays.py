@@ -306,7 +306,7 @@ async def test_a_start_commits_the_replay_its_audit_and_its_event_together(
     told = replay_events_pb2.BillingReplayStarted()
     assert event_pb2.Event.FromString(row["envelope"]).data.Unpack(told)
     assert told == replay_events_pb2.BillingReplayStarted(
-        replay_id=resource, matched=2, plan_hash=planned.plan.digest.hex()
+        replay_id=resource, matched=2, plan_hash=planned.plan.digest.hex(), target="bus"
     )
     assert row["resource_version"] == view.row.version == 1
     for role in (world.databases.api, world.databases.worker):

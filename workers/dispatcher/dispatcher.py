@@ -24,6 +24,7 @@ from workers.dispatcher.messages import message_of
 from workers.dispatcher.publishing import Published, publish
 from workers.dispatcher.settings import DispatcherSettings
 from workers.dispatcher.shards import Shard, Shards
+from workers.dispatcher.window import Window
 from workers.ground import Ground
 from workers.leases import LeaseKeeper
 from workers.loop import run_loop
@@ -37,13 +38,12 @@ NOT_IN_LOG = "the event is not in the log"
 
 @dataclass(slots=True)
 class Batch:
-    """One shard's rows that are published together; `cut` when the rows did not all fit."""
+    """One shard's rows that are published together."""
 
     shard: Shard
     rows: list[Pending] = field(default_factory=list)
     messages: list[BusMessage] = field(default_factory=list)
     unlogged: list[Pending] = field(default_factory=list)
-    cut: bool = False
 
     @property
     def count(self) -> int:
@@ -64,6 +64,7 @@ class Dispatcher:
         self._database, self._bus, self._clock = ground.database, ground.bus, ground.clock
         self._keeper, self._settings, self._metrics = keeper, settings, metrics
         self._shards = Shards()
+        self._window = Window(ground, settings)
         ground.bus.on_connection(self._on_connection)
 
     async def run(
@@ -123,10 +124,7 @@ class Dispatcher:
 
     async def _share(self, shards: Sequence[Shard]) -> int:
         """Publishes a little of each shard, and deletes all of it in one statement."""
-        limit = self._settings.shared_rows_max
-        batches = await self._read(shards, (), limit)
-        for batch in batches:
-            batch.shard.deep = batch.cut or batch.count >= limit
+        batches = await self._read(shards, self._settings.shared_rows_max)
         outcomes = await asyncio.gather(*[self._publish(batch) for batch in batches])
         parts = list(zip(batches, outcomes, strict=True))
         await self._delete(parts)
@@ -146,20 +144,20 @@ class Dispatcher:
         count = 0
         limit = self._settings.batch_rows_max
         before: list[tuple[Batch, Published]] = []
-        batches = await self._read([shard], (), limit)
+        batches = await self._read([shard], limit)
         for turn in range(self._settings.batches_per_turn):
-            shard.deep = bool(batches)
             if not batches or not self._keeper.may_act(shard.lease):
                 break
             batch = batches[0]
-            shard.deep = batch.cut or batch.count >= limit
             more = shard.deep and turn + 1 < self._settings.batches_per_turn
             in_flight = [row.position for part, _ in before for row in part.rows]
             in_flight += [row.position for row in batch.rows]
+            unanswered = len(batch.rows)
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(self._publish(batch))
                 deleting = group.create_task(self._delete(before))
-                ahead = group.create_task(self._read([shard], in_flight, limit)) if more else None
+                read = self._read([shard], limit, in_flight, unanswered) if more else None
+                ahead = group.create_task(read) if read is not None else None
             deleting.result()
             before = [(batch, publishing.result())]
             count += len(before[0][1].done)
@@ -174,36 +172,45 @@ class Dispatcher:
     # --- the parts of a turn
 
     async def _read(
-        self, shards: Sequence[Shard], in_flight: Sequence[int], per_shard: int
+        self,
+        shards: Sequence[Shard],
+        per_shard: int,
+        in_flight: Sequence[int] = (),
+        unanswered: int = 0,
     ) -> list[Batch]:
-        """A batch of each shard that has something to publish, in two reads for all."""
-        owned = {shard.lease.shard: shard for shard in shards}
+        """A batch of each shard that has something to publish and may, in two reads for all."""
+        await self._window.look(shards, per_shard, unanswered=unanswered)
+        owned = {shard.lease.shard: shard for shard in shards if self._has_room(shard)}
+        claims = {number: shard.claim(per_shard) for number, shard in owned.items()}
+        if not claims:
+            return []
         rows = await outbox.read_pending(
-            self._database,
-            owned,
-            in_flight=in_flight,
-            now=self._clock.now(),
-            per_shard=per_shard,
+            self._database, list(claims.values()), in_flight=in_flight, now=self._clock.now()
         )
         loaded = await outbox.load_envelopes(
             self._database, rows, bytes_max=self._settings.batch_bytes_max
         )
-        batches = [
-            _batch(owned[number], list(group))
-            for number, group in groupby(loaded, key=lambda publication: publication.row.shard)
-        ]
+        groups = groupby(loaded, key=lambda publication: publication.row.shard)
+        taken = {number: list(group) for number, group in groups}
         # What did not fit is the rest of one shard, and all of those behind it.
         left = {row.shard for row in rows[len(loaded) :]}
-        for number in left:
-            owned[number].deep = True
-        for batch in batches:
-            batch.cut = batch.shard.lease.shard in left
-        return batches
+        for number, shard in owned.items():
+            part = taken.get(number, [])
+            shard.deep = number in left or len(part) >= claims[number].rows_max
+            shard.note_read(claims[number], [one.row for one in part], cut=shard.deep)
+        return [_batch(owned[number], part) for number, part in taken.items()]
+
+    def _has_room(self, shard: Shard) -> bool:
+        if shard.room <= 0:
+            shard.retry_at = time.monotonic() + self._settings.window_poll_s
+        return shard.room > 0
 
     async def _publish(self, batch: Batch) -> Published:
         if not batch.messages or not self._keeper.may_act(batch.shard.lease):
             return Published()
-        return await publish(self._bus, batch.messages, self._settings)
+        published = await publish(self._bus, batch.messages, self._settings)
+        batch.shard.note_published(len(published.done), known=published.outage is None)
+        return published
 
     async def _delete(self, parts: Sequence[tuple[Batch, Published]]) -> None:
         """Deletes what the bus has. A crash before this publishes again."""
@@ -256,7 +263,7 @@ class Dispatcher:
     def _on_connection(self, connected: bool) -> None:
         if connected:
             for shard in self._shards.all():
-                shard.retry_at = 0.0
+                shard.retry_at, shard.stream_end = 0.0, None
 
     def _show(self) -> None:
         shards = self._shards.all()

@@ -28,6 +28,10 @@ class DispatcherSettings:
     plain_rows_max: int = 8
     # How many plain publishes are under way at once when a batch was refused.
     singles_at_once_max: int = 100
+    # Unrouted messages per partition while a router is at work: a longer backlog waits in the outbox, where tenants
+    # take turns, and not in the stream, where the first comes first.
+    publish_ahead: int = 2_000
+    window_poll_s: float = 0.01  # a shard whose partition is that full is looked at again
     attempts_max: int = 8
     refused_backoff: ExponentialBackoff = REFUSED_BACKOFF
     outage_backoff: ExponentialBackoff = OUTAGE_BACKOFF
@@ -45,3 +49,5 @@ class DispatcherSettings:
             raise ValueError(f"batch_rows_max must be from 1 to {BATCH_MAX_MESSAGES}")
         if not 1 <= self.shared_rows_max <= self.batch_rows_max:
             raise ValueError("shared_rows_max must be from 1 to batch_rows_max")
+        if self.publish_ahead < 1:
+            raise ValueError("publish_ahead must be at least 1")

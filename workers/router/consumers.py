@@ -14,9 +14,10 @@ from typing import Self
 from uuid import UUID
 
 from billing.runtime.db import Connection
+from billing.services.consumers import ORDERED
 from billing.services.events import SCHEMA_VERSION
 from billing.services.incoming import Handler, Incoming
-from billing.services.routing import CONSUMERS_MAX
+from billing.services.routing import CONSUMER_LENGTH_MAX, CONSUMERS_MAX
 from billing.services.subjects import CUSTOM_PREFIX
 
 Handlers = Mapping[str, Handler]
@@ -82,13 +83,17 @@ def house_consumers(*, invoice_grace: timedelta) -> tuple[Consumer, ...]:
         "rating.completed": invoice_drafts.note_rating,
     }
     return (
-        Consumer.of("subscription", subscriptions, ordered=True),
-        Consumer.of("usage", usage),
-        Consumer.of("scheduler", schedule, ordered=True),
-        Consumer.of("invoice", invoices, ordered=True),
+        _grouped("subscription", subscriptions),
+        _grouped("usage", usage),
+        _grouped("scheduler", schedule),
+        _grouped("invoice", invoices),
         Consumer("webhooks", None, webhook_fanout.fan_out),
         Consumer("feed", None, event_feed.append),
     )
+
+
+def _grouped(name: str, handlers: Handlers) -> Consumer:
+    return Consumer.of(name, handlers, ordered=name in ORDERED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class Routes:
     def __init__(self, consumers: Sequence[Consumer], known: frozenset[str]) -> None:
         if len(consumers) > CONSUMERS_MAX:
             raise ValueError(f"At most {CONSUMERS_MAX} consumers, not {len(consumers)}.")
+        if long := [c.name for c in consumers if len(c.name.encode()) > CONSUMER_LENGTH_MAX]:
+            raise ValueError(f"A consumer's name has at most {CONSUMER_LENGTH_MAX} bytes: {long}")
         self.consumers = tuple(consumers)
         self.names = [consumer.name for consumer in consumers]
         self.ordered = [consumer.name for consumer in consumers if consumer.ordered]

@@ -16,12 +16,12 @@ from uuid import UUID
 from billing.runtime.db import Connection, Database
 from billing.runtime.faults import Fault, fault_of
 from billing.services import routing
-from billing.services.holding import Holding, read_holding
 from billing.services.incoming import Incoming
 from billing.services.routing import ANY_CONSUMER, Advance, Arrived, Marked, Waiting
 from workers.router.arrivals import Arrival
 from workers.router.consumers import Consumer, Routes
 from workers.router.isolation import describe, handle_apart, refuse_overtaking
+from workers.router.parts import Part, read_standing
 from workers.router.settings import RouterSettings
 
 log = logging.getLogger(__name__)
@@ -90,16 +90,16 @@ class CycleRunner:
                 tx, cycle.advances, self._routes.names, _columns(cycle.arrivals)
             )
             arrivals = _guarded(cycle, marked)
-            holding = await _holding(tx, arrivals)
+            standing = await read_standing(tx, arrivals)
             for place, consumer in enumerate(consumers):
-                fresh, held, known = holding.part(
-                    consumer, _fresh(arrivals, place, marked.repeated)
-                )
+                part = standing.part(consumer, _fresh(arrivals, place, marked.repeated))
+                fresh = part.fresh
                 waiting = set(await consumer.handle(tx, fresh, cycle.now)) if fresh else set()
                 refuse_overtaking(consumer, fresh, waiting)
-                if waiting or held or known:
-                    await routing.unmark(tx, consumer.name, waiting | held | known)
-                    parked += self._to_wait(consumer, arrivals, waiting | held, cycle.now)
+                part.held |= waiting
+                if part.unhandled:
+                    await routing.unmark(tx, consumer.name, part.unhandled)
+                    parked += self._to_wait(consumer, arrivals, part, cycle.now)
             parked += self._unknown(arrivals, cycle.now)
             await routing.park(tx, parked, now=cycle.now)
         done.partitions = marked.partitions
@@ -122,12 +122,12 @@ class CycleRunner:
         async with self._database.transaction() as tx:
             marked = await self._advance_only(tx, cycle)
             arrivals = _guarded(cycle, marked)
-            holding = await _holding(tx, arrivals)
+            standing = await read_standing(tx, arrivals)
             for place, consumer in enumerate(self._routes.consumers):
-                events, held, _ = holding.part(consumer, _fresh(arrivals, place, frozenset()))
-                isolated = await handle_apart(tx, consumer, events, cycle.now)
-                held |= isolated.waiting | isolated.held
-                parked += self._to_wait(consumer, arrivals, held, cycle.now)
+                part = standing.part(consumer, _fresh(arrivals, place, frozenset()))
+                isolated = await handle_apart(tx, consumer, part.fresh, cycle.now)
+                part.held |= isolated.waiting | isolated.held
+                parked += self._to_wait(consumer, arrivals, part, cycle.now)
                 parked += self._failed(consumer, arrivals, isolated.failed, cycle.now)
             parked += self._unknown(arrivals, cycle.now)
             await routing.park(tx, parked, now=cycle.now)
@@ -139,11 +139,11 @@ class CycleRunner:
         async with self._database.transaction() as tx:
             marked = await self._advance_only(tx, cycle)
             arrivals = _guarded(cycle, marked)
-            holding = await _holding(tx, arrivals)
+            standing = await read_standing(tx, arrivals)
             for place, consumer in enumerate(self._routes.consumers):
-                events, held, _ = holding.part(consumer, _fresh(arrivals, place, frozenset()))
-                parked += self._to_wait(consumer, arrivals, held, cycle.now)
-                failed = {event.event_id: error for event in events}
+                part = standing.part(consumer, _fresh(arrivals, place, frozenset()))
+                parked += self._to_wait(consumer, arrivals, part, cycle.now)
+                failed = {event.event_id: error for event in part.fresh}
                 parked += self._failed(consumer, arrivals, failed, cycle.now)
             parked += self._unknown(arrivals, cycle.now)
             await routing.park(tx, parked, now=cycle.now)
@@ -156,13 +156,21 @@ class CycleRunner:
     # --- rows that wait
 
     def _to_wait(
-        self, consumer: Consumer, arrivals: Sequence[Arrival], ids: set[UUID], now: datetime
+        self, consumer: Consumer, arrivals: Sequence[Arrival], part: Part, now: datetime
     ) -> list[Waiting]:
-        at = now + self._settings.wait_min
+        soon = now + self._settings.wait_min
         return [
-            waiting_row(consumer.name, arrival.incoming, at, replay_id=arrival.replay_id)
+            waiting_row(
+                consumer.name,
+                arrival.incoming,
+                None if event_id in part.paused else soon,
+                replay_id=arrival.replay_id,
+                paused=event_id in part.paused or event_id in part.parked,
+            )
             for arrival in arrivals
-            if arrival.incoming.event_id in ids
+            if (event_id := arrival.incoming.event_id) in part.paused
+            or event_id in part.parked
+            or event_id in part.held
         ]
 
     def _failed(
@@ -195,9 +203,16 @@ class CycleRunner:
 
 
 def waiting_row(
-    consumer: str, event: Incoming, at: datetime, *, replay_id: UUID, error: str | None = None
+    consumer: str,
+    event: Incoming,
+    at: datetime | None,
+    *,
+    replay_id: UUID,
+    error: str | None = None,
+    paused: bool = False,
 ) -> Waiting:
-    """An event that waits for `consumer`; with an error its first attempt is counted."""
+    """An event that waits for `consumer`, until it is resumed when `at` is None; with an error its first attempt is
+    counted."""
     return Waiting(
         consumer=consumer,
         resource=event.resource,
@@ -210,44 +225,8 @@ def waiting_row(
         attempts=0 if error is None else 1,
         last_error=error or "",
         replay_id=replay_id,
+        paused=paused,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """What stands before the cycle's events: stored rows, and unknown events of the cycle itself."""
-
-    stored: Holding
-    behind_unknown: frozenset[UUID]
-
-    def part(
-        self, consumer: Consumer, events: list[Incoming]
-    ) -> tuple[list[Incoming], set[UUID], set[UUID]]:
-        """The events to handle now, the ids of those that are held, and of those that wait or are dead already."""
-        if not self.stored.resources and not self.behind_unknown:
-            return events, set(), set()
-        known = {e.event_id for e in events if self.stored.has(consumer.name, e)}
-        held: set[UUID] = set()
-        if consumer.ordered:
-            held = {
-                e.event_id
-                for e in events
-                if e.event_id in self.behind_unknown or self.stored.holds(consumer.name, e)
-            } - known
-        return [e for e in events if e.event_id not in known | held], held, known
-
-
-async def _holding(tx: Connection, arrivals: Sequence[Arrival]) -> _Held:
-    stored = await read_holding(tx, [arrival.incoming for arrival in arrivals])
-    unknown: set[tuple[UUID, str]] = set()
-    behind: set[UUID] = set()
-    for arrival in arrivals:
-        event = arrival.incoming
-        if (event.tenant_id, event.resource) in unknown:
-            behind.add(event.event_id)
-        if arrival.unknown:
-            unknown.add((event.tenant_id, event.resource))
-    return _Held(stored, frozenset(behind))
 
 
 def _columns(arrivals: Sequence[Arrival]) -> Arrived:

@@ -1,8 +1,8 @@
-"""Router, step 4: events that wait are tried again.
+"""Router, step 4: events that wait are tried again, and what a pause had parked is let through.
 
 Invariant: a retry stands behind the position rows of its partitions, like every transaction of the router. An event
 that fails by its own fault counts an attempt and waits longer; after the last it is a dead letter, with its error. One
-that only has to wait counts none and never dies.
+that only has to wait counts none and never dies; nor does what waits for a paused consumer or tenant, untried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from billing.domain.errors import InvalidId
 from billing.runtime.db import Connection, Database
 from billing.runtime.faults import Fault, fault_of
-from billing.services import routing
+from billing.services import pauses, routing
 from billing.services.holding import list_followers, read_holding
 from billing.services.incoming import Incoming
 from billing.services.leases import Lease
@@ -40,6 +40,7 @@ class Retried:
     handled: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     parked: Counter[str] = field(default_factory=Counter)
+    full: bool = False  # as many as are taken at once, so there may be more
 
     @property
     def progress(self) -> int:
@@ -68,7 +69,9 @@ class Parking:
         """Tries what is due in these partitions, a bounded number. Raises what the database does when it is away."""
         async with self._database.connection() as connection:
             partitions = [lease.shard for lease in leases]
-            if not await self._due(connection, partitions, now, 1):
+            paused = await pauses.router_pauses(connection)
+            quiet = not paused.paused and not paused.resuming
+            if quiet and not await self._due(connection, partitions, now, 1):
                 return Retried()
         try:
             retried = await self._retry(leases, now, self._most)
@@ -88,15 +91,18 @@ class Parking:
     ) -> Retried:
         async with self._database.transaction() as tx:
             held = await routing.lock_positions(tx, leases)
+            await pauses.apply(tx, held, now=now, most=self._settings.release_events_max)
             due = await self._due(tx, held, now, most)
+            full = len(due) == most
             if blame is None:
                 # Behind a head that is handled, what it held back goes at once.
-                ordered = [row for row in due if row.waiting.consumer in self._routes.ordered]
-                due += await list_followers(tx, ordered) if most > 1 else []
+                due += await list_followers(tx, due, self._routes.ordered) if most > 1 else []
                 outcome = await self._try(tx, due, now)
             else:
                 outcome = _Outcome(failed=[(row, blame) for row in due])
-            return await self._settle(tx, outcome, now)
+            retried = await self._settle(tx, outcome, now)
+            retried.full = full
+            return retried
 
     async def _due(
         self, connection: Connection, partitions: Collection[int], now: datetime, most: int
@@ -183,11 +189,16 @@ class Parking:
         for consumer in late:
             if holding.has(consumer.name, event):
                 continue
-            held = consumer.ordered and holding.holds(consumer.name, event, under_any=False)
+            name, ordered = consumer.name, consumer.ordered
+            paused = holding.is_paused(name, event)
+            parked = paused or holding.holds(name, event, ordered=False)
+            held = parked or holding.holds(name, event, ordered=ordered, under_any=False)
             isolated = await handle_apart(tx, consumer, [] if held else [event], now)
             if held or isolated.waiting:
-                at = now + self._settings.wait_min
-                outcome.parked.append(waiting_row(consumer.name, event, at, replay_id=replay_id))
+                at = None if paused else now + self._settings.wait_min
+                outcome.parked.append(
+                    waiting_row(name, event, at, replay_id=replay_id, paused=parked)
+                )
             for error in isolated.failed.values():
                 at = now + self._settings.failed_backoff.delay(1, jitter_permille=0)
                 outcome.parked.append(
@@ -202,7 +213,11 @@ class Parking:
             attempts = row.waiting.attempts + 1
             pause = self._settings.failed_backoff.delay(attempts, jitter_permille=_jitter())
             failed = replace(
-                row.waiting, attempts=attempts, last_error=error, next_attempt_at=now + pause
+                row.waiting,
+                attempts=attempts,
+                last_error=error,
+                next_attempt_at=now + pause,
+                paused=False,
             )
             # What no release knows yet is kept for the one that will.
             mortal = failed.consumer != ANY_CONSUMER
@@ -222,7 +237,7 @@ class Parking:
     def _wait_on(self, row: Due, now: datetime) -> Waiting:
         pause = (now - row.parked_at) / 4
         pause = min(max(pause, self._settings.wait_min), self._settings.wait_max)
-        return replace(row.waiting, next_attempt_at=now + pause)
+        return replace(row.waiting, next_attempt_at=now + pause, paused=False)
 
     def _later(self, row: Due, now: datetime) -> Waiting:
         return replace(row.waiting, next_attempt_at=now + self._settings.unknown_wait)

@@ -233,6 +233,8 @@ class Router:
                 await stack.enter_async_context(partition.lock)
                 stack.enter_context(self._keeper.acting(partition.lease))
             retried = await self._parking.retry([p.lease for p in free], self._clock.now())
+        if retried.full and retried.progress:
+            self._retried_at = float("-inf")
         for counter, counts in (
             (self._metrics.retried, retried.handled),
             (self._metrics.dead_letters, retried.dead),

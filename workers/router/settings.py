@@ -37,6 +37,8 @@ class RouterSettings:
     unknown_wait: timedelta = timedelta(seconds=30)
     retry_every_s: float = 0.25
     retry_events_max: int = 100
+    # What a pause had parked becomes due in steps of so many.
+    release_events_max: int = 1_000
     # Cycles at once, on disjoint partitions.
     lanes: int = 2
     idle_s: float = 0.25

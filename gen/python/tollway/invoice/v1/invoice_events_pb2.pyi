@@ -31,6 +31,7 @@ class InvoiceGenerated(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     BOUNDARY_TIME_FIELD_NUMBER: _builtins.int
     FINALIZE_TIME_FIELD_NUMBER: _builtins.int
+    REPLACES_INVOICE_ID_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """The invoice, "inv_…"."""
     customer_id: _builtins.str
@@ -39,13 +40,15 @@ class InvoiceGenerated(_message.Message):
     """The subscription, "sub_…"."""
     kind: _invoice_service_pb2.InvoiceKind.ValueType
     """Why it was made."""
+    replaces_invoice_id: _builtins.str
+    """The void invoice that it is made again for, "inv_…"; empty for the first of its boundary."""
     @_builtins.property
     def boundary_time(self) -> _timestamp_pb2.Timestamp:
         """The boundary that it bills."""
 
     @_builtins.property
     def finalize_time(self) -> _timestamp_pb2.Timestamp:
-        """When it becomes final."""
+        """When it becomes final; unset for a manual one, which waits for somebody."""
 
     def __init__(
         self,
@@ -56,10 +59,11 @@ class InvoiceGenerated(_message.Message):
         kind: _invoice_service_pb2.InvoiceKind.ValueType = ...,
         boundary_time: _timestamp_pb2.Timestamp | None = ...,
         finalize_time: _timestamp_pb2.Timestamp | None = ...,
+        replaces_invoice_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["boundary_time", b"boundary_time", "finalize_time", b"finalize_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary_time", b"boundary_time", "customer_id", b"customer_id", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "kind", b"kind", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boundary_time", b"boundary_time", "customer_id", b"customer_id", "finalize_time", b"finalize_time", "invoice_id", b"invoice_id", "kind", b"kind", "replaces_invoice_id", b"replaces_invoice_id", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

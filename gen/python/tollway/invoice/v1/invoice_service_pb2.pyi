@@ -363,6 +363,10 @@ class Invoice(_message.Message):
     DISCOUNTS_FIELD_NUMBER: _builtins.int
     SELLER_FIELD_NUMBER: _builtins.int
     BUYER_FIELD_NUMBER: _builtins.int
+    REPLACES_INVOICE_ID_FIELD_NUMBER: _builtins.int
+    WAIVED_FIELD_NUMBER: _builtins.int
+    VOID_REASON_FIELD_NUMBER: _builtins.int
+    VOID_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "inv_…"."""
     customer_id: _builtins.str
@@ -379,6 +383,12 @@ class Invoice(_message.Message):
     """Why a draft whose time has come is not final yet, such as USAGE_PENDING; empty otherwise."""
     memo: _builtins.str
     """A note to the customer."""
+    replaces_invoice_id: _builtins.str
+    """The void invoice that this one was made again for, "inv_…"; empty otherwise."""
+    waived: _builtins.bool
+    """Whether it is void and was not made again: nobody pays it, and its amounts count as billed."""
+    void_reason: _builtins.str
+    """Why it was made void, as it was given."""
     @_builtins.property
     def boundary_time(self) -> _timestamp_pb2.Timestamp:
         """The instant of the period's boundary that it bills."""
@@ -447,6 +457,10 @@ class Invoice(_message.Message):
     def buyer(self) -> Global___Party:
         """Who is billed: as of becoming final, of a draft as of now; unset in lists."""
 
+    @_builtins.property
+    def void_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made void."""
+
     def __init__(
         self,
         *,
@@ -475,10 +489,14 @@ class Invoice(_message.Message):
         discounts: _abc.Iterable[Global___InvoiceDiscount] | None = ...,
         seller: Global___Party | None = ...,
         buyer: Global___Party | None = ...,
+        replaces_invoice_id: _builtins.str = ...,
+        waived: _builtins.bool = ...,
+        void_reason: _builtins.str = ...,
+        void_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "discount", b"discount", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "seller", b"seller", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "discount", b"discount", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "seller", b"seller", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total", "void_time", b"void_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "blocked_reason", b"blocked_reason", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "customer_id", b"customer_id", "discount", b"discount", "discounts", b"discounts", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "id", b"id", "kind", b"kind", "lines", b"lines", "memo", b"memo", "number", b"number", "seller", b"seller", "status", b"status", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "blocked_reason", b"blocked_reason", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "customer_id", b"customer_id", "discount", b"discount", "discounts", b"discounts", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "id", b"id", "kind", b"kind", "lines", b"lines", "memo", b"memo", "number", b"number", "replaces_invoice_id", b"replaces_invoice_id", "seller", b"seller", "status", b"status", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total", "void_reason", b"void_reason", "void_time", b"void_time", "waived", b"waived"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,6 +559,7 @@ class ListInvoicesRequest(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
     customer_id: _builtins.str
     """Only of this customer, "cus_…"; empty for all."""
     subscription_id: _builtins.str
@@ -551,6 +570,8 @@ class ListInvoicesRequest(_message.Message):
     """How many at most; 0 means 50, more than 200 is taken as 200."""
     page_token: _builtins.str
     """The next_page_token of the page before."""
+    blocked: _builtins.bool
+    """Only drafts that are blocked, for whatever reason."""
     def __init__(
         self,
         *,
@@ -559,10 +580,11 @@ class ListInvoicesRequest(_message.Message):
         status: Global___InvoiceStatus.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        blocked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -595,3 +617,165 @@ class ListInvoicesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListInvoicesResponse: _TypeAlias = ListInvoicesResponse  # noqa: Y015
+
+@_typing.final
+class PreviewInvoiceRequest(_message.Message):
+    """Which draft to show as it will be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The draft, "inv_…"."""
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewInvoiceRequest: _TypeAlias = PreviewInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class PreviewInvoiceResponse(_message.Message):
+    """The invoice that finalizing now would give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> Global___Invoice:
+        """The invoice with its lines, without a number."""
+
+    def __init__(
+        self,
+        *,
+        invoice: Global___Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewInvoiceResponse: _TypeAlias = PreviewInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class FinalizeInvoiceRequest(_message.Message):
+    """Which draft to make final."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    invoice_id: _builtins.str
+    """The draft, "inv_…"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinalizeInvoiceRequest: _TypeAlias = FinalizeInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class FinalizeInvoiceResponse(_message.Message):
+    """The final invoice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> Global___Invoice:
+        """The invoice with its lines and its number."""
+
+    def __init__(
+        self,
+        *,
+        invoice: Global___Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinalizeInvoiceResponse: _TypeAlias = FinalizeInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class VoidInvoiceRequest(_message.Message):
+    """Which invoice to take back, and what then."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    REISSUE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    invoice_id: _builtins.str
+    """The invoice, "inv_…"."""
+    reissue: _builtins.bool
+    """Whether it is made again; true unless it says false, which waives it."""
+    reason: _builtins.str
+    """Why, for whoever reads the invoice later."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        reissue: _builtins.bool | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_reissue", b"_reissue", "reissue", b"reissue"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_reissue", b"_reissue", "invoice_id", b"invoice_id", "reason", b"reason", "reissue", b"reissue", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__reissue: _TypeAlias = _typing.Literal["reissue"]  # noqa: Y015
+    _WhichOneofArgType__reissue: _TypeAlias = _typing.Literal["_reissue", b"_reissue"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reissue) -> _WhichOneofReturnType__reissue | None: ...
+
+Global___VoidInvoiceRequest: _TypeAlias = VoidInvoiceRequest  # noqa: Y015
+
+@_typing.final
+class VoidInvoiceResponse(_message.Message):
+    """The void invoice, and what replaces it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> Global___Invoice:
+        """The void invoice with its lines."""
+
+    @_builtins.property
+    def replacement(self) -> Global___Invoice:
+        """The draft for the same boundary, without its lines; unset for a waived invoice."""
+
+    def __init__(
+        self,
+        *,
+        invoice: Global___Invoice | None = ...,
+        replacement: Global___Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "replacement", b"replacement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidInvoiceResponse: _TypeAlias = VoidInvoiceResponse  # noqa: Y015

@@ -45,6 +45,21 @@ class InvoiceServiceStub:
                 request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ListInvoicesRequest.SerializeToString,
                 response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ListInvoicesResponse.FromString,
                 _registered_method=True)
+        self.PreviewInvoice = channel.unary_unary(
+                '/tollway.invoice.v1.InvoiceService/PreviewInvoice',
+                request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.PreviewInvoiceRequest.SerializeToString,
+                response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.PreviewInvoiceResponse.FromString,
+                _registered_method=True)
+        self.FinalizeInvoice = channel.unary_unary(
+                '/tollway.invoice.v1.InvoiceService/FinalizeInvoice',
+                request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.FinalizeInvoiceRequest.SerializeToString,
+                response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.FinalizeInvoiceResponse.FromString,
+                _registered_method=True)
+        self.VoidInvoice = channel.unary_unary(
+                '/tollway.invoice.v1.InvoiceService/VoidInvoice',
+                request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.SerializeToString,
+                response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.FromString,
+                _registered_method=True)
 
 
 class InvoiceServiceServicer:
@@ -73,6 +88,42 @@ class InvoiceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewInvoice(self, request, context):
+        """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
+        A blocked draft is shown with its blocked_reason.
+
+        Permission: read.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinalizeInvoice(self, request, context):
+        """Makes a draft final now, before its grace has passed: it gets its number and never changes again.
+
+        Permission: write.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/FinalizeInvoice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidInvoice(self, request, context):
+        """Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
+        unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
+        nobody pays it, and what it billed is not billed again.
+
+        Permission: write.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\", \"reason\": \"wrong price\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InvoiceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +136,21 @@ def add_InvoiceServiceServicer_to_server(servicer, server):
                     servicer.ListInvoices,
                     request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ListInvoicesRequest.FromString,
                     response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ListInvoicesResponse.SerializeToString,
+            ),
+            'PreviewInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewInvoice,
+                    request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.PreviewInvoiceRequest.FromString,
+                    response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.PreviewInvoiceResponse.SerializeToString,
+            ),
+            'FinalizeInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeInvoice,
+                    request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.FinalizeInvoiceRequest.FromString,
+                    response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.FinalizeInvoiceResponse.SerializeToString,
+            ),
+            'VoidInvoice': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidInvoice,
+                    request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.FromString,
+                    response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +208,87 @@ class InvoiceService:
             '/tollway.invoice.v1.InvoiceService/ListInvoices',
             tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ListInvoicesRequest.SerializeToString,
             tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ListInvoicesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.invoice.v1.InvoiceService/PreviewInvoice',
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.PreviewInvoiceRequest.SerializeToString,
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.PreviewInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinalizeInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.invoice.v1.InvoiceService/FinalizeInvoice',
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.FinalizeInvoiceRequest.SerializeToString,
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.FinalizeInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidInvoice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.invoice.v1.InvoiceService/VoidInvoice',
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.SerializeToString,
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,30 @@ class InvoiceServiceStub:
     Errors: CUSTOMER_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "INVOICE_STATUS_OPEN"}' $ADDR tollway.invoice.v1.InvoiceService/ListInvoices
     """
+    PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.PreviewInvoiceRequest, _invoice_service_pb2.PreviewInvoiceResponse]
+    """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
+    A blocked draft is shown with its blocked_reason.
+
+    Permission: read.
+    Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
+    """
+    FinalizeInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.FinalizeInvoiceRequest, _invoice_service_pb2.FinalizeInvoiceResponse]
+    """Makes a draft final now, before its grace has passed: it gets its number and never changes again.
+
+    Permission: write.
+    Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/FinalizeInvoice
+    """
+    VoidInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.VoidInvoiceRequest, _invoice_service_pb2.VoidInvoiceResponse]
+    """Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
+    unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
+    nobody pays it, and what it billed is not billed again.
+
+    Permission: write.
+    Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+    """
 
 class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Invoices: drafts while their grace runs, then open with a number and for ever the same."""
@@ -58,6 +82,48 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: CUSTOMER_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "INVOICE_STATUS_OPEN"}' $ADDR tollway.invoice.v1.InvoiceService/ListInvoices
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewInvoice(
+        self,
+        request: _invoice_service_pb2.PreviewInvoiceRequest,
+        context: _aio.ServicerContext[_invoice_service_pb2.PreviewInvoiceRequest, _abc.Awaitable[_invoice_service_pb2.PreviewInvoiceResponse]],
+    ) -> _abc.Awaitable[_invoice_service_pb2.PreviewInvoiceResponse]:
+        """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
+        A blocked draft is shown with its blocked_reason.
+
+        Permission: read.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
+        """
+
+    @_abc_1.abstractmethod
+    def FinalizeInvoice(
+        self,
+        request: _invoice_service_pb2.FinalizeInvoiceRequest,
+        context: _aio.ServicerContext[_invoice_service_pb2.FinalizeInvoiceRequest, _abc.Awaitable[_invoice_service_pb2.FinalizeInvoiceResponse]],
+    ) -> _abc.Awaitable[_invoice_service_pb2.FinalizeInvoiceResponse]:
+        """Makes a draft final now, before its grace has passed: it gets its number and never changes again.
+
+        Permission: write.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/FinalizeInvoice
+        """
+
+    @_abc_1.abstractmethod
+    def VoidInvoice(
+        self,
+        request: _invoice_service_pb2.VoidInvoiceRequest,
+        context: _aio.ServicerContext[_invoice_service_pb2.VoidInvoiceRequest, _abc.Awaitable[_invoice_service_pb2.VoidInvoiceResponse]],
+    ) -> _abc.Awaitable[_invoice_service_pb2.VoidInvoiceResponse]:
+        """Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
+        unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
+        nobody pays it, and what it billed is not billed again.
+
+        Permission: write.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
         """
 
 def add_InvoiceServiceServicer_to_server(servicer: InvoiceServiceServicer, server: _aio.Server) -> None: ...

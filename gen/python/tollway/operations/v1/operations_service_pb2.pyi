@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,54 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WaitReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_REASON_UNSPECIFIED: _WaitReason.ValueType  # 0
+    """Never sent."""
+    WAIT_REASON_BACKOFF: _WaitReason.ValueType  # 1
+    """Its handler failed; it is tried again at next_attempt_time."""
+    WAIT_REASON_FOLLOWER: _WaitReason.ValueType  # 2
+    """An earlier event of its resource goes first: behind_event_id."""
+    WAIT_REASON_UNKNOWN_SUBJECT: _WaitReason.ValueType  # 3
+    """The running release does not know its subject or its version."""
+    WAIT_REASON_PAUSED: _WaitReason.ValueType  # 4
+    """Its consumer or its tenant is paused."""
+    WAIT_REASON_USAGE_PERIOD_TAKEN: _WaitReason.ValueType  # 5
+    """A usage period of it is being finalized."""
+    WAIT_REASON_DEFERRED: _WaitReason.ValueType  # 6
+    """Its handler has to wait for something else."""
+    WAIT_REASON_DUE: _WaitReason.ValueType  # 7
+    """It was resumed or redriven, and its turn comes."""
+    WAIT_REASON_UNKNOWN_CONSUMER: _WaitReason.ValueType  # 8
+    """The running release has no such consumer."""
+
+class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
+    """Why an event waits."""
+
+WAIT_REASON_UNSPECIFIED: WaitReason.ValueType  # 0
+"""Never sent."""
+WAIT_REASON_BACKOFF: WaitReason.ValueType  # 1
+"""Its handler failed; it is tried again at next_attempt_time."""
+WAIT_REASON_FOLLOWER: WaitReason.ValueType  # 2
+"""An earlier event of its resource goes first: behind_event_id."""
+WAIT_REASON_UNKNOWN_SUBJECT: WaitReason.ValueType  # 3
+"""The running release does not know its subject or its version."""
+WAIT_REASON_PAUSED: WaitReason.ValueType  # 4
+"""Its consumer or its tenant is paused."""
+WAIT_REASON_USAGE_PERIOD_TAKEN: WaitReason.ValueType  # 5
+"""A usage period of it is being finalized."""
+WAIT_REASON_DEFERRED: WaitReason.ValueType  # 6
+"""Its handler has to wait for something else."""
+WAIT_REASON_DUE: WaitReason.ValueType  # 7
+"""It was resumed or redriven, and its turn comes."""
+WAIT_REASON_UNKNOWN_CONSUMER: WaitReason.ValueType  # 8
+"""The running release has no such consumer."""
+Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):
@@ -379,6 +428,7 @@ class GetStatusResponse(_message.Message):
     QUEUES_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     UNRECONCILED_BUCKETS_FIELD_NUMBER: _builtins.int
+    PAUSES_FIELD_NUMBER: _builtins.int
     unreconciled_buckets: _builtins.int
     """How the router's buckets and the recorded rows differ: 0 when they agree."""
     @_builtins.property
@@ -389,17 +439,511 @@ class GetStatusResponse(_message.Message):
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
         """The leases; empty for a tenant's key."""
 
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivePause]:
+        """What is paused, or being resumed; for a tenant's key its own pause."""
+
     def __init__(
         self,
         *,
         queues: _abc.Iterable[Global___Queue] | None = ...,
         leases: _abc.Iterable[Global___Lease] | None = ...,
         unreconciled_buckets: _builtins.int = ...,
+        pauses: _abc.Iterable[Global___ActivePause] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "queues", b"queues", "unreconciled_buckets", b"unreconciled_buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "pauses", b"pauses", "queues", b"queues", "unreconciled_buckets", b"unreconciled_buckets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ActivePause(_message.Message):
+    """Something that is paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
+    RESUME_TIME_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """A shard of the dispatcher."""
+    consumer: _builtins.str
+    """A consumer of the router."""
+    tenant_id: _builtins.str
+    """A tenant."""
+    reason: _builtins.str
+    """Why."""
+    actor: _builtins.str
+    """Who did it."""
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def resume_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was resumed: set until all that had waited has had its turn."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        consumer: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
+        resume_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "pause_time", b"pause_time", "resume_time", b"resume_time", "shard", b"shard", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "consumer", b"consumer", "pause_time", b"pause_time", "reason", b"reason", "resume_time", b"resume_time", "shard", b"shard", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["shard", "consumer", "tenant_id"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___ActivePause: _TypeAlias = ActivePause  # noqa: Y015
+
+@_typing.final
+class PauseRequest(_message.Message):
+    """What to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """A shard of the dispatcher: nothing of it is published."""
+    consumer: _builtins.str
+    """A consumer of the router, such as "invoice": its events wait, and those of all others go on."""
+    tenant_id: _builtins.str
+    """A tenant, "tnt_…": none of its events is published or handled."""
+    reason: _builtins.str
+    """Why, for the audit and for whoever looks at the status."""
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        consumer: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "shard", b"shard", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "reason", b"reason", "request_id", b"request_id", "shard", b"shard", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["shard", "consumer", "tenant_id"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___PauseRequest: _TypeAlias = PauseRequest  # noqa: Y015
+
+@_typing.final
+class PauseResponse(_message.Message):
+    """It is paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pause(self) -> Global___ActivePause:
+        """The pause."""
+
+    def __init__(
+        self,
+        *,
+        pause: Global___ActivePause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseResponse: _TypeAlias = PauseResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRequest(_message.Message):
+    """What to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """A shard of the dispatcher."""
+    consumer: _builtins.str
+    """A consumer of the router."""
+    tenant_id: _builtins.str
+    """A tenant, "tnt_…"."""
+    reason: _builtins.str
+    """Why, for the audit."""
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        consumer: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "shard", b"shard", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "reason", b"reason", "request_id", b"request_id", "shard", b"shard", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["shard", "consumer", "tenant_id"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___ResumeRequest: _TypeAlias = ResumeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeResponse(_message.Message):
+    """It is paused no longer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pause(self) -> Global___ActivePause:
+        """The pause that has ended."""
+
+    def __init__(
+        self,
+        *,
+        pause: Global___ActivePause | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pause", b"pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeResponse: _TypeAlias = ResumeResponse  # noqa: Y015
+
+@_typing.final
+class GetLagRequest(_message.Message):
+    """Asks how far the pipeline is behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLagRequest: _TypeAlias = GetLagRequest  # noqa: Y015
+
+@_typing.final
+class ShardLag(_message.Message):
+    """How far a shard of the dispatcher is behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    OLDEST_TIME_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    pending: _builtins.int
+    """How many events wait to be published; counted up to 100,000."""
+    refused: _builtins.int
+    """How many of them the bus has refused at least once."""
+    @_builtins.property
+    def oldest_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of them was made; unset when nothing waits."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        pending: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        oldest_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_time", b"oldest_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["oldest_time", b"oldest_time", "pending", b"pending", "refused", b"refused", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardLag: _TypeAlias = ShardLag  # noqa: Y015
+
+@_typing.final
+class PartitionLag(_message.Message):
+    """How far the router is behind in a partition of the bus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    UNROUTED_FIELD_NUMBER: _builtins.int
+    FEED_POSITION_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """The partition, which is the dispatcher's shard."""
+    position: _builtins.int
+    """The sequence of the last message that is routed."""
+    unrouted: _builtins.int
+    """How many messages stand behind it; unset when the bus cannot be asked now."""
+    feed_position: _builtins.int
+    """How many events of the partition are in the feed."""
+    gaps: _builtins.int
+    """How often the stream began ahead of the position: messages that only healing brings back."""
+    owned: _builtins.bool
+    """Whether a router owns the partition now."""
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        position: _builtins.int = ...,
+        unrouted: _builtins.int | None = ...,
+        feed_position: _builtins.int = ...,
+        gaps: _builtins.int = ...,
+        owned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unrouted", b"_unrouted", "unrouted", b"unrouted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unrouted", b"_unrouted", "feed_position", b"feed_position", "gaps", b"gaps", "owned", b"owned", "partition", b"partition", "position", b"position", "unrouted", b"unrouted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__unrouted: _TypeAlias = _typing.Literal["unrouted"]  # noqa: Y015
+    _WhichOneofArgType__unrouted: _TypeAlias = _typing.Literal["_unrouted", b"_unrouted"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unrouted) -> _WhichOneofReturnType__unrouted | None: ...
+
+Global___PartitionLag: _TypeAlias = PartitionLag  # noqa: Y015
+
+@_typing.final
+class ConsumerLag(_message.Message):
+    """What waits for a consumer of the router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    OLDEST_TIME_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    """The consumer; "*" are the events that no running release knows yet."""
+    waiting: _builtins.int
+    """How many events wait; counted up to 100,000."""
+    dead: _builtins.int
+    """How many were given up."""
+    @_builtins.property
+    def oldest_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when the oldest of them waits; unset when none does."""
+
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        oldest_time: _timestamp_pb2.Timestamp | None = ...,
+        dead: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_time", b"oldest_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "dead", b"dead", "oldest_time", b"oldest_time", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsumerLag: _TypeAlias = ConsumerLag  # noqa: Y015
+
+@_typing.final
+class GetLagResponse(_message.Message):
+    """How far the pipeline is behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardLag]:
+        """All shards."""
+
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartitionLag]:
+        """All partitions."""
+
+    @_builtins.property
+    def consumers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumerLag]:
+        """All consumers, in the order in which they get an event."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[Global___ShardLag] | None = ...,
+        partitions: _abc.Iterable[Global___PartitionLag] | None = ...,
+        consumers: _abc.Iterable[Global___ConsumerLag] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "partitions", b"partitions", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLagResponse: _TypeAlias = GetLagResponse  # noqa: Y015
+
+@_typing.final
+class ListWaitingRequest(_message.Message):
+    """Which events that wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many; 0 means 50, more than 200 is taken as 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    consumer: _builtins.str
+    """Of this consumer only; empty means all."""
+    tenant_id: _builtins.str
+    """Of this tenant only, "tnt_…"; empty means all."""
+    resource_id: _builtins.str
+    """Of this resource only, such as "sub_…"; empty means all."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consumer: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        resource_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "page_size", b"page_size", "page_token", b"page_token", "resource_id", b"resource_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWaitingRequest: _TypeAlias = ListWaitingRequest  # noqa: Y015
+
+@_typing.final
+class WaitingEvent(_message.Message):
+    """An event that waits for a consumer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    REPLAY_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BEHIND_EVENT_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    PARK_TIME_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event."""
+    consumer: _builtins.str
+    """The consumer; "*" when nobody knows the event yet."""
+    tenant_id: _builtins.str
+    """The tenant of the event."""
+    subject: _builtins.str
+    """The event's subject."""
+    resource_id: _builtins.str
+    """The event's resource."""
+    resource_version: _builtins.int
+    """The version of the resource that the event tells of."""
+    replay_id: _builtins.str
+    """The replay that brought it; empty for a live event."""
+    reason: Global___WaitReason.ValueType
+    """Why it waits."""
+    behind_event_id: _builtins.str
+    """The event that goes first, for a follower."""
+    attempts: _builtins.int
+    """How often its handler failed."""
+    last_error: _builtins.str
+    """What went wrong the last time."""
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is tried again at the earliest; unset while it is paused."""
+
+    @_builtins.property
+    def park_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it waits."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        consumer: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        resource_id: _builtins.str = ...,
+        resource_version: _builtins.int = ...,
+        replay_id: _builtins.str = ...,
+        reason: Global___WaitReason.ValueType = ...,
+        behind_event_id: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        park_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time", "park_time", b"park_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "behind_event_id", b"behind_event_id", "consumer", b"consumer", "event_id", b"event_id", "last_error", b"last_error", "next_attempt_time", b"next_attempt_time", "park_time", b"park_time", "reason", b"reason", "replay_id", b"replay_id", "resource_id", b"resource_id", "resource_version", b"resource_version", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitingEvent: _TypeAlias = WaitingEvent  # noqa: Y015
+
+@_typing.final
+class ListWaitingResponse(_message.Message):
+    """A page of what waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last one."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingEvent]:
+        """The oldest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___WaitingEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWaitingResponse: _TypeAlias = ListWaitingResponse  # noqa: Y015

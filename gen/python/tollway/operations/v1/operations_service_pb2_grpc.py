@@ -60,6 +60,26 @@ class OperationsServiceStub:
                 request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterRequest.SerializeToString,
                 response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterResponse.FromString,
                 _registered_method=True)
+        self.GetLag = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/GetLag',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetLagRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetLagResponse.FromString,
+                _registered_method=True)
+        self.ListWaiting = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/ListWaiting',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListWaitingRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListWaitingResponse.FromString,
+                _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/Pause',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.PauseRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/Resume',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeResponse.FromString,
+                _registered_method=True)
 
 
 class OperationsServiceServicer:
@@ -123,6 +143,53 @@ class OperationsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLag(self, request, context):
+        """Gets how far each part of the pipeline is behind: what each shard has still to publish, what is on the bus and not
+        routed, and what waits or is dead for each consumer.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" $ADDR tollway.operations.v1.OperationsService/GetLag
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWaiting(self, request, context):
+        """Lists the events that wait for a consumer of the router, in the order of their ids, each with why it waits.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "usage"}' $ADDR tollway.operations.v1.OperationsService/ListWaiting
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Pauses a shard of the dispatcher, a consumer of the router, or a tenant. Nothing is lost and no attempt is counted:
+        events of a shard or a tenant wait to be published, those on the bus wait in the router, and nobody else waits for
+        them. A tenant's webhooks that are under way go on.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, CONSUMER_NOT_FOUND, SHARD_NOT_FOUND, TENANT_NOT_FOUND, ALREADY_PAUSED, TOO_MANY_PAUSES.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are wrong"}' $ADDR tollway.operations.v1.OperationsService/Pause
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Resumes what was paused: all that waited goes through, in order per resource, and what comes later follows it.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +217,26 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     servicer.DiscardDeadLetter,
                     request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterRequest.FromString,
                     response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterResponse.SerializeToString,
+            ),
+            'GetLag': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLag,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetLagRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetLagResponse.SerializeToString,
+            ),
+            'ListWaiting': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWaiting,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListWaitingRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListWaitingResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.PauseRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -288,6 +375,114 @@ class OperationsService:
             '/tollway.operations.v1.OperationsService/DiscardDeadLetter',
             tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterRequest.SerializeToString,
             tollway_dot_operations_dot_v1_dot_operations__service__pb2.DiscardDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/GetLag',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetLagRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.GetLagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWaiting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/ListWaiting',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListWaitingRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListWaitingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/Pause',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.PauseRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/Resume',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

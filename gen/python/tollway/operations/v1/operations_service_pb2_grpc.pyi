@@ -53,6 +53,37 @@ class OperationsServiceStub:
     Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
     Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\", \\"reason\\": \\"settled by hand\\"}" $ADDR tollway.operations.v1.OperationsService/DiscardDeadLetter
     """
+    GetLag: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.GetLagRequest, _operations_service_pb2.GetLagResponse]
+    """Gets how far each part of the pipeline is behind: what each shard has still to publish, what is on the bus and not
+    routed, and what waits or is dead for each consumer.
+
+    Permission: operator.
+    Errors: OPERATOR_REQUIRED.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" $ADDR tollway.operations.v1.OperationsService/GetLag
+    """
+    ListWaiting: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListWaitingRequest, _operations_service_pb2.ListWaitingResponse]
+    """Lists the events that wait for a consumer of the router, in the order of their ids, each with why it waits.
+
+    Permission: operator.
+    Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "usage"}' $ADDR tollway.operations.v1.OperationsService/ListWaiting
+    """
+    Pause: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.PauseRequest, _operations_service_pb2.PauseResponse]
+    """Pauses a shard of the dispatcher, a consumer of the router, or a tenant. Nothing is lost and no attempt is counted:
+    events of a shard or a tenant wait to be published, those on the bus wait in the router, and nobody else waits for
+    them. A tenant's webhooks that are under way go on.
+
+    Permission: operator.
+    Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, CONSUMER_NOT_FOUND, SHARD_NOT_FOUND, TENANT_NOT_FOUND, ALREADY_PAUSED, TOO_MANY_PAUSES.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are wrong"}' $ADDR tollway.operations.v1.OperationsService/Pause
+    """
+    Resume: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ResumeRequest, _operations_service_pb2.ResumeResponse]
+    """Resumes what was paused: all that waited goes through, in order per resource, and what comes later follows it.
+
+    Permission: operator.
+    Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
+    """
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The state of the pipeline, for operators."""
@@ -122,6 +153,61 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: operator.
         Errors: DEAD_LETTER_NOT_FOUND, INVALID_ID, OPERATOR_REQUIRED, INVALID_ARGUMENT.
         Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"dead_letter_id\\": \\"$DEAD_LETTER\\", \\"reason\\": \\"settled by hand\\"}" $ADDR tollway.operations.v1.OperationsService/DiscardDeadLetter
+        """
+
+    @_abc_1.abstractmethod
+    def GetLag(
+        self,
+        request: _operations_service_pb2.GetLagRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.GetLagRequest, _abc.Awaitable[_operations_service_pb2.GetLagResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.GetLagResponse]:
+        """Gets how far each part of the pipeline is behind: what each shard has still to publish, what is on the bus and not
+        routed, and what waits or is dead for each consumer.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" $ADDR tollway.operations.v1.OperationsService/GetLag
+        """
+
+    @_abc_1.abstractmethod
+    def ListWaiting(
+        self,
+        request: _operations_service_pb2.ListWaitingRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.ListWaitingRequest, _abc.Awaitable[_operations_service_pb2.ListWaitingResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.ListWaitingResponse]:
+        """Lists the events that wait for a consumer of the router, in the order of their ids, each with why it waits.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "usage"}' $ADDR tollway.operations.v1.OperationsService/ListWaiting
+        """
+
+    @_abc_1.abstractmethod
+    def Pause(
+        self,
+        request: _operations_service_pb2.PauseRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.PauseRequest, _abc.Awaitable[_operations_service_pb2.PauseResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.PauseResponse]:
+        """Pauses a shard of the dispatcher, a consumer of the router, or a tenant. Nothing is lost and no attempt is counted:
+        events of a shard or a tenant wait to be published, those on the bus wait in the router, and nobody else waits for
+        them. A tenant's webhooks that are under way go on.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, CONSUMER_NOT_FOUND, SHARD_NOT_FOUND, TENANT_NOT_FOUND, ALREADY_PAUSED, TOO_MANY_PAUSES.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are wrong"}' $ADDR tollway.operations.v1.OperationsService/Pause
+        """
+
+    @_abc_1.abstractmethod
+    def Resume(
+        self,
+        request: _operations_service_pb2.ResumeRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.ResumeRequest, _abc.Awaitable[_operations_service_pb2.ResumeResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.ResumeResponse]:
+        """Resumes what was paused: all that waited goes through, in order per resource, and what comes later follows it.
+
+        Permission: operator.
+        Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
         """
 
 def add_OperationsServiceServicer_to_server(servicer: OperationsServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,174 @@
+"""Invoices as a client meets them: previewed, made final on demand, taken back, explained."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import grpc
+import pytest
+from tollway.invoice.v1 import invoice_service_pb2 as pb
+
+from billing.domain.ids import Prefix, decode, encode
+from billing.services import test_clock
+from billing.services.keys import Scope
+from tests.driver import DAY, HOUR, Driver, utc
+from tests.server.rim import REQUESTS, Rim
+
+START = utc(2024, 5, 1)
+JUNE = utc(2024, 6, 1)
+JULY = utc(2024, 7, 1)
+SERVICE = "/tollway.invoice.v1.InvoiceService"
+
+
+async def drafted(rim: Rim) -> tuple[Driver, str]:
+    """Acme, whose clock stands half an hour behind a boundary, and its draft with usage, fee, discount and tax."""
+    house = Driver(rim.databases, rim.acme.id)
+    async with rim.databases.api.transaction(rim.acme.id) as tx:
+        await test_clock.create_test_clock(tx, rim.acme.id, START, house.cause(), now=house.now)
+    customer = await house.customer("UA")
+    await house.execute("UPDATE customers SET tax_percent = 20 WHERE id = $1", customer)
+    await house.execute(
+        "INSERT INTO discounts (tenant_id, id, customer_id, display_name, percent, created_at)"
+        " VALUES ($1, $2, $2, 'Ten', 10, $3)",
+        house.tenant_id,
+        customer,
+        START,
+    )
+    await house.plan(fee="49.00", per_minute="0.10", minimum_amount="2.00")
+    await house.subscribe()
+    await house.use(START + HOUR / 60, "10.004")
+    await house.advance(JUNE + HOUR / 2)
+    return house, await draft_of(house)
+
+
+async def draft_of(house: Driver) -> str:
+    identity = await house.value(
+        "SELECT id FROM invoices WHERE tenant_id = $1 AND status = 'draft'", house.tenant_id
+    )
+    return encode(Prefix.INVOICE, identity)
+
+
+async def preview(rim: Rim, invoice_id: str) -> pb.Invoice:
+    request = pb.PreviewInvoiceRequest(invoice_id=invoice_id)
+    shown: pb.Invoice = (await rim.call(f"{SERVICE}/PreviewInvoice", request)).invoice
+    return shown
+
+
+async def finalize(rim: Rim, invoice_id: str, request_id: str = "") -> pb.Invoice:
+    request = pb.FinalizeInvoiceRequest(invoice_id=invoice_id, request_id=request_id)
+    final: pb.Invoice = (await rim.call(f"{SERVICE}/FinalizeInvoice", request)).invoice
+    return final
+
+
+async def get(rim: Rim, invoice_id: str) -> pb.Invoice:
+    request = pb.GetInvoiceRequest(invoice_id=invoice_id)
+    got: pb.Invoice = (await rim.call(f"{SERVICE}/GetInvoice", request)).invoice
+    return got
+
+
+def essence(invoice: pb.Invoice) -> bytes:
+    """All bytes of an invoice but its id, its number and when it became final."""
+    rest = pb.Invoice()
+    rest.CopyFrom(invoice)
+    for name in ("id", "number", "finalized_time"):
+        rest.ClearField(name)
+    return rest.SerializeToString(deterministic=True)
+
+
+async def test_a_preview_is_the_final_invoice_byte_for_byte(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    previewed = await preview(rim, named)
+    assert previewed.status == pb.INVOICE_STATUS_OPEN
+    assert [line.amount.minor_units for line in previewed.lines] == [100, 100, 4900]
+
+    final = await finalize(rim, named)
+
+    assert essence(final) == essence(previewed)
+    assert final.number == "INV-000002"
+    assert final.finalized_time.ToDatetime() == (JUNE + HOUR / 2).replace(tzinfo=None)
+    assert await get(rim, named) == final
+    # The next one has an adjustment as well, is paid by credit, and is zero.
+    await house.use(START + 7 * DAY, "90", backfill=True)
+    await house.execute(
+        "UPDATE credit_balances SET balance = 10000 WHERE tenant_id = $1", house.tenant_id
+    )
+    await house.advance(JULY + HOUR / 2)
+    named = await draft_of(house)
+    previewed = await preview(rim, named)
+    assert previewed.status == pb.INVOICE_STATUS_PAID
+    assert pb.LINE_KIND_ADJUSTMENT in [line.kind for line in previewed.lines]
+    assert essence(await finalize(rim, named)) == essence(previewed)
+
+
+async def test_a_final_invoice_is_neither_previewed_nor_finalized_again(rim: Rim) -> None:
+    _, named = await drafted(rim)
+    first = await finalize(rim, named, "once")
+    assert await finalize(rim, named, "once") == first
+    for method, request in (
+        ("FinalizeInvoice", pb.FinalizeInvoiceRequest(invoice_id=named)),
+        ("PreviewInvoice", pb.PreviewInvoiceRequest(invoice_id=named)),
+    ):
+        refused = await rim.refused(f"{SERVICE}/{method}", request)
+        assert (refused.code, refused.reason) == (
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "INVALID_TRANSITION",
+        )
+
+
+async def test_usage_on_its_way_blocks_a_finalization_and_shows_on_the_preview(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    await house.use(START + DAY, "5")
+    await house.execute("UPDATE invoices SET closed_at = $1 WHERE status = 'draft'", JUNE + DAY)
+    request = pb.FinalizeInvoiceRequest(invoice_id=named)
+    refused = await rim.refused(f"{SERVICE}/FinalizeInvoice", request)
+    assert (refused.reason, refused.retry_s) == ("USAGE_PENDING", 1)
+    shown = await preview(rim, named)
+    assert (shown.blocked_reason, shown.status) == ("USAGE_PENDING", pb.INVOICE_STATUS_DRAFT)
+
+    await house.deliver()
+    final = await finalize(rim, named)
+    assert [line.amount.minor_units for line in final.lines] == [150, 50, 4900]
+
+
+async def test_a_void_is_answered_with_what_replaces_it(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    await finalize(rim, named)
+    request = pb.VoidInvoiceRequest(invoice_id=named, reason="wrong price", request_id="once")
+    answer = await rim.call(f"{SERVICE}/VoidInvoice", request)
+    assert await rim.call(f"{SERVICE}/VoidInvoice", request) == answer
+    assert answer.invoice.status == pb.INVOICE_STATUS_VOID
+    assert (answer.invoice.waived, answer.invoice.void_reason) == (False, "wrong price")
+    assert answer.replacement.status == pb.INVOICE_STATUS_DRAFT
+    assert answer.replacement.replaces_invoice_id == named
+
+    await finalize(rim, answer.replacement.id)
+    waived = await rim.call(
+        f"{SERVICE}/VoidInvoice",
+        pb.VoidInvoiceRequest(invoice_id=answer.replacement.id, reissue=False),
+    )
+    assert waived.invoice.waived
+    assert not waived.HasField("replacement")
+    assert await house.value("SELECT count(*) FROM invoices WHERE status = 'draft'") == 0
+
+
+async def test_blocked_drafts_are_listed_with_their_reason(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    await house.execute(
+        "UPDATE invoices SET blocked_reason = 'RATING_FAILED' WHERE id = $1",
+        decode(Prefix.INVOICE, named),
+    )
+    listed = await rim.call(f"{SERVICE}/ListInvoices", pb.ListInvoicesRequest(blocked=True))
+    assert [(one.id, one.blocked_reason) for one in listed.invoices] == [(named, "RATING_FAILED")]
+    assert len((await rim.call(f"{SERVICE}/ListInvoices", pb.ListInvoicesRequest())).invoices) == 2
+
+
+@pytest.mark.parametrize("method", ["FinalizeInvoice", "VoidInvoice", "PreviewInvoice"])
+async def test_an_invoice_of_another_tenant_does_not_exist(rim: Rim, method: str) -> None:
+    _, named = await drafted(rim)
+    request = REQUESTS[f"{SERVICE}/{method}"]
+    key = rim.other.keys[Scope.ADMIN]
+    refused = await rim.refused(f"{SERVICE}/{method}", request(invoice_id=named), key)
+    assert refused.reason == "INVOICE_NOT_FOUND"
+    nothing = encode(Prefix.INVOICE, UUID(int=1))
+    refused = await rim.refused(f"{SERVICE}/{method}", request(invoice_id=nothing))
+    assert refused.reason == "INVOICE_NOT_FOUND"
