@@ -19,7 +19,7 @@ from tollway.tenant.v1 import tenant_events_pb2
 from tollway.usage.v1 import usage_events_pb2
 
 from billing.domain.ids import Prefix, encode
-from billing.domain.replay import Safety, Target, TargetKind
+from billing.domain.replay import EventStatus, Safety, Target, TargetKind
 from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
@@ -130,15 +130,18 @@ class ReplayWorld:
         }
         target = options.pop("target", BUS)
         safety = Safety(**{name: options.pop(name) for name in SAFETY_FIELDS if name in options})
+        if "status" in options:
+            options["status"] = EventStatus(options["status"])
         selected = FilterDraft(self.tenant_id, subjects, **options)
         return PlanDraft(selected, [target], **limits, safety=safety)
 
-    async def plan(self, *subjects: str, **options: Any) -> Planned:
-        return await self.plan_as(self.draft(*subjects, **options))
+    async def plan(self, *subjects: str, at: datetime | None = None, **options: Any) -> Planned:
+        return await self.plan_as(self.draft(*subjects, **options), at)
 
-    async def plan_as(self, draft: PlanDraft) -> Planned:
+    async def plan_as(self, draft: PlanDraft, at: datetime | None = None) -> Planned:
+        """A plan as of `at`: events that are younger than a range may end are planned a little ahead."""
         async with self.databases.api.transaction(self.tenant_id, snapshot=True) as tx:
-            return await plan_replay(tx, draft, WANTED, now=self.now)
+            return await plan_replay(tx, draft, WANTED, now=at or self.now)
 
     def confirm(
         self, planned: Planned, actor: str = ACTOR, *, now: datetime | None = None

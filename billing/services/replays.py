@@ -18,7 +18,7 @@ from tollway.replay.v1 import replay_events_pb2
 
 from billing.domain.errors import Invalid, PermissionDenied, Precondition, Unavailable
 from billing.domain.ids import Prefix, encode
-from billing.domain.replay import ACTIVE, Mode, ReplayStatus
+from billing.domain.replay import ACTIVE, Mode, ReplayStatus, TargetKind
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
@@ -90,8 +90,11 @@ class ReplayView:
     def remaining(self, now: datetime) -> timedelta | None:
         """How long it still takes, as fast as it went so far; None when it does not run or has not begun."""
         done = self.published + self.failed
-        # What was skipped on the way to the bus was sent too; elsewhere it was passed over.
-        left = self.row.matched - max(done, min(done + self.row.skipped, self.row.matched))
+        if (
+            self.plan.target.kind is not TargetKind.BUS
+        ):  # on the way to the bus, what is skipped there is sent too
+            done += self.row.skipped
+        left = max(self.row.matched - done, 0)
         elapsed = now - self.row.started_at
         if self.row.status != ReplayStatus.RUNNING or not done or elapsed <= timedelta():
             return None

@@ -21,6 +21,7 @@ __all__ = [
     "InvoiceItem",
     "InvoiceLine",
     "Meter",
+    "Pause",
     "Plan",
     "Price",
     "Replay",
@@ -33,6 +34,7 @@ __all__ = [
     "UsagePeriod",
     "Webhook",
     "WebhookHealth",
+    "WebhookRecovery",
 ]
 
 
@@ -261,6 +263,19 @@ class Meter:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """One row of pauses."""
+
+    shard: int | None
+    consumer: str | None
+    tenant_id: uuid.UUID | None
+    reason: str
+    actor: str
+    paused_at: datetime.datetime
+    resumed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
     """One row of plans."""
 
@@ -341,6 +356,7 @@ class RouterWaiting:
     next_attempt_at: datetime.datetime
     last_error: str
     parked_at: datetime.datetime
+    paused: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -489,3 +505,26 @@ class WebhookHealth:
     failures: int
     open_until: datetime.datetime | None
     probe_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WebhookRecovery:
+    """One row of webhook_recoveries."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    webhook_id: uuid.UUID
+    actor: str
+    note: str
+    after_event: uuid.UUID
+    last_event: uuid.UUID
+    states: list[str]
+    subjects: list[str]
+    rate_per_second: int
+    status: str
+    matched: int
+    made: int
+    done_until: uuid.UUID
+    armed_at: datetime.datetime
+    created_at: datetime.datetime
+    finished_at: datetime.datetime | None

@@ -14,9 +14,11 @@ from .connection import ConnectionLike, affected_rows
 __all__ = [
     "ListEnvelopesRow",
     "ListPendingRow",
+    "ListRoutedRow",
     "delete_published",
     "list_envelopes",
     "list_pending",
+    "list_routed",
     "move_to_dead_letters",
     "postpone_refused",
 ]
@@ -39,33 +41,38 @@ class ListPendingRow:
 
 
 LIST_PENDING: typing.Final = """-- name: ListPending :many
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target,
-       o.replay_id, o.attempts
-FROM unnest($1::smallint[]) AS s (shard)
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target, o.replay_id, o.attempts
+FROM unnest($1::smallint[], $2::uuid[], $3::integer[], $4::integer[])
+     AS s (shard, after_tenant, per_tenant, per_shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.target,
-           h.replay_id, h.attempts
-    FROM (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.target,
-               q.replay_id, q.attempts
-        FROM outbox q WHERE q.shard = s.shard
-        ORDER BY q.shard, q.priority, q.position
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.position, h.subject, h.resource, h.target, h.replay_id,
+           h.attempts, row_number() OVER () AS place
+    FROM (VALUES (0::smallint), (1::smallint)) AS p (priority)
+    CROSS JOIN LATERAL outbox_tenants(s.shard, p.priority, s.after_tenant) AS t (tenant_id)
+    CROSS JOIN LATERAL (
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.position, q.subject, q.resource, q.target, q.replay_id,
+               q.attempts
+        FROM outbox q
+        WHERE q.shard = s.shard AND q.priority = p.priority AND q.tenant_id = t.tenant_id
+          AND q.position NOT IN (SELECT f.position FROM unnest($5::bigint[]) AS f (position))
+          AND (NOT (SELECT EXISTS (SELECT 1 FROM outbox r WHERE r.shard = ANY ($1::smallint[]) AND r.attempts > 0))
+               OR NOT EXISTS (
+                   SELECT 1 FROM outbox r
+                   WHERE r.shard = q.shard AND r.tenant_id = q.tenant_id AND r.resource = q.resource AND r.attempts > 0
+                     AND r.position <= q.position AND r.purpose = q.purpose AND r.next_attempt_at > $6::timestamptz))
+          AND (q.purpose <> 'first'
+               OR NOT (SELECT EXISTS (SELECT 1 FROM outbox_dead_letters d WHERE d.purpose = 'first'))
+               OR NOT EXISTS (
+                   SELECT 1 FROM outbox_dead_letters d
+                   WHERE d.tenant_id = q.tenant_id AND d.resource = q.resource AND d.purpose = 'first'
+                     AND d.position < q.position))
+        ORDER BY q.shard, q.priority, q.tenant_id, q.position
+        LIMIT s.per_tenant
     ) AS h
-    WHERE h.position NOT IN (SELECT f.position FROM unnest($2::bigint[]) AS f (position))
-      AND (NOT (SELECT EXISTS (SELECT 1 FROM outbox r WHERE r.shard = ANY ($1::smallint[]) AND r.attempts > 0))
-           OR NOT EXISTS (
-               SELECT 1 FROM outbox r
-               WHERE r.shard = h.shard AND r.tenant_id = h.tenant_id AND r.resource = h.resource AND r.attempts > 0
-                 AND r.position <= h.position AND r.purpose = h.purpose AND r.next_attempt_at > $3::timestamptz))
-      AND (h.purpose <> 'first'
-           OR NOT (SELECT EXISTS (SELECT 1 FROM outbox_dead_letters d WHERE d.purpose = 'first'))
-           OR NOT EXISTS (
-               SELECT 1 FROM outbox_dead_letters d
-               WHERE d.tenant_id = h.tenant_id AND d.resource = h.resource AND d.purpose = 'first'
-                 AND d.position < h.position))
-    LIMIT (SELECT $4::integer)
+    LIMIT s.per_shard
 ) AS o
-ORDER BY o.shard, o.priority, o.position
+WHERE s.shard NOT IN (SELECT x.shard FROM pauses x WHERE x.shard IS NOT NULL)
+ORDER BY o.shard, o.place
 """
 
 
@@ -73,20 +80,56 @@ async def list_pending(
     conn: ConnectionLike,
     *,
     shards: collections.abc.Sequence[int],
+    after_tenants: collections.abc.Sequence[uuid.UUID],
+    per_tenant: collections.abc.Sequence[int],
+    per_shard: collections.abc.Sequence[int],
     in_flight: collections.abc.Sequence[int],
     now: datetime.datetime,
-    per_shard: int,
 ) -> list[ListPendingRow]:
     """Publish path, steps 2 and 4: the publications that are still to be made.
-    The head of each shard in the order of publishing: by priority, then position. Left out are rows that an earlier
-    read is publishing just now (in_flight), and rows of a resource that waits for an earlier row of the same purpose:
-    one that was refused and is not due again, or a `first` one that is dead.
-    The two probes without a column of `h` run once per statement, and nearly always spare the probes per row. The inner
-    subselect and the LIMIT that is itself a subselect keep the planner on the index outbox_in_order, whatever its
-    statistics say of a table that is empty one second and full the next: a sort would read the whole backlog each time.
+    The head of each shard: by priority, then tenant by tenant from behind `after_tenant` on and round to it, at most
+    `per_tenant` rows of each in the order of their positions, and `per_shard` in all. So whoever is cut off is the first of
+    the next read, and the rows of a paused tenant, or of one that has had its share, are stepped over unread.
+    Left out are paused shards, rows that an earlier read is publishing just now (in_flight), and rows of a resource that
+    waits for an earlier row of the same purpose: one that was refused and is not due again, or a `first` one that is dead.
+    The two probes without a column of `q` run once per statement, and nearly always spare the probes per row.
     """
-    rows = await conn.fetch(LIST_PENDING, shards, in_flight, now, per_shard)
+    rows = await conn.fetch(
+        LIST_PENDING,
+        shards,
+        after_tenants,
+        per_tenant,
+        per_shard,
+        in_flight,
+        now,
+    )
     return [ListPendingRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListRoutedRow:
+    """One row of list_routed."""
+
+    partition: int
+    stream_identity: str
+    last_sequence: int
+
+
+LIST_ROUTED: typing.Final = """-- name: ListRouted :many
+SELECT p.partition, p.stream_identity, p.last_sequence FROM router_positions p
+JOIN leases l ON l.kind = 'router' AND l.shard = p.partition
+WHERE p.partition = ANY ($1::smallint[]) AND l.holder IS NOT NULL AND l.expires_at > clock_timestamp()
+"""
+
+
+async def list_routed(
+    conn: ConnectionLike,
+    *,
+    partitions: collections.abc.Sequence[int],
+) -> list[ListRoutedRow]:
+    """How far each partition is routed, where a router is at work: it holds a lease that has not run out."""
+    rows = await conn.fetch(LIST_ROUTED, partitions)
+    return [ListRoutedRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -827,10 +827,10 @@ WITH given AS (
     ON CONFLICT DO NOTHING
     RETURNING event_id
 ), counted AS (
-    INSERT INTO webhook_matched (tenant_id, webhook_id, partition, matched)
+    INSERT INTO webhook_matched (tenant_id, webhook_id, partition, count)
     SELECT $5, $6, $8::smallint, (SELECT count(*) FROM made)
     WHERE EXISTS (SELECT 1 FROM made)
-    ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET matched = webhook_matched.matched + excluded.matched
+    ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET count = webhook_matched.count + excluded.count
 )
 SELECT back.event_id FROM back UNION ALL SELECT made.event_id FROM made
 """

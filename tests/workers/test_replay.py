@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,7 @@ from tollway.event.v1 import event_pb2
 from tollway.replay.v1 import replay_events_pb2
 
 from billing.domain.ids import Prefix, encode
+from billing.domain.replay import Safety, Target
 from billing.services.consumers import WANTED
 from billing.services.replay_filter import FilterDraft
 from billing.services.replay_plan import PlanDraft, plan_replay
@@ -356,10 +358,13 @@ async def let_pass(world: ReplayWorld, view: ReplayView) -> None:
     )
 
 
-async def start_over(backbone: Backbone, world: ReplayWorld, ids: list[UUID]) -> ReplayView:
+async def start_over(
+    backbone: Backbone, world: ReplayWorld, ids: list[UUID], target: Target = BUS, **safety: Any
+) -> ReplayView:
     """Starts a replay of exactly these events, which are younger than a range may end: planned a little ahead."""
     async with backbone.databases.api.transaction(world.tenant_id, snapshot=True) as tx:
-        draft = PlanDraft(FilterDraft(world.tenant_id, event_ids=tuple(ids)), [BUS])
+        selected = FilterDraft(world.tenant_id, event_ids=tuple(ids))
+        draft = PlanDraft(selected, [target], safety=Safety(**safety))
         planned = await plan_replay(tx, draft, WANTED, now=backbone.now + timedelta(seconds=5))
     assert planned.plan.matched == len(ids)
     return await world.start(world.confirm(planned))

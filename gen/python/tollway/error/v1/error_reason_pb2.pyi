@@ -149,7 +149,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AMOUNT_OUT_OF_RANGE: _ErrorReason.ValueType  # 95
     """OUT_OF_RANGE: an amount does not fit into 64 bits of minor units."""
     ERROR_REASON_RATING_FAILED: _ErrorReason.ValueType  # 96
-    """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so."""
+    """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so. Metadata: cause."""
     ERROR_REASON_INVOICE_PARTLY_PAID: _ErrorReason.ValueType  # 97
     """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
     ERROR_REASON_CREDIT_EXCEEDS_LINE: _ErrorReason.ValueType  # 98
@@ -164,6 +164,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 130
     """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+    ERROR_REASON_CONSUMER_NOT_FOUND: _ErrorReason.ValueType  # 200
+    """NOT_FOUND: the router has no such consumer. Metadata: consumer."""
+    ERROR_REASON_SHARD_NOT_FOUND: _ErrorReason.ValueType  # 201
+    """NOT_FOUND: there is no such shard. Metadata: shard, shards."""
+    ERROR_REASON_ALREADY_PAUSED: _ErrorReason.ValueType  # 202
+    """FAILED_PRECONDITION: it is paused already. Metadata: target."""
+    ERROR_REASON_NOT_PAUSED: _ErrorReason.ValueType  # 203
+    """FAILED_PRECONDITION: it is not paused. Metadata: target."""
+    ERROR_REASON_TOO_MANY_PAUSES: _ErrorReason.ValueType  # 204
+    """RESOURCE_EXHAUSTED: there are as many pauses as there may be. Metadata: limit."""
     ERROR_REASON_USAGE_RECORD_NOT_FOUND: _ErrorReason.ValueType  # 280
     """NOT_FOUND: no usage record has this key. Metadata: idempotency_key."""
     ERROR_REASON_USAGE_RECORD_VOIDED: _ErrorReason.ValueType  # 281
@@ -208,6 +218,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a replay of all tenants needs the phrase "replay all tenants"."""
     ERROR_REASON_REPLAY_PLAN_CHANGED: _ErrorReason.ValueType  # 366
     """FAILED_PRECONDITION: the plan_hash is not that of the token's plan. Metadata: planned, given."""
+    ERROR_REASON_RECOVERY_RUNNING: _ErrorReason.ValueType  # 341
+    """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
+    ERROR_REASON_RECOVERY_NOT_FOUND: _ErrorReason.ValueType  # 342
+    """NOT_FOUND: no such recovery in this tenant. Metadata: recovery."""
+    ERROR_REASON_RECOVERY_NOT_RUNNING: _ErrorReason.ValueType  # 343
+    """FAILED_PRECONDITION: the recovery is finished or canceled. Metadata: status."""
+    ERROR_REASON_USAGE_PENDING: _ErrorReason.ValueType  # 300
+    """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
+    ERROR_REASON_INVOICE_BUSY: _ErrorReason.ValueType  # 301
+    """ABORTED: another finalization has the invoice in hand; read it again."""
     ERROR_REASON_PLAN_ARCHIVED: _ErrorReason.ValueType  # 240
     """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
     ERROR_REASON_PRICE_ARCHIVED: _ErrorReason.ValueType  # 241
@@ -347,7 +367,7 @@ ERROR_REASON_INVALID_SECRET: ErrorReason.ValueType  # 94
 ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 95
 """OUT_OF_RANGE: an amount does not fit into 64 bits of minor units."""
 ERROR_REASON_RATING_FAILED: ErrorReason.ValueType  # 96
-"""FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so."""
+"""FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so. Metadata: cause."""
 ERROR_REASON_INVOICE_PARTLY_PAID: ErrorReason.ValueType  # 97
 """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
 ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
@@ -362,6 +382,16 @@ ERROR_REASON_DEAD_LETTER_NOT_FOUND: ErrorReason.ValueType  # 140
 """NOT_FOUND: no such dead letter of the pipeline; it was redriven or discarded, or never was. Metadata: dead_letter."""
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 130
 """INVALID_ARGUMENT: the cursor is none of this tenant's feed."""
+ERROR_REASON_CONSUMER_NOT_FOUND: ErrorReason.ValueType  # 200
+"""NOT_FOUND: the router has no such consumer. Metadata: consumer."""
+ERROR_REASON_SHARD_NOT_FOUND: ErrorReason.ValueType  # 201
+"""NOT_FOUND: there is no such shard. Metadata: shard, shards."""
+ERROR_REASON_ALREADY_PAUSED: ErrorReason.ValueType  # 202
+"""FAILED_PRECONDITION: it is paused already. Metadata: target."""
+ERROR_REASON_NOT_PAUSED: ErrorReason.ValueType  # 203
+"""FAILED_PRECONDITION: it is not paused. Metadata: target."""
+ERROR_REASON_TOO_MANY_PAUSES: ErrorReason.ValueType  # 204
+"""RESOURCE_EXHAUSTED: there are as many pauses as there may be. Metadata: limit."""
 ERROR_REASON_USAGE_RECORD_NOT_FOUND: ErrorReason.ValueType  # 280
 """NOT_FOUND: no usage record has this key. Metadata: idempotency_key."""
 ERROR_REASON_USAGE_RECORD_VOIDED: ErrorReason.ValueType  # 281
@@ -406,6 +436,16 @@ ERROR_REASON_REPLAY_PHRASE_MISSING: ErrorReason.ValueType  # 365
 """FAILED_PRECONDITION: a replay of all tenants needs the phrase "replay all tenants"."""
 ERROR_REASON_REPLAY_PLAN_CHANGED: ErrorReason.ValueType  # 366
 """FAILED_PRECONDITION: the plan_hash is not that of the token's plan. Metadata: planned, given."""
+ERROR_REASON_RECOVERY_RUNNING: ErrorReason.ValueType  # 341
+"""FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
+ERROR_REASON_RECOVERY_NOT_FOUND: ErrorReason.ValueType  # 342
+"""NOT_FOUND: no such recovery in this tenant. Metadata: recovery."""
+ERROR_REASON_RECOVERY_NOT_RUNNING: ErrorReason.ValueType  # 343
+"""FAILED_PRECONDITION: the recovery is finished or canceled. Metadata: status."""
+ERROR_REASON_USAGE_PENDING: ErrorReason.ValueType  # 300
+"""FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
+ERROR_REASON_INVOICE_BUSY: ErrorReason.ValueType  # 301
+"""ABORTED: another finalization has the invoice in hand; read it again."""
 ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 240
 """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
 ERROR_REASON_PRICE_ARCHIVED: ErrorReason.ValueType  # 241
