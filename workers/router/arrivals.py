@@ -68,7 +68,8 @@ def read_arrivals(
         route = routes.of(incoming.subject, incoming.envelope.schema_version)
         if target:
             route = routes.addressed(route, target)
-        arrivals.append(Arrival(incoming, route.wanted, route.unknown, replay_id))
+        wanted = routes.begun(route.wanted, incoming.event_id)
+        arrivals.append(Arrival(incoming, wanted, route.unknown, replay_id))
     return arrivals, unreadable
 
 
