@@ -59,6 +59,10 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.usage.v1.UsageService/AmendUsage": _WRITE,
     "/tollway.usage.v1.UsageService/VoidUsage": _WRITE,
     "/tollway.rating.v1.RatingService/GetCharges": _READ,
+    "/tollway.rating.v1.RatingService/ListRatingFailures": Permission(
+        Scope.READ, without_tenant=True
+    ),
+    "/tollway.rating.v1.RatingService/RetryRating": _WRITE,
     "/tollway.invoice.v1.InvoiceService/GetInvoice": _READ,
     "/tollway.invoice.v1.InvoiceService/ListInvoices": _READ,
     "/tollway.invoice.v1.InvoiceService/PreviewInvoice": _READ,
@@ -97,6 +101,11 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.replay.v1.ReplayService/PlanReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.replay.v1.ReplayService/StartReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.replay.v1.ReplayService/GetReplay": Permission(Scope.READ, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/ListReplays": Permission(Scope.READ, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/WatchReplay": Permission(Scope.READ, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/PauseReplay": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/ResumeReplay": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/CancelReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.operations.v1.OperationsService/GetStatus": Permission(
         Scope.READ, without_tenant=True
     ),
