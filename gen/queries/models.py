@@ -11,6 +11,7 @@ import uuid
 __all__ = [
     "ApiKey",
     "BillingCycle",
+    "BucketWalk",
     "CreditBalance",
     "CreditLedger",
     "Customer",
@@ -66,6 +67,17 @@ class BillingCycle:
     id: uuid.UUID
     period_start: datetime.datetime | None
     closed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BucketWalk:
+    """One row of bucket_walk."""
+
+    id: bool
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    finished_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -336,6 +348,10 @@ class Replay:
     version: int
     started_at: datetime.datetime
     finished_at: datetime.datetime | None
+    target: str
+    status_note: str
+    failures_accepted: int
+    rounds: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
