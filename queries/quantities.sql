@@ -1,13 +1,11 @@
 -- Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
 -- views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
 
--- name: ListPeriodMeters :many
--- What the meters of these usage periods count.
-SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by
-FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
-JOIN usage_periods p
-    ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
-JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id;
+-- name: ListCountingRules :many
+-- What meters count, which is never changed.
+SELECT m.tenant_id, m.id, m.aggregation, m.group_by
+FROM unnest(@tenant_ids::uuid[], @ids::uuid[]) AS k (tenant_id, id)
+JOIN meters m ON m.tenant_id = k.tenant_id AND m.id = k.id;
 
 -- name: ListSumsFromRecords :many
 -- Count, sum and max, one row per usage period and group that has records.

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 
-import queries.quantities
 from queries.models import UsagePeriod
 
 from billing.domain.meter import Aggregation
 from billing.domain.pricing import Price, Usage
 from billing.runtime.db import Connection
+from billing.services.counting_rules import load_counting_rules
 from billing.services.quantity_reads import READS, Asked, Group, PeriodKey, Way, group_of, key_of
 
 __all__ = ["Group", "Measured", "PeriodKey", "Source", "key_of", "measure"]
@@ -51,16 +51,11 @@ async def measure(
     """
     if not wanted:
         return {}
-    meters = await queries.quantities.list_period_meters(
-        tx,
-        tenant_ids=[row.tenant_id for row, _ in wanted],
-        item_ids=[row.item_id for row, _ in wanted],
-        period_starts=[row.period_start for row, _ in wanted],
-    )
-    meter_of = {PeriodKey(row.tenant_id, row.item_id, row.period_start): row for row in meters}
+    rules = await load_counting_rules(tx, [(row.tenant_id, row.meter_id) for row, _ in wanted])
+    meter_of = {key_of(row): rules[row.tenant_id, row.meter_id] for row, _ in wanted}
     asked: dict[Way, list[Asked]] = defaultdict(list)
     for row, price in wanted:
-        aggregation = Aggregation(meter_of[key_of(row)].aggregation)
+        aggregation = meter_of[key_of(row)].aggregation
         asked[_way(aggregation, price, source)].append(Asked(row, aggregation, price))
     groups: dict[PeriodKey, dict[Group, Usage]] = defaultdict(dict)
     for way, ones in asked.items():
@@ -69,7 +64,7 @@ async def measure(
             named = dict(zip(meter_of[key].group_by, group, strict=True))
             groups[key][group] = replace(usage, dimensions=named) if named else usage
     return {
-        key: Measured(tuple(meter.group_by), _groups(groups.get(key, {}), bool(meter.group_by)))
+        key: Measured(meter.group_by, _groups(groups.get(key, {}), bool(meter.group_by)))
         for key, meter in meter_of.items()
     }
 

@@ -14,17 +14,17 @@ from .connection import ConnectionLike
 
 __all__ = [
     "ListAllowancesFromRecordsRow",
+    "ListCountingRulesRow",
     "ListLatestFromRecordsRow",
     "ListLevelsFromRecordsRow",
-    "ListPeriodMetersRow",
     "ListSumsFromBucketsRow",
     "ListSumsFromRecordsRow",
     "ListUniquesFromRecordsRow",
     "count_unreconciled_buckets",
     "list_allowances_from_records",
+    "list_counting_rules",
     "list_latest_from_records",
     "list_levels_from_records",
-    "list_period_meters",
     "list_sums_from_buckets",
     "list_sums_from_records",
     "list_uniques_from_records",
@@ -32,38 +32,34 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ListPeriodMetersRow:
-    """One row of list_period_meters."""
+class ListCountingRulesRow:
+    """One row of list_counting_rules."""
 
     tenant_id: uuid.UUID
-    item_id: uuid.UUID
-    period_start: datetime.datetime
+    id: uuid.UUID
     aggregation: str
     group_by: list[str]
 
 
-LIST_PERIOD_METERS: typing.Final = """-- name: ListPeriodMeters :many
-SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by
-FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
-JOIN usage_periods p
-    ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
-JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
+LIST_COUNTING_RULES: typing.Final = """-- name: ListCountingRules :many
+SELECT m.tenant_id, m.id, m.aggregation, m.group_by
+FROM unnest($1::uuid[], $2::uuid[]) AS k (tenant_id, id)
+JOIN meters m ON m.tenant_id = k.tenant_id AND m.id = k.id
 """
 
 
-async def list_period_meters(
+async def list_counting_rules(
     conn: ConnectionLike,
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
-    item_ids: collections.abc.Sequence[uuid.UUID],
-    period_starts: collections.abc.Sequence[datetime.datetime],
-) -> list[ListPeriodMetersRow]:
+    ids: collections.abc.Sequence[uuid.UUID],
+) -> list[ListCountingRulesRow]:
     """Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
     views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
-    What the meters of these usage periods count.
+    What meters count, which is never changed.
     """
-    rows = await conn.fetch(LIST_PERIOD_METERS, tenant_ids, item_ids, period_starts)
-    return [ListPeriodMetersRow(*row) for row in rows]
+    rows = await conn.fetch(LIST_COUNTING_RULES, tenant_ids, ids)
+    return [ListCountingRulesRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
