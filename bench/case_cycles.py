@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -99,17 +100,8 @@ class Recorder:
         self.statements.append((name, arguments))
         return await getattr(self.tx, name)(*arguments)
 
-    async def execute(self, *arguments: Any) -> Any:
-        return await self._do("execute", *arguments)
-
-    async def fetch(self, *arguments: Any) -> Any:
-        return await self._do("fetch", *arguments)
-
-    async def fetchrow(self, *arguments: Any) -> Any:
-        return await self._do("fetchrow", *arguments)
-
-    async def fetchval(self, *arguments: Any) -> Any:
-        return await self._do("fetchval", *arguments)
+    def __getattr__(self, name: str) -> Any:
+        return partial(self._do, name)
 
 
 @dataclass(slots=True)
@@ -124,6 +116,7 @@ class Timed:
     seconds: float = 0.0
 
     async def run(self, work: Work[T]) -> T:
+        """One transaction; answers what `work` does."""
         began = time.perf_counter()
         await self.connection.execute("BEGIN")
         recorder: Any = Recorder(self.connection)

@@ -62,6 +62,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.invoice.v1.InvoiceService/GetInvoice": _READ,
     "/tollway.invoice.v1.InvoiceService/ListInvoices": _READ,
     "/tollway.invoice.v1.InvoiceService/PreviewInvoice": _READ,
+    "/tollway.invoice.v1.InvoiceService/ExplainLine": _READ,
     "/tollway.invoice.v1.InvoiceService/FinalizeInvoice": _WRITE,
     "/tollway.invoice.v1.InvoiceService/VoidInvoice": _WRITE,
     "/tollway.webhook.v1.WebhookService/CreateEndpoint": _ADMIN,

@@ -120,3 +120,9 @@ def decimal_text(value: Fraction, *, decimals: int = DECIMALS_MAX, at_least: int
     whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
     part = part.rstrip("0").ljust(at_least, "0")
     return f"{sign}{whole}.{part}" if part else f"{sign}{whole}"
+
+
+def exact_text(value: Fraction) -> str:
+    """`value` for people who check it: a decimal, or a fraction such as "1/3" where the decimals go on."""
+    text = decimal_text(value)
+    return text if Fraction(text) == value else str(value)

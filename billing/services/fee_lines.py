@@ -17,7 +17,7 @@ from billing.domain.period import Period
 from billing.domain.pricing import Usage, rate
 from billing.services.draft_facts import DraftFacts
 from billing.services.fee_periods import FeeReason
-from billing.services.invoice_line import Line, LineKind, line_of
+from billing.services.invoice_line import Derivation, Line, LineKind, line_of
 
 _WHAT: Final = {FeeReason.CREDIT: ": unused time", FeeReason.DEBIT: ": remaining time"}
 
@@ -34,6 +34,11 @@ def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
     share = period.share_of(Period(row.nominal_start, row.nominal_end))
     rated = rate(booked.price, Usage(Fraction(row.quantity)), scale=share, licensed=True)
     reason = FeeReason(row.reason)
-    amount = -rated.total if reason is FeeReason.CREDIT else rated.total
+    sign = -1 if reason is FeeReason.CREDIT else 1
     line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=share)
-    return replace(line, amount=amount, description=line.description + _WHAT.get(reason, ""))
+    return replace(
+        line,
+        amount=-rated.total if sign < 0 else rated.total,
+        description=line.description + _WHAT.get(reason, ""),
+        derivation=Derivation(sign * rated.exact, share),
+    )

@@ -8,13 +8,14 @@ from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1 import invoice_service_pb2_grpc as rpc
 from tollway.type.v1 import money_pb2
 
-from billing.domain.decimals import decimal_text
+from billing.domain.decimals import decimal_text, exact_text
 from billing.domain.ids import Prefix, decode, encode
 from billing.domain.invoice import InvoiceStatus
 from billing.domain.money import Money
 from billing.runtime.db import Connection
 from billing.services import finalize_now, invoice_preview, invoices
 from billing.services.invoice_events import wire_status
+from billing.services.invoice_explain import LineExplanation, UsageOfLine, explain_line
 from billing.services.invoice_line import Line
 from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.invoices import InvoiceView
@@ -72,6 +73,18 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
         async def work(tx: Connection, call: Call) -> pb.PreviewInvoiceResponse:
             shown = await invoice_preview.preview_invoice(tx, call.tenant_id, named, now=call.now)
             return pb.PreviewInvoiceResponse(invoice=to_full_invoice(shown))
+
+        return await self._house.read(work, snapshot=True)
+
+    async def ExplainLine(
+        self, request: pb.ExplainLineRequest, context: Context
+    ) -> pb.ExplainLineResponse:
+        """See the proto."""
+        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+
+        async def work(tx: Connection, call: Call) -> pb.ExplainLineResponse:
+            found = await explain_line(tx, call.tenant_id, named, request.line_number)
+            return to_explanation(found)
 
         return await self._house.read(work, snapshot=True)
 
@@ -210,6 +223,44 @@ def to_line(number: int, line: Line) -> pb.InvoiceLine:
         invoice_item_id=encode(Prefix.INVOICE_ITEM, line.invoice_item_id)
         if line.invoice_item_id
         else "",
+    )
+
+
+def to_explanation(found: LineExplanation) -> pb.ExplainLineResponse:
+    """A line for the wire with all that it rests on."""
+    line, usage, booked = found.line, found.usage, found.booked
+    return pb.ExplainLineResponse(
+        line=to_line(found.number, line),
+        price_model=booked.row.model if booked else "",
+        price_config=booked.row.config if booked else "",
+        exact_amount=exact_text(line.derivation.exact),
+        period_share=str(line.derivation.share),
+        full_period=to_range(usage.nominal.start, usage.nominal.end) if usage else None,
+        earlier=[
+            pb.EarlierLine(
+                invoice_id=encode(Prefix.INVOICE, one.invoice_id),
+                number=one.number,
+                line_number=one.line_number,
+                amount=_money(one.amount),
+                waived=one.waived,
+            )
+            for one in line.derivation.earlier
+        ],
+        usage=_usage(usage) if usage else None,
+    )
+
+
+def _usage(usage: UsageOfLine) -> pb.UsageOfLine:
+    return pb.UsageOfLine(
+        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, usage.row.item_id),
+        meter=usage.meter_key,
+        customer_id=encode(Prefix.CUSTOMER, usage.row.customer_id),
+        period=to_range(usage.row.period_start, usage.row.period_end),
+        record_count=usage.records,
+        first_used_time=to_timestamp(usage.first_used_at),
+        last_used_time=to_timestamp(usage.last_used_at),
+        amount_now=_money(usage.now),
+        amount_billed=_money(usage.billed),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 import grpc
@@ -11,6 +12,7 @@ from tollway.invoice.v1 import invoice_service_pb2 as pb
 from billing.domain.ids import Prefix, decode, encode
 from billing.services import test_clock
 from billing.services.keys import Scope
+from cli.commands.invoices import explanation
 from tests.driver import DAY, HOUR, Driver, utc
 from tests.server.rim import REQUESTS, Rim
 
@@ -172,3 +174,47 @@ async def test_an_invoice_of_another_tenant_does_not_exist(rim: Rim, method: str
     nothing = encode(Prefix.INVOICE, UUID(int=1))
     refused = await rim.refused(f"{SERVICE}/{method}", request(invoice_id=nothing))
     assert refused.reason == "INVOICE_NOT_FOUND"
+
+
+async def explain(rim: Rim, invoice_id: str, number: int) -> pb.ExplainLineResponse:
+    request = pb.ExplainLineRequest(invoice_id=invoice_id, line_number=number)
+    told: pb.ExplainLineResponse = await rim.call(f"{SERVICE}/ExplainLine", request)
+    return told
+
+
+async def test_a_line_is_explained_to_the_last_record(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    for told in (
+        await explain(rim, named, 1),
+        await explain(rim, (await finalize(rim, named)).id, 1),
+    ):
+        assert told.exact_amount == "1.0004"
+        assert told.period_share == "1"
+        assert (told.price_model, told.usage.meter) == ("per_unit", "minutes")
+        assert json.loads(told.price_config)["unit_amount"] == "0.1"
+        assert told.usage.record_count == 1
+        assert told.usage.first_used_time.ToDatetime() == (START + HOUR / 60).replace(tzinfo=None)
+        assert told.usage.amount_now.minor_units == 200
+        assert told.line.amount.minor_units == 100
+    assert told.usage.amount_billed.minor_units == 200
+
+    await house.use(START + 7 * DAY, "90", backfill=True)
+    await house.advance(JULY + HOUR / 2)
+    told = await explain(rim, await draft_of(house), 3)
+    assert told.line.kind == pb.LINE_KIND_ADJUSTMENT
+    assert told.usage.record_count == 2
+    assert [(one.number, one.line_number, one.amount.minor_units) for one in told.earlier] == [
+        ("INV-000002", 1, 100),
+        ("INV-000002", 2, 100),
+    ]
+    assert told.line.amount.minor_units == told.usage.amount_now.minor_units - 200 == 800
+    text = "\n".join(explanation(told))
+    assert "less 1.00 USD on INV-000002, line 1" in text
+    assert text.endswith("leaves 8.00 USD\nless a discount of 0.80 USD, plus 20 % tax: 1.44 USD")
+
+
+async def test_a_line_that_is_not_there_is_refused_by_its_number(rim: Rim) -> None:
+    _, named = await drafted(rim)
+    request = pb.ExplainLineRequest(invoice_id=named, line_number=4)
+    refused = await rim.refused(f"{SERVICE}/ExplainLine", request)
+    assert (refused.reason, refused.metadata["line_number"]) == ("INVOICE_LINE_NOT_FOUND", "4")

@@ -54,6 +54,14 @@ class InvoiceServiceStub:
     Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
     """
+    ExplainLine: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.ExplainLineRequest, _invoice_service_pb2.ExplainLineResponse]
+    """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
+    rounding, and what earlier invoices carry for the same usage.
+
+    Permission: read.
+    Errors: INVOICE_NOT_FOUND, INVOICE_LINE_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"line_number\\": 1}" $ADDR tollway.invoice.v1.InvoiceService/ExplainLine
+    """
 
 class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Invoices: drafts while their grace runs, then open with a number and for ever the same."""
@@ -124,6 +132,20 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainLine(
+        self,
+        request: _invoice_service_pb2.ExplainLineRequest,
+        context: _aio.ServicerContext[_invoice_service_pb2.ExplainLineRequest, _abc.Awaitable[_invoice_service_pb2.ExplainLineResponse]],
+    ) -> _abc.Awaitable[_invoice_service_pb2.ExplainLineResponse]:
+        """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
+        rounding, and what earlier invoices carry for the same usage.
+
+        Permission: read.
+        Errors: INVOICE_NOT_FOUND, INVOICE_LINE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"line_number\\": 1}" $ADDR tollway.invoice.v1.InvoiceService/ExplainLine
         """
 
 def add_InvoiceServiceServicer_to_server(servicer: InvoiceServiceServicer, server: _aio.Server) -> None: ...
