@@ -30,7 +30,13 @@ from workers.ground import Ground
 from workers.healing import Healer, HealingSettings
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
-from workers.metrics import DispatcherMetrics, LoopMetrics, RouterMetrics, SweeperMetrics
+from workers.metrics import (
+    DispatcherMetrics,
+    LoopMetrics,
+    RouterMetrics,
+    SchedulerMetrics,
+    SweeperMetrics,
+)
 from workers.rating import RatingWorker
 from workers.replay import ReplayWorker
 from workers.router.consumers import Routes, house_consumers
@@ -167,7 +173,13 @@ def _rating(shop: Shop) -> Awaitable[None]:
 
 def _scheduler(shop: Shop) -> Awaitable[None]:
     return shop.loop(
-        "scheduler", Scheduler(shop.parts.worker, shop.parts.clock, SchedulerSettings()).step
+        "scheduler",
+        Scheduler(
+            shop.parts.worker,
+            shop.parts.clock,
+            SchedulerSettings(),
+            SchedulerMetrics(shop.parts.registry),
+        ).step,
     )
 
 

@@ -136,6 +136,18 @@ class SweeperMetrics:
         )
 
 
+class SchedulerMetrics:
+    """Gauges of the scheduler on `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.blocked_drafts = Gauge(
+            "tollway_invoices_blocked",
+            "Drafts whose time has come and that cannot become final.",
+            ["reason"],
+            registry=registry,
+        )
+
+
 class LoopMetrics:
     """Steps that failed, by worker."""
 

@@ -12,6 +12,9 @@ ALTER TABLE invoices ADD CHECK (NOT waived OR status = 'void');
 ALTER TABLE invoices ADD CHECK ((status = 'void') = (voided_at IS NOT NULL));
 CREATE UNIQUE INDEX invoices_replaced_once ON invoices (tenant_id, replaces) WHERE replaces IS NOT NULL;
 
+-- Drafts whose time has come and that cannot be final.
+CREATE INDEX invoices_blocked ON invoices (tenant_id, id) WHERE status = 'draft' AND blocked_reason IS NOT NULL;
+
 -- Which billed usage periods of a subscription the next invoice adjusts.
 CREATE INDEX usage_period_marks_adjust ON usage_period_marks (tenant_id, subscription_id) WHERE kind = 'adjust';
 
