@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import aiohttp
 import uvloop
+from prometheus_client import CollectorRegistry
 from tollway.customer.v1 import customer_events_pb2
 from tollway.event.v1 import event_pb2
 
@@ -31,6 +32,7 @@ from billing.services.leases import LeaseKind
 from billing.services.webhook_fanout import fan_out
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
+from workers.metrics import SenderMetrics
 from workers.webhooks.body import body_of
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.guard import Guard
@@ -138,7 +140,7 @@ async def _send_all(env: Environment) -> float:
     await keeper.step()
     guard = Guard(LOOPBACK)
     client = WebhookClient(settings, guard, user_agent="tollway/bench")
-    poster = Poster(client, env.house.vault, env.clock)
+    poster = Poster(client, env.house.vault, env.clock, SenderMetrics(CollectorRegistry()))
     sender = Sender(env.worker, keeper, poster, env.clock, wake, settings)
     claimed, stop = 0, asyncio.Event()
     renewing = asyncio.create_task(

@@ -35,6 +35,7 @@ from workers.metrics import (
     LoopMetrics,
     RouterMetrics,
     SchedulerMetrics,
+    SenderMetrics,
     SweeperMetrics,
 )
 from workers.rating import RatingWorker
@@ -47,6 +48,7 @@ from workers.sweeper import Sweeper, SweeperSettings
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.guard import Guard
 from workers.webhooks.poster import Poster
+from workers.webhooks.recoveries import RecoveryWorker
 from workers.webhooks.sender import HINT_TOPIC, Sender
 from workers.webhooks.settings import SenderSettings
 
@@ -148,13 +150,14 @@ async def _webhooks(shop: Shop) -> None:
         settings, Guard(parts.settings.allowed_networks), user_agent=f"tollway/{version('tollway')}"
     )
     wake = parts.bus.subscribe_hints(HINT_TOPIC)
-    sender = Sender(
-        parts.worker, keeper, Poster(client, parts.vault, parts.clock), parts.clock, wake, settings
-    )
+    poster = Poster(client, parts.vault, parts.clock, SenderMetrics(parts.registry))
+    recoveries = RecoveryWorker(parts.worker, parts.clock)
+    sender = Sender(parts.worker, keeper, poster, parts.clock, wake, settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(
             _awaited(shop.loop("webhooks", keeper.step, keeper.settings.renew_every_s))
         )
+        group.create_task(_awaited(shop.loop("webhooks", recoveries.step)))
         async with sender.running():
             await run_loop(
                 sender.step,

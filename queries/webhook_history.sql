@@ -53,7 +53,7 @@ LIMIT @most::integer;
 
 -- name: LockEndpoint :one
 -- Held to the end: neither another resend nor a change of its state comes between.
-SELECT w.status, w.shard FROM webhooks w WHERE w.tenant_id = @tenant_id AND w.id = @id FOR NO KEY UPDATE;
+SELECT w.status, w.shard, w.subjects FROM webhooks w WHERE w.tenant_id = @tenant_id AND w.id = @id FOR NO KEY UPDATE;
 
 -- name: HasEvent :one
 SELECT EXISTS (SELECT 1 FROM billing_events e WHERE e.tenant_id = @tenant_id AND e.id = @event_id)::boolean;

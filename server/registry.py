@@ -52,6 +52,9 @@ from tollway.webhook.v1 import webhook_events_pb2
 from tollway.webhook.v1.delivery_service_pb2_grpc import (
     add_WebhookDeliveryServiceServicer_to_server as add_webhook_delivery,
 )
+from tollway.webhook.v1.recovery_service_pb2_grpc import (
+    add_WebhookRecoveryServiceServicer_to_server as add_webhook_recovery,
+)
 from tollway.webhook.v1.webhook_service_pb2_grpc import (
     add_WebhookServiceServicer_to_server as add_webhook,
 )
@@ -71,6 +74,7 @@ from server.services.tenant import TenantServicer
 from server.services.usage import UsageServicer
 from server.services.webhook import WebhookServicer
 from server.services.webhook_delivery import WebhookDeliveryServicer
+from server.services.webhook_recovery import WebhookRecoveryServicer
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Add = Callable[[Any, Any], None]
@@ -86,6 +90,7 @@ SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
     "tollway.invoice.v1.InvoiceService": (add_invoice, InvoiceServicer),
     "tollway.webhook.v1.WebhookService": (add_webhook, WebhookServicer),
     "tollway.webhook.v1.WebhookDeliveryService": (add_webhook_delivery, WebhookDeliveryServicer),
+    "tollway.webhook.v1.WebhookRecoveryService": (add_webhook_recovery, WebhookRecoveryServicer),
     "tollway.event.v1.EventService": (add_event, EventServicer),
     "tollway.scheduler.v1.SchedulerService": (add_scheduler, SchedulerServicer),
     "tollway.replay.v1.ReplayService": (add_replay, ReplayServicer),

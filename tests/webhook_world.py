@@ -17,6 +17,7 @@ import standardwebhooks
 import svix.webhooks
 from aiohttp import web
 from google.protobuf.message import Message
+from prometheus_client import CollectorRegistry
 from queries.models import Webhook
 from tollway.customer.v1 import customer_events_pb2
 from tollway.event.v1 import event_pb2
@@ -34,6 +35,7 @@ from billing.services.webhook_fanout import fan_out
 from billing.services.webhooks import SENDER_SHARDS, NewEndpoint, create_endpoint
 from tests.conftest import Databases
 from workers.leases import LeaseKeeper, LeaseSettings
+from workers.metrics import SenderMetrics
 from workers.webhooks.client import WebhookClient
 from workers.webhooks.guard import Guard
 from workers.webhooks.poster import Poster
@@ -234,7 +236,7 @@ class WebhookWorld:
         self, keeper: LeaseKeeper, client: WebhookClient, settings: SenderSettings
     ) -> Sender:
         clock = self.databases.clock
-        poster = Poster(client, VAULT, clock)
+        poster = Poster(client, VAULT, clock, SenderMetrics(CollectorRegistry()))
         return Sender(self.databases.worker, keeper, poster, clock, self.wake, settings)
 
 

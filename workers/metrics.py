@@ -5,7 +5,7 @@ Invariant: a name, once released, keeps its meaning; labels have few values (rol
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class DispatcherMetrics:
@@ -109,6 +109,38 @@ class RouterMetrics:
         )
         self.pulled = Gauge(
             "tollway_router_pulled", "Messages pulled and not yet routed.", registry=registry
+        )
+
+
+class SenderMetrics:
+    """Counters, gauges and times of the webhook sender on `registry`; GetStats has the figures per endpoint."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.attempts = Counter(
+            "tollway_sender_attempts",
+            "Completed attempts, by how they ended; `house` is a fault of our own.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.first_attempts = Counter(
+            "tollway_sender_first_attempts",
+            "Completed first attempts, by how they ended.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.delivered_after = Histogram(
+            "tollway_sender_delivered_after_seconds",
+            "From the event's making until its endpoint answered 2xx; resends are left out.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600, 86400),
+            registry=registry,
+        )
+        self.open_exchanges = Gauge(
+            "tollway_sender_open_exchanges", "Requests without an answer yet.", registry=registry
+        )
+        self.breakers_open = Gauge(
+            "tollway_sender_breakers_open",
+            "Endpoints whose breaker is open or half-open.",
+            registry=registry,
         )
 
 

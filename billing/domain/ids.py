@@ -53,6 +53,7 @@ class Prefix(StrEnum):
     WEBHOOK_ENDPOINT = "whe"
     WEBHOOK_SECRET = "whs"  # noqa: S105 - a prefix, not a password
     DELIVERY = "dlv"
+    RECOVERY = "wrc"
     DELIVERY_ATTEMPT = "att"
     DEAD_LETTER = "ded"
     REPLAY = "rpl"

@@ -32,6 +32,8 @@ _TIME_LIMITS: Final = frozenset(
         "25P04",  # transaction_timeout
     }
 )
+# The driver's own: a session that is gone, or that broke off within a message and is out of step since.
+_LOST: Final = asyncpg.InterfaceError | asyncpg.InternalClientError
 _READ_ONLY: Final = "25006"  # a standby that is to become the primary
 
 
@@ -47,6 +49,6 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.TIME_LIMIT
     if state.startswith(_OUTAGE_CLASSES) or state == _READ_ONLY:
         return Fault.OUTAGE
-    if isinstance(error, asyncpg.InterfaceError | Unavailable | OSError | TimeoutError):
+    if isinstance(error, _LOST | Unavailable | OSError | TimeoutError):
         return Fault.OUTAGE
     return Fault.DATA

@@ -31,7 +31,7 @@ from billing.services.webhooks import EndpointNotFound
 RESENDS_MAX: Final = 1_000
 # The routers' partitions are from 0.
 RESENT_PARTITION: Final = -1
-_BEGINS_AS: Final = {
+BEGINS_AS: Final = {
     EndpointStatus.ENABLED.value: DeliveryStatus.PENDING,
     EndpointStatus.DISABLED.value: DeliveryStatus.PARKED,
 }
@@ -60,7 +60,7 @@ async def resend(
     """
     webhook_id, event_id = first.webhook_id, first.event_id
     endpoint = await statements.lock_endpoint(tx, tenant_id=tenant_id, id=webhook_id)
-    if endpoint is None or endpoint.status not in _BEGINS_AS:
+    if endpoint is None or endpoint.status not in BEGINS_AS:
         raise EndpointNotFound(metadata={"endpoint": encode(Prefix.WEBHOOK_ENDPOINT, webhook_id)})
     latest = await statements.get_latest_delivery(
         tx, tenant_id=tenant_id, webhook_id=webhook_id, event_id=event_id
@@ -82,7 +82,7 @@ async def resend(
         nonce=latest.nonce + 1,
         shard=endpoint.shard,
         subject=latest.subject,
-        status=_BEGINS_AS[endpoint.status],
+        status=BEGINS_AS[endpoint.status],
         partition=RESENT_PARTITION,
         now=now,
     )

@@ -4,39 +4,47 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
-from datetime import UTC
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 from google.protobuf.json_format import MessageToJson
-from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from tollway.webhook.v1 import delivery_service_pb2 as pb
 from tollway.webhook.v1.delivery_service_pb2_grpc import WebhookDeliveryServiceStub
 
 from billing.domain.signature import Secret
-from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.client import Connection, connection_options, run
+from cli.commands.webhook_recoveries import recover, recoveries
 from cli.listen import ListenOptions, is_forwardable, secret_for
 from cli.listen import listen as listen_to
+from cli.webhook_tables import (
+    age,
+    at,
+    breaker_word,
+    call,
+    colored,
+    endpoint_line,
+    figures_line,
+    json_option,
+    limit_option,
+    page_option,
+    share,
+    show,
+    table,
+    word,
+)
 
-Answer = TypeVar("Answer", bound=Message)
 STATUSES: Final = ("pending", "parked", "delivered", "dead", "canceled")
 HEAD_SHOWN: Final = 60
-_COLORS: Final = {"delivered": "green", "dead": "red", "parked": "yellow"}
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-limit_option = click.option(
-    "--limit", type=click.IntRange(1, 200), default=50, show_default=True, help="At most so many."
-)
-page_option = click.option("--page", default="", help="The token that the page before printed.")
 
 
 @click.group()
 def command() -> None:
     """See what became of webhooks, and why; send them again."""
+
+
+command.add_command(recover)
+command.add_command(recoveries)
 
 
 @command.command()
@@ -63,27 +71,31 @@ def deliveries(connection: Connection, as_json: bool, **options: Any) -> None:
     if as_json:
         click.echo(MessageToJson(answer))
         return
-    table = _table("webhook-id", "endpoint", "subject", "state", "tries", "made", "next or end")
+    rows = table("webhook-id", "endpoint", "subject", "state", "tries", "made", "next or end")
     for row in answer.deliveries:
         end = row.next_attempt_time if row.HasField("next_attempt_time") else row.finish_time
-        table.add_row(
+        rows.add_row(
             row.message_id,
             row.endpoint_id,
             escape(row.subject),
-            _state(row.status),
+            colored(word(row.status)),
             str(row.attempts),
-            _at(row.create_time),
-            _at(end),
+            at(row.create_time),
+            at(end),
         )
-    _print(table, answer.next_page_token)
+    show(rows, answer.next_page_token)
+    _tell_figures(connection, options["endpoint"])
 
 
 @command.command()
 @connection_options
 @click.argument("endpoint")
 @click.argument("message_id")
+@click.option("--headers", is_flag=True, help="Show the headers that were sent, too.")
 @json_option
-def attempts(connection: Connection, endpoint: str, message_id: str, as_json: bool) -> None:
+def attempts(
+    connection: Connection, endpoint: str, message_id: str, headers: bool, as_json: bool
+) -> None:
     """Show the attempts of a delivery: its endpoint (whe_…) and its webhook-id (evt_…, evt_…_1)."""
     event_id, resend = _split(message_id)
     request = pb.GetDeliveryRequest(endpoint_id=endpoint, event_id=event_id, resend=resend)
@@ -91,19 +103,23 @@ def attempts(connection: Connection, endpoint: str, message_id: str, as_json: bo
     if as_json:
         click.echo(MessageToJson(answer))
         return
-    table = _table("#", "began", "ms", "status", "address", "error", "answer")
+    rows = table("#", "began", "ms", "status", "address", "error", "answer")
     for row in answer.attempts:
-        table.add_row(
+        rows.add_row(
             str(row.number),
-            _at(row.start_time),
+            at(row.start_time),
             f"{row.duration_ms:,}",
             str(row.response_status or ""),
             row.address,
             escape(row.error),
             escape(row.response_head[:HEAD_SHOWN]),
         )
-    _print(table)
-    click.echo(f"state: {_word(answer.delivery.status)}")
+    show(rows)
+    for row in answer.attempts if headers else ():
+        for name, value in sorted(row.request_headers.items()):
+            click.echo(f"#{row.number} {name}: {value}")
+    click.echo(f"state: {word(answer.delivery.status)}")
+    _tell_figures(connection, endpoint)
 
 
 @command.command()
@@ -119,18 +135,66 @@ def dlq(connection: Connection, endpoint: str, limit: int, page: str, as_json: b
     if as_json:
         click.echo(MessageToJson(answer))
         return
-    table = _table("event", "resend", "endpoint", "subject", "tries", "given up", "last error")
+    rows = table("event", "resend", "endpoint", "subject", "tries", "given up", "last error")
     for row in answer.dead_letters:
-        table.add_row(
+        rows.add_row(
             row.event_id,
             str(row.resend),
             row.endpoint_id,
             escape(row.subject),
             str(row.attempts),
-            _at(row.die_time),
+            at(row.die_time),
             escape(row.last_error),
         )
-    _print(table, answer.next_page_token)
+    show(rows, answer.next_page_token)
+    _tell_figures(connection, endpoint)
+
+
+@command.command()
+@connection_options
+@click.option("--endpoint", default="", help="Only this endpoint's: whe_….")
+@click.option("--hours", type=click.IntRange(1, 168), default=24, show_default=True)
+@limit_option
+@page_option
+@json_option
+def stats(connection: Connection, endpoint: str, hours: int, as_json: bool, **paged: Any) -> None:
+    """Show how well endpoints are served: first attempts, times to delivered, what waits, breakers."""
+    request = pb.GetStatsRequest(
+        endpoint_id=endpoint, page_size=paged["limit"], page_token=paged["page"]
+    )
+    request.window.FromSeconds(hours * 3600)
+    answer = _call(connection, lambda stub, how: stub.GetStats(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    rows = table(
+        "endpoint",
+        "deliveries",
+        "at once",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        "waiting",
+        "oldest",
+        "breaker",
+        "",
+    )
+    for row in answer.endpoints:
+        counts = row.figures
+        rows.add_row(
+            row.endpoint_id,
+            f"{counts.deliveries:,}",
+            share(counts.first_attempt_delivered, counts.attempted),
+            f"{counts.p50_ms:,}",
+            f"{counts.p95_ms:,}",
+            f"{counts.p99_ms:,}",
+            f"{row.undelivered:,}",
+            age(row.oldest_undelivered_time),
+            colored(breaker_word(row.breaker)),
+            f"disabled: {row.disabled_reason}" if row.disabled_reason else "",
+        )
+    show(rows, answer.next_page_token)
+    click.echo(f"the tenant: {figures_line(answer.tenant)}")
 
 
 @command.command()
@@ -145,7 +209,7 @@ def resend(connection: Connection, endpoint: str, event: str, note: str, request
         request_id=request_id, endpoint_id=endpoint, event_id=event, note=note
     )
     answer = _call(connection, lambda stub, how: stub.ResendDelivery(request, **how))
-    click.echo(f"{answer.delivery.message_id} is {_word(answer.delivery.status)}")
+    click.echo(f"{answer.delivery.message_id} is {word(answer.delivery.status)}")
 
 
 @command.command()
@@ -161,13 +225,13 @@ def balance(connection: Connection, endpoint: str, limit: int, page: str, as_jso
     if as_json:
         click.echo(MessageToJson(answer))
         return
-    table = _table("endpoint", "matched", *STATUSES, "")
+    rows = table("endpoint", "matched", *STATUSES, "")
     for row in answer.endpoints:
         counts = [f"{getattr(row, name):,}" for name in ("matched", *STATUSES)]
-        table.add_row(
+        rows.add_row(
             row.endpoint_id, *counts, "[green]=[/green]" if row.balanced else "[red]differs[/red]"
         )
-    _print(table, answer.next_page_token)
+    show(rows, answer.next_page_token)
     click.echo(f"the tenant: matched {answer.matched:,}, filtered {answer.filtered:,}")
 
 
@@ -214,46 +278,22 @@ def listen(
         run(listen_to(connection, options, click.echo))
 
 
-def _call(connection: Connection, ask: Callable[[Any, dict[str, Any]], Awaitable[Answer]]) -> Any:
-    async def work() -> Answer:
-        async with channel_to(connection) as channel:
-            how = {"metadata": connection.metadata, "timeout": DEADLINE_S}
-            return await ask(WebhookDeliveryServiceStub(channel), how)
+def _call(connection: Connection, ask: Callable[[Any, dict[str, Any]], Awaitable[Any]]) -> Any:
+    return call(connection, WebhookDeliveryServiceStub, ask)
 
-    return run(work())
+
+def _tell_figures(connection: Connection, endpoint: str) -> None:
+    """The figures of an endpoint, or of the tenant, in a line or two."""
+    request = pb.GetStatsRequest(endpoint_id=endpoint, page_size=1)
+    answer = _call(connection, lambda stub, how: stub.GetStats(request, **how))
+    if not endpoint:
+        click.echo(f"24 h of the tenant: {figures_line(answer.tenant)}")
+    for stats in answer.endpoints if endpoint else ():
+        click.echo(f"24 h of the endpoint: {figures_line(stats.figures)}")
+        click.echo(endpoint_line(stats))
 
 
 def _split(message_id: str) -> tuple[str, int]:
     """The event and the resend that a webhook-id names."""
     event_id, _, nonce = message_id.rpartition("_")
     return (event_id, int(nonce)) if "_" in event_id and nonce.isdecimal() else (message_id, 0)
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False)
-
-
-def _print(table: Table, next_page: str = "") -> None:
-    # A terminal's width for people; whole lines where the output goes to a file or another program.
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=400)
-    console.print(table if table.row_count else "nothing", highlight=False)
-    if next_page:
-        click.echo(f"more: --page {next_page}")
-
-
-def _word(status: int) -> str:
-    return pb.DeliveryStatus.Name(status).removeprefix("DELIVERY_STATUS_").lower()  # type: ignore[arg-type] # an enum of the wire
-
-
-def _state(status: int) -> str:
-    word = _word(status)
-    color = _COLORS.get(word)
-    return f"[{color}]{word}[/{color}]" if color else word
-
-
-def _at(stamp: Timestamp) -> str:
-    if not stamp.seconds:
-        return ""
-    return stamp.ToDatetime(UTC).isoformat(" ", "seconds").removesuffix("+00:00")

@@ -6,6 +6,7 @@ from . import (
     audit,
     catalog,
     clocks,
+    commitments,
     credit,
     custom_events,
     customers,
@@ -50,6 +51,8 @@ from . import (
     webhook_deliveries,
     webhook_health,
     webhook_history,
+    webhook_recoveries,
+    webhook_stats,
     webhooks,
 )
 from .connection import ConnectionLike
@@ -60,6 +63,7 @@ __all__ = [
     "audit",
     "catalog",
     "clocks",
+    "commitments",
     "credit",
     "custom_events",
     "customers",
@@ -104,5 +108,7 @@ __all__ = [
     "webhook_deliveries",
     "webhook_health",
     "webhook_history",
+    "webhook_recoveries",
+    "webhook_stats",
     "webhooks",
 ]

@@ -34,6 +34,7 @@ __all__ = [
     "UsagePeriod",
     "Webhook",
     "WebhookHealth",
+    "WebhookRecovery",
 ]
 
 
@@ -500,3 +501,26 @@ class WebhookHealth:
     failures: int
     open_until: datetime.datetime | None
     probe_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WebhookRecovery:
+    """One row of webhook_recoveries."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    webhook_id: uuid.UUID
+    actor: str
+    note: str
+    after_event: uuid.UUID
+    last_event: uuid.UUID
+    states: list[str]
+    subjects: list[str]
+    rate_per_second: int
+    status: str
+    matched: int
+    made: int
+    done_until: uuid.UUID
+    armed_at: datetime.datetime
+    created_at: datetime.datetime
+    finished_at: datetime.datetime | None

@@ -270,10 +270,11 @@ class LockEndpointRow:
 
     status: str
     shard: int
+    subjects: list[str]
 
 
 LOCK_ENDPOINT: typing.Final = """-- name: LockEndpoint :one
-SELECT w.status, w.shard FROM webhooks w WHERE w.tenant_id = $1 AND w.id = $2 FOR NO KEY UPDATE
+SELECT w.status, w.shard, w.subjects FROM webhooks w WHERE w.tenant_id = $1 AND w.id = $2 FOR NO KEY UPDATE
 """
 
 

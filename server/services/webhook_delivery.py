@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -12,7 +13,13 @@ from tollway.webhook.v1 import delivery_service_pb2_grpc as rpc
 from billing.domain.ids import Prefix, decode, encode
 from billing.domain.webhook import DeliveryStatus
 from billing.runtime.db import Connection
-from billing.services import webhook_balance, webhook_explain, webhook_history, webhook_resend
+from billing.services import (
+    webhook_balance,
+    webhook_explain,
+    webhook_history,
+    webhook_resend,
+    webhook_stats,
+)
 from billing.services.webhook_history import (
     NEWEST,
     DeliveryFilter,
@@ -217,6 +224,59 @@ class WebhookDeliveryServicer(rpc.WebhookDeliveryServiceServicer):
             )
 
         return await self._house.read(work, snapshot=True)
+
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
+        """See the proto."""
+        webhook_id = _endpoint_or_none(request.endpoint_id)
+        after = read_token(request) or webhook_stats.FIRST
+        window = webhook_stats.WINDOW_DEFAULT
+        if request.HasField("window"):
+            window = request.window.ToTimedelta()
+
+        async def work(tx: Connection, call: Call) -> pb.GetStatsResponse:
+            page = (after, page_size(request.page_size) + 1)
+            stats = await webhook_stats.get_stats(
+                tx, call.tenant_id, webhook_id, window, page, now=call.now
+            )
+            found = stats.endpoints
+            rows, token = cut_page(request, found, [row.webhook_id for row in found])
+            return pb.GetStatsResponse(
+                endpoints=[to_stats(row, call.now) for row in rows],
+                tenant=to_figures(stats.tenant),
+                next_page_token=token,
+            )
+
+        return await self._house.read(work, snapshot=True)
+
+
+def to_figures(row: webhook_stats.Figures) -> pb.DeliveryFigures:
+    """How deliveries went, for the wire."""
+    return pb.DeliveryFigures(
+        deliveries=row.deliveries,
+        attempted=row.tried,
+        first_attempt_delivered=row.at_once,
+        delivered=row.delivered,
+        p50_ms=row.p50_ms,
+        p95_ms=row.p95_ms,
+        p99_ms=row.p99_ms,
+    )
+
+
+def to_stats(row: webhook_stats.EndpointRow, now: datetime) -> pb.EndpointStats:
+    """The figures of one endpoint for the wire."""
+    breaker = webhook_stats.breaker_of(row, now)
+    return pb.EndpointStats(
+        endpoint_id=encode(Prefix.WEBHOOK_ENDPOINT, row.webhook_id),
+        figures=to_figures(row),
+        undelivered=row.undelivered,
+        oldest_undelivered_time=to_timestamp(row.oldest),
+        breaker=pb.BreakerState.Value(f"BREAKER_STATE_{breaker.upper()}"),
+        open_until=to_timestamp(row.open_until),
+        failures_in_a_row=row.failures or 0,
+        failing_since=to_timestamp(row.failing_since),
+        next_probe_time=to_timestamp(row.probe_at if row.status == "disabled" else None),
+        disabled_reason=row.disabled_reason,
+    )
 
 
 def to_delivery(row: DeliveryRow) -> pb.Delivery:

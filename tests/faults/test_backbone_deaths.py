@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
@@ -238,50 +235,6 @@ async def test_two_dispatchers_and_two_routers_at_once_do_the_work_of_one(
     assert sorted(effects.given) == sorted(ids)
     assert await backbone.count("router_waiting") == 0
     await assert_published_once_and_in_order(backbone, ids)
-
-
-@pytest.mark.parametrize("role", ["dispatcher", "router"])
-async def test_a_killed_process_loses_and_doubles_nothing(backbone: Backbone, role: str) -> None:
-    resources = [backbone.resource() for _ in range(5)]
-    ids = [e for _ in range(20) for e in await backbone.emit([*resources, *resources])]
-    total = len(ids)
-
-    async def left() -> int:
-        if role == "dispatcher":
-            return await backbone.count("outbox")
-        return total - await backbone.count("effects WHERE consumer = 'second'")
-
-    if role == "router":
-        await backbone.dispatch()
-    for fraction in (0.7, 0.4, 0.0):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.faults.backbone_process",
-            role,
-            backbone.databases.url,
-            backbone.nats_url,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
-        )
-
-        async def far_enough(fraction: float = fraction) -> bool:
-            return await left() <= total * fraction
-
-        try:
-            await until(far_enough)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
-        await backbone.expire_leases()
-
-    if role == "dispatcher":
-        await assert_published_once_and_in_order(backbone, ids)
-    else:
-        for consumer in ("first", "second"):
-            assert await backbone.count(f"effects WHERE consumer = '{consumer}'") == total
-        assert await backbone.count("inbox") == 2 * total
-        assert await backbone.count("router_waiting") == 0
 
 
 async def test_a_router_with_slow_events_takes_them_one_by_one(backbone: Backbone) -> None:

@@ -147,6 +147,7 @@ async def test_an_event_that_must_wait_counts_no_attempt_and_never_dies(
         asyncpg.DeadlockDetectedError("deadlock detected"),
         asyncpg.SerializationError("could not serialize access"),
         asyncpg.ConnectionDoesNotExistError("connection was closed"),
+        asyncpg.InternalClientError("cannot switch to state 15"),
     ],
 )
 async def test_a_fault_of_the_database_is_no_attempt_of_the_event(

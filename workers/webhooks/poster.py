@@ -23,6 +23,7 @@ from billing.domain.signature import Secret, headers
 from billing.runtime.clock import Clock
 from billing.runtime.vault import Vault, VaultError
 from billing.services.webhook_deliveries import Attempt, Claimed, Outcome
+from workers.metrics import SenderMetrics
 from workers.webhooks.body import BodyUnknown, body_of, message_id
 from workers.webhooks.client import Answer, WebhookClient
 
@@ -38,8 +39,11 @@ DURATION_MS_MAX: Final = 2**31 - 1
 class Poster:
     """Makes attempts; used as a context, which opens and closes the connections."""
 
-    def __init__(self, client: WebhookClient, vault: Vault, clock: Clock) -> None:
+    def __init__(
+        self, client: WebhookClient, vault: Vault, clock: Clock, metrics: SenderMetrics
+    ) -> None:
         self._client, self._vault, self._clock = client, vault, clock
+        self.metrics = metrics
         self._bodies: OrderedDict[tuple[UUID, bool], bytes] = OrderedDict()
 
     async def __aenter__(self) -> Self:
@@ -56,6 +60,24 @@ class Poster:
 
     async def attempt(self, claimed: Claimed) -> Attempt:
         """Posts a claimed delivery. Never raises but for cancellation."""
+        with self.metrics.open_exchanges.track_inprogress():
+            attempt = await self._attempt(claimed)
+        self._count(attempt)
+        return attempt
+
+    def _count(self, attempt: Attempt) -> None:
+        outcome = "house" if attempt.ours else attempt.outcome.value
+        self.metrics.attempts.labels(outcome).inc()
+        claimed = attempt.claimed
+        if claimed.attempt_number == 1:
+            self.metrics.first_attempts.labels(outcome).inc()
+        if attempt.outcome is Outcome.DELIVERED and not claimed.nonce:
+            # An event's id holds the time when it was made.
+            made_s = (claimed.event_id.int >> 80) / 1000
+            ended_s = attempt.started_at.timestamp() + attempt.duration_ms / 1000
+            self.metrics.delivered_after.observe(max(0.0, ended_s - made_s))
+
+    async def _attempt(self, claimed: Claimed) -> Attempt:
         started_at, began = self._clock.now(), time.monotonic()
         sent: dict[str, str] = {}
         try:

@@ -218,6 +218,7 @@ class Sender:
             self.schedule.commit(result.exchange, at, success=success)
             if success and result.attempt.claimed.probe:
                 self.schedule.release(result.attempt.claimed.webhook_id)
+        self._poster.metrics.breakers_open.set(self._breakers.open)
         # There is room again for those at their cap.
         self._wake.set()
 

@@ -204,6 +204,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_RECOVERY_RUNNING: _ErrorReason.ValueType  # 341
+    """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
+    ERROR_REASON_RECOVERY_NOT_FOUND: _ErrorReason.ValueType  # 342
+    """NOT_FOUND: no such recovery in this tenant. Metadata: recovery."""
+    ERROR_REASON_RECOVERY_NOT_RUNNING: _ErrorReason.ValueType  # 343
+    """FAILED_PRECONDITION: the recovery is finished or canceled. Metadata: status."""
     ERROR_REASON_USAGE_PENDING: _ErrorReason.ValueType  # 300
     """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
     ERROR_REASON_INVOICE_BUSY: _ErrorReason.ValueType  # 301
@@ -404,6 +410,12 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_RECOVERY_RUNNING: ErrorReason.ValueType  # 341
+"""FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
+ERROR_REASON_RECOVERY_NOT_FOUND: ErrorReason.ValueType  # 342
+"""NOT_FOUND: no such recovery in this tenant. Metadata: recovery."""
+ERROR_REASON_RECOVERY_NOT_RUNNING: ErrorReason.ValueType  # 343
+"""FAILED_PRECONDITION: the recovery is finished or canceled. Metadata: status."""
 ERROR_REASON_USAGE_PENDING: ErrorReason.ValueType  # 300
 """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
 ERROR_REASON_INVOICE_BUSY: ErrorReason.ValueType  # 301

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -143,6 +144,34 @@ DELIVERY_VERDICT_EARLIER: DeliveryVerdict.ValueType  # 9
 DELIVERY_VERDICT_NOT_YET: DeliveryVerdict.ValueType  # 10
 """The event has not been fanned out yet."""
 Global___DeliveryVerdict: _TypeAlias = DeliveryVerdict  # noqa: Y015
+
+class _BreakerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKER_STATE_UNSPECIFIED: _BreakerState.ValueType  # 0
+    """Never answered."""
+    BREAKER_STATE_CLOSED: _BreakerState.ValueType  # 1
+    """All."""
+    BREAKER_STATE_HALF_OPEN: _BreakerState.ValueType  # 2
+    """One at a time: the next decides."""
+    BREAKER_STATE_OPEN: _BreakerState.ValueType  # 3
+    """None, until open_until."""
+
+class BreakerState(_BreakerState, metaclass=_BreakerStateEnumTypeWrapper):
+    """Whether an endpoint's breaker lets attempts through."""
+
+BREAKER_STATE_UNSPECIFIED: BreakerState.ValueType  # 0
+"""Never answered."""
+BREAKER_STATE_CLOSED: BreakerState.ValueType  # 1
+"""All."""
+BREAKER_STATE_HALF_OPEN: BreakerState.ValueType  # 2
+"""One at a time: the next decides."""
+BREAKER_STATE_OPEN: BreakerState.ValueType  # 3
+"""None, until open_until."""
+Global___BreakerState: _TypeAlias = BreakerState  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
@@ -791,3 +820,187 @@ class ExplainDeliveryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainDeliveryResponse: _TypeAlias = ExplainDeliveryResponse  # noqa: Y015
+
+@_typing.final
+class DeliveryFigures(_message.Message):
+    """How deliveries went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    ATTEMPTED_FIELD_NUMBER: _builtins.int
+    FIRST_ATTEMPT_DELIVERED_FIELD_NUMBER: _builtins.int
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    deliveries: _builtins.int
+    """Deliveries that were looked at."""
+    attempted: _builtins.int
+    """How many of them were attempted at least once."""
+    first_attempt_delivered: _builtins.int
+    """How many the first attempt delivered."""
+    delivered: _builtins.int
+    """How many were delivered by whichever attempt."""
+    p50_ms: _builtins.int
+    """Half of the delivered took at most so long, from the fan-out until their answer was written down."""
+    p95_ms: _builtins.int
+    """95 of a hundred took at most so long."""
+    p99_ms: _builtins.int
+    """99 of a hundred took at most so long."""
+    def __init__(
+        self,
+        *,
+        deliveries: _builtins.int = ...,
+        attempted: _builtins.int = ...,
+        first_attempt_delivered: _builtins.int = ...,
+        delivered: _builtins.int = ...,
+        p50_ms: _builtins.int = ...,
+        p95_ms: _builtins.int = ...,
+        p99_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempted", b"attempted", "delivered", b"delivered", "deliveries", b"deliveries", "first_attempt_delivered", b"first_attempt_delivered", "p50_ms", b"p50_ms", "p95_ms", b"p95_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveryFigures: _TypeAlias = DeliveryFigures  # noqa: Y015
+
+@_typing.final
+class EndpointStats(_message.Message):
+    """The figures of one endpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    UNDELIVERED_FIELD_NUMBER: _builtins.int
+    OLDEST_UNDELIVERED_TIME_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
+    OPEN_UNTIL_FIELD_NUMBER: _builtins.int
+    FAILURES_IN_A_ROW_FIELD_NUMBER: _builtins.int
+    FAILING_SINCE_FIELD_NUMBER: _builtins.int
+    NEXT_PROBE_TIME_FIELD_NUMBER: _builtins.int
+    DISABLED_REASON_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """The endpoint, "whe_…"."""
+    undelivered: _builtins.int
+    """Deliveries of any age that wait, pending or parked; at most 20,000 are counted."""
+    breaker: Global___BreakerState.ValueType
+    """Its breaker."""
+    failures_in_a_row: _builtins.int
+    """How many failures came one after the other, as last written down."""
+    disabled_reason: _builtins.str
+    """Why it is disabled; empty when it is not."""
+    @_builtins.property
+    def figures(self) -> Global___DeliveryFigures:
+        """How its deliveries of the window went."""
+
+    @_builtins.property
+    def oldest_undelivered_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of them was made."""
+
+    @_builtins.property
+    def open_until(self) -> _timestamp_pb2.Timestamp:
+        """Until when the breaker is open."""
+
+    @_builtins.property
+    def failing_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when there have been only failures; unset when the last answer was 2xx."""
+
+    @_builtins.property
+    def next_probe_time(self) -> _timestamp_pb2.Timestamp:
+        """When a disabled endpoint is tried next with a parked delivery."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        figures: Global___DeliveryFigures | None = ...,
+        undelivered: _builtins.int = ...,
+        oldest_undelivered_time: _timestamp_pb2.Timestamp | None = ...,
+        breaker: Global___BreakerState.ValueType = ...,
+        open_until: _timestamp_pb2.Timestamp | None = ...,
+        failures_in_a_row: _builtins.int = ...,
+        failing_since: _timestamp_pb2.Timestamp | None = ...,
+        next_probe_time: _timestamp_pb2.Timestamp | None = ...,
+        disabled_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failing_since", b"failing_since", "figures", b"figures", "next_probe_time", b"next_probe_time", "oldest_undelivered_time", b"oldest_undelivered_time", "open_until", b"open_until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "disabled_reason", b"disabled_reason", "endpoint_id", b"endpoint_id", "failing_since", b"failing_since", "failures_in_a_row", b"failures_in_a_row", "figures", b"figures", "next_probe_time", b"next_probe_time", "oldest_undelivered_time", b"oldest_undelivered_time", "open_until", b"open_until", "undelivered", b"undelivered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointStats: _TypeAlias = EndpointStats  # noqa: Y015
+
+@_typing.final
+class GetStatsRequest(_message.Message):
+    """Whose figures to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """Only this endpoint's, "whe_…"; empty for all."""
+    page_size: _builtins.int
+    """At most so many endpoints; 0 is 50, and more than 200 is 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """Deliveries of events of so long; unset is 24 hours, and more than 7 days is 7 days."""
+
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+        window: _duration_pb2.Duration | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "page_size", b"page_size", "page_token", b"page_token", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
+
+@_typing.final
+class GetStatsResponse(_message.Message):
+    """The figures, all of one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it back for the next page; empty on the last."""
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointStats]:
+        """A page of endpoints, the oldest first; deleted ones are left out."""
+
+    @_builtins.property
+    def tenant(self) -> Global___DeliveryFigures:
+        """The whole tenant's, over all endpoints, at most the newest 1,000 deliveries of each."""
+
+    def __init__(
+        self,
+        *,
+        endpoints: _abc.Iterable[Global___EndpointStats] | None = ...,
+        tenant: Global___DeliveryFigures | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "next_page_token", b"next_page_token", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015

@@ -65,6 +65,11 @@ class WebhookDeliveryServiceStub:
                 request_serializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.ExplainDeliveryRequest.SerializeToString,
                 response_deserializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.ExplainDeliveryResponse.FromString,
                 _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/tollway.webhook.v1.WebhookDeliveryService/GetStats',
+                request_serializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.GetStatsRequest.SerializeToString,
+                response_deserializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.GetStatsResponse.FromString,
+                _registered_method=True)
 
 
 class WebhookDeliveryServiceServicer:
@@ -140,6 +145,19 @@ class WebhookDeliveryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStats(self, request, context):
+        """Gets figures of the endpoints and of the tenant: how often the first attempt succeeds, how long delivery takes, what
+        waits and for how long, and whether a breaker is open. Drawn from the newest deliveries of a window, at most 10,000
+        of each endpoint.
+
+        Permission: read.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"window": "3600s"}' $ADDR tollway.webhook.v1.WebhookDeliveryService/GetStats
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WebhookDeliveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +190,11 @@ def add_WebhookDeliveryServiceServicer_to_server(servicer, server):
                     servicer.ExplainDelivery,
                     request_deserializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.ExplainDeliveryRequest.FromString,
                     response_serializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.ExplainDeliveryResponse.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.GetStatsRequest.FromString,
+                    response_serializer=tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.GetStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -337,6 +360,33 @@ class WebhookDeliveryService:
             '/tollway.webhook.v1.WebhookDeliveryService/ExplainDelivery',
             tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.ExplainDeliveryRequest.SerializeToString,
             tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.ExplainDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.webhook.v1.WebhookDeliveryService/GetStats',
+            tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.GetStatsRequest.SerializeToString,
+            tollway_dot_webhook_dot_v1_dot_delivery__service__pb2.GetStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

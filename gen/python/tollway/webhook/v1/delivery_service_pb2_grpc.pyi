@@ -61,6 +61,15 @@ class WebhookDeliveryServiceStub:
     Errors: ENDPOINT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"event_id\\": \\"$EVENT\\"}" $ADDR tollway.webhook.v1.WebhookDeliveryService/ExplainDelivery
     """
+    GetStats: _aio.UnaryUnaryMultiCallable[_delivery_service_pb2.GetStatsRequest, _delivery_service_pb2.GetStatsResponse]
+    """Gets figures of the endpoints and of the tenant: how often the first attempt succeeds, how long delivery takes, what
+    waits and for how long, and whether a breaker is open. Drawn from the newest deliveries of a window, at most 10,000
+    of each endpoint.
+
+    Permission: read.
+    Errors: ENDPOINT_NOT_FOUND, INVALID_ID, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"window": "3600s"}' $ADDR tollway.webhook.v1.WebhookDeliveryService/GetStats
+    """
 
 class WebhookDeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
     """What became of the events that were to be delivered: history, proof, and sending again."""
@@ -144,6 +153,21 @@ class WebhookDeliveryServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: ENDPOINT_NOT_FOUND, EVENT_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"event_id\\": \\"$EVENT\\"}" $ADDR tollway.webhook.v1.WebhookDeliveryService/ExplainDelivery
+        """
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _delivery_service_pb2.GetStatsRequest,
+        context: _aio.ServicerContext[_delivery_service_pb2.GetStatsRequest, _abc.Awaitable[_delivery_service_pb2.GetStatsResponse]],
+    ) -> _abc.Awaitable[_delivery_service_pb2.GetStatsResponse]:
+        """Gets figures of the endpoints and of the tenant: how often the first attempt succeeds, how long delivery takes, what
+        waits and for how long, and whether a breaker is open. Drawn from the newest deliveries of a window, at most 10,000
+        of each endpoint.
+
+        Permission: read.
+        Errors: ENDPOINT_NOT_FOUND, INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"window": "3600s"}' $ADDR tollway.webhook.v1.WebhookDeliveryService/GetStats
         """
 
 def add_WebhookDeliveryServiceServicer_to_server(servicer: WebhookDeliveryServiceServicer, server: _aio.Server) -> None: ...
