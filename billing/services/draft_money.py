@@ -114,7 +114,9 @@ class DraftMoney:
         if percent is not None:
             return percent
         booked = prices.get((draft.tenant_id, line.price_id)) if line.price_id else None
-        return _ZERO if booked is None else Fraction(booked.row.tax_percent or 0)
+        if booked is None or not booked.row.tax_percent:
+            return _ZERO
+        return Fraction(booked.row.tax_percent)
 
 
 def in_order(drafts: Sequence[Invoice]) -> list[Invoice]:
