@@ -128,15 +128,23 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
     """What stands below the drafts' lines, in three statements for all of them."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
+    customers = [draft.customer_id for draft in drafts]
+    subscriptions = [draft.subscription_id for draft in drafts]
+    currencies = [draft.currency for draft in drafts]
     items: dict[UUID, list[InvoiceItem]] = defaultdict(list)
     for row in await queries.invoice_items.list_draft_items(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx, tenant_ids=tenants, invoice_ids=ids, subscription_ids=subscriptions
     ):
         items[row.draft_id].append(row.invoice_item)
     discounts: dict[UUID, list[DiscountRow]] = defaultdict(list)
     uses: dict[UUID, int] = {}
     for offer in await queries.discounts.list_draft_discounts(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx,
+        tenant_ids=tenants,
+        invoice_ids=ids,
+        customer_ids=customers,
+        subscription_ids=subscriptions,
+        currencies=currencies,
     ):
         discounts[offer.invoice_id].append(offer.discount)
         uses[offer.discount.id] = offer.uses
@@ -144,7 +152,11 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
     credit: dict[tuple[UUID, str], Money] = {}
     account_of = {draft.id: (draft.customer_id, draft.currency) for draft in drafts}
     for tax in await queries.invoice_items.list_draft_taxes(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx,
+        tenant_ids=tenants,
+        invoice_ids=ids,
+        customer_ids=customers,
+        currencies=currencies,
     ):
         percents[tax.invoice_id] = None if tax.tax_percent is None else Fraction(tax.tax_percent)
         account = account_of[tax.invoice_id]

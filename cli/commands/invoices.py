@@ -85,11 +85,15 @@ def show(connection: Connection, invoice: str, as_json: bool) -> None:
 
 @command.command()
 @connection_options
-@click.argument("invoice")
+@click.argument("what")
+@click.option("--now", "is_now", is_flag=True, help="Of a subscription: without the fees to come.")
 @json_option
-def preview(connection: Connection, invoice: str, as_json: bool) -> None:
-    """Show a draft (inv_…) as it would be, were it made final now."""
-    request = pb.PreviewInvoiceRequest(invoice_id=invoice)
+def preview(connection: Connection, what: str, is_now: bool, as_json: bool) -> None:
+    """Show a draft (inv_…) as it would be, were it final now, or a subscription's (sub_…) next invoice."""
+    request = pb.PreviewInvoiceRequest(invoice_id=what)
+    if what.startswith("sub_"):
+        moment = pb.PREVIEW_MOMENT_NOW if is_now else pb.PREVIEW_MOMENT_NEXT_BOUNDARY
+        request = pb.PreviewInvoiceRequest(subscription_id=what, moment=moment)
     answer = _call(connection, lambda stub, how: stub.PreviewInvoice(request, **how))
     _show(answer, answer.invoice, as_json=as_json)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from datetime import datetime
 from fractions import Fraction
+from functools import partial
+from typing import Protocol
+from uuid import UUID
 
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1 import invoice_service_pb2_grpc as rpc
@@ -13,14 +18,16 @@ from billing.domain.ids import Prefix, decode, encode
 from billing.domain.invoice import InvoiceStatus
 from billing.domain.money import Money
 from billing.runtime.db import Connection
-from billing.services import finalize_now, invoice_preview, invoices
+from billing.services import finalize_now, invoices
 from billing.services.invoice_events import wire_status
 from billing.services.invoice_explain import LineExplanation, UsageOfLine, explain_line
 from billing.services.invoice_line import Line
+from billing.services.invoice_preview import preview_invoice
 from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.invoices import InvoiceView
 from billing.services.parties import Party
 from billing.services.rows import Invoice
+from billing.services.subscription_preview import Moment, preview_subscription
 from server.call import Call
 from server.convert import to_money, to_range, to_timestamp
 from server.house import House
@@ -68,11 +75,12 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
         self, request: pb.PreviewInvoiceRequest, context: Context
     ) -> pb.PreviewInvoiceResponse:
         """See the proto."""
-        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+        ask = from_preview(request)
 
         async def work(tx: Connection, call: Call) -> pb.PreviewInvoiceResponse:
-            shown = await invoice_preview.preview_invoice(tx, call.tenant_id, named, now=call.now)
-            return pb.PreviewInvoiceResponse(invoice=to_full_invoice(shown))
+            shown = to_full_invoice(await ask(tx, call.tenant_id, now=call.now))
+            shown.id = request.invoice_id
+            return pb.PreviewInvoiceResponse(invoice=shown)
 
         return await self._house.read(work, snapshot=True)
 
@@ -135,6 +143,29 @@ def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
         else None,
         InvoiceStatus(status) if request.status else None,
         request.blocked,
+    )
+
+
+class Preview(Protocol):
+    """What shows an invoice that is not final."""
+
+    def __call__(self, tx: Connection, tenant_id: UUID, *, now: datetime) -> Awaitable[InvoiceView]:
+        """The invoice as it would be."""
+        ...
+
+
+def from_preview(request: pb.PreviewInvoiceRequest) -> Preview:
+    """What is to be shown: a draft, or the next invoice of a subscription. Raises InvalidId."""
+    if request.WhichOneof("what") == "invoice_id":
+        invoice_id = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+        return partial(preview_invoice, invoice_id=invoice_id)
+    is_now = request.moment == pb.PREVIEW_MOMENT_NOW
+    return partial(
+        preview_subscription,
+        subscription_id=decode(
+            Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id"
+        ),
+        moment=Moment.NOW if is_now else Moment.NEXT_BOUNDARY,
     )
 
 

@@ -218,3 +218,43 @@ async def test_a_line_that_is_not_there_is_refused_by_its_number(rim: Rim) -> No
     request = pb.ExplainLineRequest(invoice_id=named, line_number=4)
     refused = await rim.refused(f"{SERVICE}/ExplainLine", request)
     assert (refused.reason, refused.metadata["line_number"]) == ("INVOICE_LINE_NOT_FOUND", "4")
+
+
+async def test_the_next_invoice_of_a_subscription_is_shown_before_there_is_one(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    await finalize(rim, named)
+    await house.use(JUNE + HOUR / 4, "30")
+    await house.use(START + 7 * DAY, "90", backfill=True)
+    await house.deliver()
+    subscription = (await house.invoices())[0]["subscription_id"]
+    request = pb.PreviewInvoiceRequest(subscription_id=encode(Prefix.SUBSCRIPTION, subscription))
+    method = f"{SERVICE}/PreviewInvoice"
+    ahead: pb.Invoice = (await rim.call(method, request)).invoice
+    assert (ahead.id, ahead.kind, ahead.status) == (
+        "",
+        pb.INVOICE_KIND_PERIOD,
+        pb.INVOICE_STATUS_OPEN,
+    )
+    request.moment = pb.PREVIEW_MOMENT_NOW
+    so_far: pb.Invoice = (await rim.call(method, request)).invoice
+    assert [line.amount.minor_units for line in so_far.lines] == [300, 800]
+
+    await house.advance(JULY + HOUR / 2)
+
+    draft = await preview(rim, await draft_of(house))
+    assert [line.amount.minor_units for line in draft.lines] == [300, 800, 4900]
+    assert ahead.lines == draft.lines
+    assert (ahead.discount, ahead.tax, ahead.total) == (draft.discount, draft.tax, draft.total)
+
+
+async def test_the_activation_of_a_subscription_in_trial_is_shown(rim: Rim) -> None:
+    house, _ = await drafted(rim)
+    await house.customer("LH")
+    made = await house.subscribe("LH", trial_days=14)
+    await house.deliver()
+    request = pb.PreviewInvoiceRequest(subscription_id=encode(Prefix.SUBSCRIPTION, made.row.id))
+    shown: pb.Invoice = (await rim.call(f"{SERVICE}/PreviewInvoice", request)).invoice
+    assert shown.kind == pb.INVOICE_KIND_ACTIVATION
+    (fee,) = shown.lines
+    assert fee.amount.minor_units == 4900
+    assert fee.period.start.ToDatetime() == (JUNE + HOUR / 2 + 14 * DAY).replace(tzinfo=None)

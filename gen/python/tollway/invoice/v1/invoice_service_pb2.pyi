@@ -122,6 +122,30 @@ LINE_KIND_ITEM: LineKind.ValueType  # 10
 """An item that a person put on the invoice."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
+class _PreviewMoment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PreviewMomentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreviewMoment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREVIEW_MOMENT_UNSPECIFIED: _PreviewMoment.ValueType  # 0
+    """The same as the next boundary."""
+    PREVIEW_MOMENT_NEXT_BOUNDARY: _PreviewMoment.ValueType  # 1
+    """The invoice of the next boundary, by what is recorded now, with the fees of the period that begins there."""
+    PREVIEW_MOMENT_NOW: _PreviewMoment.ValueType  # 2
+    """What has come about so far: usage and adjustments, without the fees of the period to come."""
+
+class PreviewMoment(_PreviewMoment, metaclass=_PreviewMomentEnumTypeWrapper):
+    """Up to when a subscription's next invoice is shown."""
+
+PREVIEW_MOMENT_UNSPECIFIED: PreviewMoment.ValueType  # 0
+"""The same as the next boundary."""
+PREVIEW_MOMENT_NEXT_BOUNDARY: PreviewMoment.ValueType  # 1
+"""The invoice of the next boundary, by what is recorded now, with the fees of the period that begins there."""
+PREVIEW_MOMENT_NOW: PreviewMoment.ValueType  # 2
+"""What has come about so far: usage and adjustments, without the fees of the period to come."""
+Global___PreviewMoment: _TypeAlias = PreviewMoment  # noqa: Y015
+
 @_typing.final
 class LineStep(_message.Message):
     """A step in the computation of a line, for people with a calculator."""
@@ -620,23 +644,33 @@ Global___ListInvoicesResponse: _TypeAlias = ListInvoicesResponse  # noqa: Y015
 
 @_typing.final
 class PreviewInvoiceRequest(_message.Message):
-    """Which draft to show as it will be."""
+    """Which invoice to show as it will be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """The draft, "inv_…"."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    moment: Global___PreviewMoment.ValueType
+    """Of a subscription: up to when."""
     def __init__(
         self,
         *,
         invoice_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        moment: Global___PreviewMoment.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "subscription_id", b"subscription_id", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "moment", b"moment", "subscription_id", b"subscription_id", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["invoice_id", "subscription_id"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___PreviewInvoiceRequest: _TypeAlias = PreviewInvoiceRequest  # noqa: Y015
 
@@ -649,7 +683,7 @@ class PreviewInvoiceResponse(_message.Message):
     INVOICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def invoice(self) -> Global___Invoice:
-        """The invoice with its lines, without a number."""
+        """The invoice with its lines, without a number; of a subscription's next invoice without an id."""
 
     def __init__(
         self,

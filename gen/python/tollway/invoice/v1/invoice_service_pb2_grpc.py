@@ -95,10 +95,10 @@ class InvoiceServiceServicer:
 
     def PreviewInvoice(self, request, context):
         """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
-        A blocked draft is shown with its blocked_reason.
+        A blocked draft is shown with its blocked_reason. Or shows the next invoice of a subscription, before there is one.
 
         Permission: read.
-        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+        Errors: INVOICE_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -32,10 +32,10 @@ class InvoiceServiceStub:
     """
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.PreviewInvoiceRequest, _invoice_service_pb2.PreviewInvoiceResponse]
     """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
-    A blocked draft is shown with its blocked_reason.
+    A blocked draft is shown with its blocked_reason. Or shows the next invoice of a subscription, before there is one.
 
     Permission: read.
-    Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+    Errors: INVOICE_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
     """
     FinalizeInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.FinalizeInvoiceRequest, _invoice_service_pb2.FinalizeInvoiceResponse]
@@ -99,10 +99,10 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_invoice_service_pb2.PreviewInvoiceRequest, _abc.Awaitable[_invoice_service_pb2.PreviewInvoiceResponse]],
     ) -> _abc.Awaitable[_invoice_service_pb2.PreviewInvoiceResponse]:
         """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
-        A blocked draft is shown with its blocked_reason.
+        A blocked draft is shown with its blocked_reason. Or shows the next invoice of a subscription, before there is one.
 
         Permission: read.
-        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+        Errors: INVOICE_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
         """
 
