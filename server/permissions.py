@@ -102,6 +102,11 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.replay.v1.ReplayService/PlanReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.replay.v1.ReplayService/StartReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.replay.v1.ReplayService/GetReplay": Permission(Scope.READ, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/ListReplays": Permission(Scope.READ, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/WatchReplay": Permission(Scope.READ, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/PauseReplay": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/ResumeReplay": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.replay.v1.ReplayService/CancelReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.operations.v1.OperationsService/GetStatus": Permission(
         Scope.READ, without_tenant=True
     ),

@@ -346,6 +346,10 @@ class Replay:
     version: int
     started_at: datetime.datetime
     finished_at: datetime.datetime | None
+    target: str
+    status_note: str
+    failures_accepted: int
+    rounds: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
