@@ -204,6 +204,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_REPLAY_CONSUMER_NOT_REPLAYABLE: _ErrorReason.ValueType  # 360
+    """FAILED_PRECONDITION: FORCE is for a consumer that can compute anew from the facts. Metadata: target."""
+    ERROR_REASON_REPLAY_REASON_MISSING: _ErrorReason.ValueType  # 361
+    """INVALID_ARGUMENT: a forced replay needs a note that says why."""
+    ERROR_REASON_REPLAY_EXTERNAL_EFFECTS_SUPPRESSED: _ErrorReason.ValueType  # 362
+    """FAILED_PRECONDITION: the target is outside of the house, and external effects are not allowed. Metadata: target."""
+    ERROR_REASON_REPLAY_PERIODS_CLOSED: _ErrorReason.ValueType  # 363
+    """FAILED_PRECONDITION: the events touch billed usage periods, and that is not allowed. Metadata: periods."""
+    ERROR_REASON_REPLAY_OLDER_THAN_INBOX: _ErrorReason.ValueType  # 364
+    """FAILED_PRECONDITION: the range begins before the inbox, and that is not allowed."""
+    ERROR_REASON_REPLAY_PHRASE_MISSING: _ErrorReason.ValueType  # 365
+    """FAILED_PRECONDITION: a replay of all tenants needs the phrase "replay all tenants"."""
+    ERROR_REASON_REPLAY_PLAN_CHANGED: _ErrorReason.ValueType  # 366
+    """FAILED_PRECONDITION: the plan_hash is not that of the token's plan. Metadata: planned, given."""
     ERROR_REASON_RECOVERY_RUNNING: _ErrorReason.ValueType  # 341
     """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
     ERROR_REASON_RECOVERY_NOT_FOUND: _ErrorReason.ValueType  # 342
@@ -410,6 +424,20 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_REPLAY_CONSUMER_NOT_REPLAYABLE: ErrorReason.ValueType  # 360
+"""FAILED_PRECONDITION: FORCE is for a consumer that can compute anew from the facts. Metadata: target."""
+ERROR_REASON_REPLAY_REASON_MISSING: ErrorReason.ValueType  # 361
+"""INVALID_ARGUMENT: a forced replay needs a note that says why."""
+ERROR_REASON_REPLAY_EXTERNAL_EFFECTS_SUPPRESSED: ErrorReason.ValueType  # 362
+"""FAILED_PRECONDITION: the target is outside of the house, and external effects are not allowed. Metadata: target."""
+ERROR_REASON_REPLAY_PERIODS_CLOSED: ErrorReason.ValueType  # 363
+"""FAILED_PRECONDITION: the events touch billed usage periods, and that is not allowed. Metadata: periods."""
+ERROR_REASON_REPLAY_OLDER_THAN_INBOX: ErrorReason.ValueType  # 364
+"""FAILED_PRECONDITION: the range begins before the inbox, and that is not allowed."""
+ERROR_REASON_REPLAY_PHRASE_MISSING: ErrorReason.ValueType  # 365
+"""FAILED_PRECONDITION: a replay of all tenants needs the phrase "replay all tenants"."""
+ERROR_REASON_REPLAY_PLAN_CHANGED: ErrorReason.ValueType  # 366
+"""FAILED_PRECONDITION: the plan_hash is not that of the token's plan. Metadata: planned, given."""
 ERROR_REASON_RECOVERY_RUNNING: ErrorReason.ValueType  # 341
 """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
 ERROR_REASON_RECOVERY_NOT_FOUND: ErrorReason.ValueType  # 342
