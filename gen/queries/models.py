@@ -32,7 +32,9 @@ __all__ = [
     "Tenant",
     "TenantProfile",
     "TestClock",
+    "UsageBackfill",
     "UsagePeriod",
+    "UsageThreshold",
     "Webhook",
     "WebhookHealth",
     "WebhookRecovery",
@@ -420,6 +422,7 @@ class SubscriptionItem:
     created_at: datetime.datetime
     started_at: datetime.datetime | None
     ended_at: datetime.datetime | None
+    subscription_required: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -467,6 +470,19 @@ class TestClock:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UsageBackfill:
+    """One row of usage_backfills."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    name: str
+    note: str
+    status: str
+    created_at: datetime.datetime
+    reverted_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class UsagePeriod:
     """One row of usage_periods."""
 
@@ -484,6 +500,22 @@ class UsagePeriod:
     closing_until: datetime.datetime | None
     nominal_start: datetime.datetime | None
     nominal_end: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsageThreshold:
+    """One row of usage_thresholds."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    meter_id: uuid.UUID | None
+    quantity: decimal.Decimal | None
+    amount: int | None
+    currency: str | None
+    note: str
+    version: int
+    created_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

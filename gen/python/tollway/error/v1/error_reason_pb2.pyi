@@ -236,6 +236,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the price is archived: it cannot be superseded, and new subscriptions do not get it. Metadata:
     price, superseded_by.
     """
+    ERROR_REASON_SUBSCRIPTION_REQUIRED: _ErrorReason.ValueType  # 284
+    """INVALID_ARGUMENT: the usage must name the subscription that it is for."""
+    ERROR_REASON_BACKFILL_NOT_FOUND: _ErrorReason.ValueType  # 285
+    """NOT_FOUND: no such backfill job. Metadata: backfill."""
+    ERROR_REASON_BACKFILL_CLOSED: _ErrorReason.ValueType  # 286
+    """FAILED_PRECONDITION: the backfill job was reverted and takes no records. Metadata: backfill."""
+    ERROR_REASON_THRESHOLD_NOT_FOUND: _ErrorReason.ValueType  # 287
+    """NOT_FOUND: no such threshold. Metadata: threshold."""
+    ERROR_REASON_TOO_MANY_THRESHOLDS: _ErrorReason.ValueType  # 288
+    """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -456,4 +466,14 @@ ERROR_REASON_PRICE_ARCHIVED: ErrorReason.ValueType  # 241
 """FAILED_PRECONDITION: the price is archived: it cannot be superseded, and new subscriptions do not get it. Metadata:
 price, superseded_by.
 """
+ERROR_REASON_SUBSCRIPTION_REQUIRED: ErrorReason.ValueType  # 284
+"""INVALID_ARGUMENT: the usage must name the subscription that it is for."""
+ERROR_REASON_BACKFILL_NOT_FOUND: ErrorReason.ValueType  # 285
+"""NOT_FOUND: no such backfill job. Metadata: backfill."""
+ERROR_REASON_BACKFILL_CLOSED: ErrorReason.ValueType  # 286
+"""FAILED_PRECONDITION: the backfill job was reverted and takes no records. Metadata: backfill."""
+ERROR_REASON_THRESHOLD_NOT_FOUND: ErrorReason.ValueType  # 287
+"""NOT_FOUND: no such threshold. Metadata: threshold."""
+ERROR_REASON_TOO_MANY_THRESHOLDS: ErrorReason.ValueType  # 288
+"""FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
