@@ -17,7 +17,16 @@ from rich.table import Table
 
 from bench.environment import Result, environment
 
-CASES = ("usage_ingest", "usage_unary", "dispatch", "route", "unary_read", "webhooks")
+CASES = (
+    "usage_ingest",
+    "usage_unary",
+    "dispatch",
+    "route",
+    "unary_read",
+    "webhooks",
+    "isolation",
+    "restart",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
