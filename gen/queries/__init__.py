@@ -50,6 +50,7 @@ from . import (
     webhook_health,
     webhook_history,
     webhook_recoveries,
+    webhook_retention,
     webhook_stats,
     webhooks,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "webhook_health",
     "webhook_history",
     "webhook_recoveries",
+    "webhook_retention",
     "webhook_stats",
     "webhooks",
 ]
