@@ -26,6 +26,10 @@ CASES = (
     "webhooks",
     "isolation",
     "restart",
+    "latency",
+    "outage",
+    "archive",
+    "held_snapshot",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -76,9 +80,11 @@ def _document(results: Sequence[Result]) -> dict[str, object]:
 def _cells(result: Result) -> tuple[str, str, str, str, str, str]:
     limit = f"{result.limit:,.0f}" if result.limit is not None else "-"
     ratio = f"{result.ratio:.2f}" if result.ratio is not None else "-"
-    return result.case, f"{result.figure:,.0f}", result.unit, limit, ratio, result.note
+    digits = 0 if result.figure >= _WHOLE_FROM else 1
+    return result.case, f"{result.figure:,.{digits}f}", result.unit, limit, ratio, result.note
 
 
+_WHOLE_FROM = 100  # smaller figures have a digit behind the point
 _HEADINGS = ("case", "figure", "unit", "limit", "ratio", "what the limit is")
 
 

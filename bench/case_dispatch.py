@@ -67,8 +67,8 @@ def _event(tenant: UUID, batch: str, version: int, env: Environment) -> NewEvent
     return NewEvent(tenant, batch, version, payload, now, cause)
 
 
-async def dispatch_all(env: Environment, shards: int) -> float:
-    """Events per second of a dispatcher that owns all shards, until nothing is pending."""
+async def dispatch_all(env: Environment, shards: int, count: int = EVENTS) -> float:
+    """Events per second of a dispatcher that owns all shards, until it has published so many."""
     keeper = LeaseKeeper(env.worker, LeaseKind.DISPATCHER, uuid4(), LeaseSettings(), shards=shards)
     await keeper.step()
     settings, metrics = DispatcherSettings(), DispatcherMetrics(CollectorRegistry())
@@ -77,7 +77,7 @@ async def dispatch_all(env: Environment, shards: int) -> float:
 
     async def lane() -> None:
         nonlocal published
-        while published < EVENTS:
+        while published < count:
             # In two lines: another lane counts while this one waits.
             done = await dispatcher.step()
             published += done

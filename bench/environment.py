@@ -19,7 +19,7 @@ from billing.runtime.bus.base import Bus, BusSettings
 from billing.runtime.bus.connect import connect_bus
 from billing.runtime.clock import DatabaseClock
 from billing.runtime.db import Database, DatabaseSettings, Role, connect, read_clock
-from billing.runtime.embedded import EmbeddedSettings, start_servers
+from billing.runtime.embedded import EmbeddedSettings, RunningServers, start_servers
 from billing.runtime.ids import new_id
 from billing.runtime.vault import Vault, new_key_text
 from billing.services import keys, tenants
@@ -51,6 +51,7 @@ class Environment:
     folder: Path
     database_url: str
     nats_url: str
+    servers: RunningServers
     api: Database
     worker: Database
     bus: Bus
@@ -94,6 +95,7 @@ async def environment() -> AsyncIterator[Environment]:
                     folder,
                     servers.database_url,
                     servers.nats_url,
+                    servers,
                     api,
                     worker,
                     bus,

@@ -1,7 +1,8 @@
 -- Usage path, step 1: take records in, once each.
 
 -- name: ListMetersByKeys :many
-SELECT id, key, aggregation, archived_at FROM meters WHERE tenant_id = @tenant_id AND key = ANY (@keys::text[]);
+SELECT id, key, aggregation, value_property, unique_property, archived_at
+FROM meters WHERE tenant_id = @tenant_id AND key = ANY (@keys::text[]);
 
 -- name: ListCustomersByExternalIds :many
 SELECT id, external_id::text AS external_id

@@ -22,6 +22,7 @@ from billing.services.draft_periods import PeriodsByDraft
 from billing.services.invoice_line import EarlierAmount, EarlierLine
 from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
+from billing.services.promises import Promise, read_promises
 from billing.services.quantity_reads import PeriodKey, key_of
 
 
@@ -29,7 +30,8 @@ from billing.services.quantity_reads import PeriodKey, key_of
 class DraftFacts:
     """By invoice id, usage period or price.
 
-    `rated` is what a usage period costs now, or why it cannot be told; `earlier` what final invoices carry for it.
+    `rated` is what a usage period costs now, or why it cannot be told; `earlier` what final invoices carry for it;
+    `promises` the commitments of the periods that the drafts end or adjust.
     """
 
     fees: Mapping[UUID, Sequence[FeePeriod]]
@@ -37,6 +39,7 @@ class DraftFacts:
     rated: Mapping[PeriodKey, RatedPeriod | BillingError]
     earlier: Mapping[PeriodKey, Sequence[EarlierLine]]
     prices: Mapping[PriceKey, BookedPrice]
+    promises: Mapping[UUID, Sequence[Promise]]
 
 
 async def read_facts(
@@ -60,14 +63,19 @@ async def read_facts(
     fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee.fee_period)
+    promises = await read_promises(tx, drafts, periods)
+    promised = [promise for found in promises.values() for promise in found]
+    usage = {key_of(row): row for row in [*rows, *(row for one in promised for row in one.usage)]}
+    priced = [(row.tenant_id, row.price_id) for row in usage.values()]
+    priced += [(fee.fee_period.tenant_id, fee.fee_period.price_id) for fee in fees]
+    priced += [(row.tenant_id, row.price_id) for one in promised for row in one.fees]
     return DraftFacts(
         fees_of,
         periods,
-        await rate_periods(tx, rows) if rows else {},
+        await rate_periods(tx, list(usage.values())) if usage else {},
         await _earlier(tx, [key_of(row) for row in rows]) if rows else {},
-        await load_prices(
-            tx, [(row.fee_period.tenant_id, row.fee_period.price_id) for row in fees]
-        ),
+        await load_prices(tx, priced),
+        promises,
     )
 
 

@@ -6,18 +6,20 @@ charge that it gives back; every line is rounded once, so a change and its rever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
 from queries.models import FeePeriod, Invoice
 
+from billing.domain.money import Money
 from billing.domain.period import Period
-from billing.domain.pricing import Usage, rate
+from billing.domain.pricing import Rated, Usage, rate
 from billing.services.draft_facts import DraftFacts
 from billing.services.fee_periods import FeeReason
 from billing.services.invoice_line import Line, LineKind, line_of
+from billing.services.price_book import BookedPrice, PriceKey
 
 _WHAT: Final = {FeeReason.CREDIT: ": unused time", FeeReason.DEBIT: ": remaining time"}
 
@@ -28,12 +30,28 @@ def fee_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
         yield _fee_line(row, facts)
 
 
+def fee_amount(row: FeePeriod, prices: Mapping[PriceKey, BookedPrice]) -> Money:
+    """What a fee period charges; a credit is negative."""
+    total = _rated(row, prices[row.tenant_id, row.price_id]).total
+    return -total if FeeReason(row.reason) is FeeReason.CREDIT else total
+
+
 def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
     booked = facts.prices[row.tenant_id, row.price_id]
+    rated = _rated(row, booked)
     period = Period(row.period_start, row.period_end)
-    share = period.share_of(Period(row.nominal_start, row.nominal_end))
-    rated = rate(booked.price, Usage(Fraction(row.quantity)), scale=share, licensed=True)
-    reason = FeeReason(row.reason)
-    amount = -rated.total if reason is FeeReason.CREDIT else rated.total
-    line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=share)
-    return replace(line, amount=amount, description=line.description + _WHAT.get(reason, ""))
+    line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=_share(row))
+    return replace(
+        line,
+        amount=fee_amount(row, facts.prices),
+        description=line.description + _WHAT.get(FeeReason(row.reason), ""),
+    )
+
+
+def _rated(row: FeePeriod, booked: BookedPrice) -> Rated:
+    return rate(booked.price, Usage(Fraction(row.quantity)), scale=_share(row), licensed=True)
+
+
+def _share(row: FeePeriod) -> Fraction:
+    nominal = Period(row.nominal_start, row.nominal_end)
+    return Period(row.period_start, row.period_end).share_of(nominal)

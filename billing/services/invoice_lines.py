@@ -14,6 +14,7 @@ from queries.models import Invoice
 
 from billing.domain.errors import BillingError
 from billing.runtime.db import Connection
+from billing.services.commitment_lines import commitment_lines
 from billing.services.draft_facts import DraftFacts, read_facts
 from billing.services.draft_money import Computed, DraftMoney, in_order, read_money
 from billing.services.draft_periods import PeriodsByDraft, list_periods, share_out
@@ -76,6 +77,7 @@ def _computed(
             *usage_lines(draft, facts),
             *adjustment_lines(draft, facts),
             *fee_lines(draft, facts),
+            *commitment_lines(draft, facts),
         ]
         return money.settle(draft, billed + lines, facts.prices)
     except BillingError as error:

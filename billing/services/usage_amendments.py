@@ -25,7 +25,7 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.business_time import business_time
 from billing.services.usage_batch import UsageBatch
-from billing.services.usage_checks import instant_of, instant_us, refusals
+from billing.services.usage_checks import instant_of, instant_us, refusals, with_values
 from billing.services.usage_directory import look_up
 from billing.services.usage_records import RecordHistory, get_history
 from billing.services.usage_reported import usage_reported
@@ -172,6 +172,7 @@ async def _checked(
 ) -> _Content:
     """What the revision says. Raises AmendmentInvalid; that a meter is archived by now is no reason."""
     names = await look_up(tx, tenant_id, batch)
+    batch = with_values(batch, names)
     refusal = refusals(batch, names, today).get(0)
     if refusal is not None and refusal.reason != "METER_ARCHIVED":
         raise AmendmentInvalid(refusal.message, metadata={"cause": refusal.reason})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -34,6 +35,8 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 # What needs no closer look: a plain decimal that is within every limit of billing.domain.decimals.
 _PLAIN_DECIMAL: Final = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,12})?").fullmatch
 _NUL: Final = "\0"
+# Of these a record without a quantity counts one.
+_COUNTING: Final = ("count", "unique")
 
 Refusals = Iterator[tuple[int, Verdict]]
 
@@ -47,6 +50,7 @@ def refusals(batch: UsageBatch, names: Names, now: datetime) -> dict[int, Verdic
         lambda: _customers(batch, names),
         lambda: _subscriptions(batch, names),
         lambda: _timestamps(batch, now),
+        lambda: _needed_properties(batch, names),
         lambda: _quantities(batch, names),
         lambda: _properties(batch.properties),
     )
@@ -164,23 +168,59 @@ def _wrong_timestamp(us: int | None, now: datetime, *, allow_backfill: bool) -> 
     )
 
 
+def with_values(batch: UsageBatch, names: Names) -> UsageBatch:
+    """The batch with the quantities of meters that find them in a property; an absent one is left empty."""
+    if all(meter.value_property is None for meter in names.meters.values()):
+        return batch
+    quantities = list(batch.quantities)
+    for place, key in enumerate(batch.meter_keys):
+        meter = names.meters.get(key)
+        if meter is not None and meter.value_property is not None:
+            quantities[place] = _properties_at(batch, place).get(meter.value_property, "")
+    return replace(batch, quantities=quantities)
+
+
+def _properties_at(batch: UsageBatch, place: int) -> Properties:
+    return (batch.properties[place] if batch.properties is not None else None) or {}
+
+
+def _needed_properties(batch: UsageBatch, names: Names) -> Refusals:
+    needed = {
+        key: [name for name in (meter.value_property, meter.unique_property) if name is not None]
+        for key, meter in names.meters.items()
+    }
+    if not any(needed.values()):
+        return
+    for place, key in enumerate(batch.meter_keys):
+        for name in needed.get(key, ()):
+            if name not in _properties_at(batch, place):
+                yield (
+                    place,
+                    rejected(
+                        "PROPERTIES_INVALID", f"The meter {key!r} needs the property {name!r}."
+                    ),
+                )
+
+
 def _quantities(batch: UsageBatch, names: Names) -> Refusals:
     if all(map(_PLAIN_DECIMAL, batch.quantities)):
         return
     for place, text in enumerate(batch.quantities):
         meter = names.meters.get(batch.meter_keys[place])
-        if not text and meter is not None and meter.aggregation == "count":
+        aggregation = meter.aggregation if meter is not None else ""
+        if not text and aggregation in _COUNTING:
             continue  # counts one
-        if (message := _wrong_quantity(text)) is not None:
+        if (message := _wrong_quantity(text, signed=aggregation == "weighted_sum")) is not None:
             yield place, rejected("QUANTITY_INVALID", message)
 
 
-def _wrong_quantity(text: str) -> str | None:
+def _wrong_quantity(text: str, *, signed: bool) -> str | None:
+    """`signed`: the quantity is a change of a level, which may go down."""
     try:
         quantity = parse_decimal(text, path="quantity")
-        if quantity < 0:
+        if quantity < 0 and not signed:
             return "quantity: it must not be negative."
-        if quantity >= QUANTITY_LIMIT:
+        if abs(quantity) >= QUANTITY_LIMIT:
             return f"quantity: it must be below {QUANTITY_LIMIT}; use a larger unit."
     except InvalidDecimal as error:
         return error.message

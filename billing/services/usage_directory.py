@@ -24,11 +24,13 @@ _NUL: Final = "\0"  # PostgreSQL's text cannot hold it, so no name has it
 
 @dataclass(frozen=True, slots=True)
 class MeterName:
-    """What the checks need to know of a meter."""
+    """What the checks need to know of a meter. A property that is named must be there in each record."""
 
     id: UUID
     aggregation: str
     archived: bool
+    value_property: str | None = None
+    unique_property: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,14 @@ async def _meters(tx: Connection, tenant_id: UUID, keys: set[str]) -> dict[str, 
         tx, tenant_id=tenant_id, keys=[key for key in keys if _NUL not in key]
     )
     return {
-        row.key: MeterName(row.id, row.aggregation, row.archived_at is not None) for row in rows
+        row.key: MeterName(
+            row.id,
+            row.aggregation,
+            row.archived_at is not None,
+            row.value_property,
+            row.unique_property,
+        )
+        for row in rows
     }
 
 

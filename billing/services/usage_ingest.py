@@ -28,7 +28,7 @@ from billing.services.usage_batch import (
     UsageBatch,
     Verdict,
 )
-from billing.services.usage_checks import refusals
+from billing.services.usage_checks import refusals, with_values
 from billing.services.usage_directory import Names, look_up
 from billing.services.usage_reported import usage_reported
 
@@ -78,6 +78,7 @@ async def record_usage(
     if not 1 <= len(batch) <= BATCH_RECORDS_MAX:
         raise Invalid.field("records", f"send 1 to {BATCH_RECORDS_MAX} records, not {len(batch)}.")
     names = await look_up(tx, tenant_id, batch)
+    batch = with_values(batch, names)
     today = await business_time(tx, tenant_id, now)
     verdicts = refusals(batch, names, today)
     sound = _columns(batch, names, verdicts)
@@ -100,7 +101,7 @@ def _columns(batch: UsageBatch, names: Names, refused: dict[int, Verdict]) -> _C
         batch = _without(batch, places)
     external, internal = names.external_customers, names.customers
     quantities = batch.quantities
-    if "" in quantities:  # of count meters
+    if "" in quantities:  # of meters that count
         quantities = [text or "1" for text in quantities]
     subscriptions, properties = batch.subscription_ids, batch.properties
     return _Columns(

@@ -32,11 +32,14 @@ class ListMetersByKeysRow:
     id: uuid.UUID
     key: str
     aggregation: str
+    value_property: str | None
+    unique_property: str | None
     archived_at: datetime.datetime | None
 
 
 LIST_METERS_BY_KEYS: typing.Final = """-- name: ListMetersByKeys :many
-SELECT id, key, aggregation, archived_at FROM meters WHERE tenant_id = $1 AND key = ANY ($2::text[])
+SELECT id, key, aggregation, value_property, unique_property, archived_at
+FROM meters WHERE tenant_id = $1 AND key = ANY ($2::text[])
 """
 
 

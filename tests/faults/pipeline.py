@@ -157,6 +157,11 @@ class Pipeline:
         """Waits until so many more effects are there."""
         await self._until_grown("effects", more)
 
+    async def until_waiting(self, consumer: str, count: int) -> None:
+        """Waits until so many events wait for a consumer."""
+        waiting = f"router_waiting WHERE consumer = '{consumer}'"
+        await self._until_grown(waiting, count - await self.backbone.count(waiting))
+
     async def _until_grown(self, table: str, more: int) -> None:
         target = await self.backbone.count(table) + more
         async with asyncio.timeout(GROWN_S):

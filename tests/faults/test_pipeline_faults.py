@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from billing.runtime.embedded import RunningServers
 from billing.runtime.embedded.servers import Server
+from billing.runtime.ids import new_id
+from billing.services import pauses
+from billing.services.actor import Cause
+from billing.services.dead_letters import Order
 from billing.services.events import resource_hash
+from billing.services.pauses import PauseTarget
 from tests.backbone import SHARDS, Backbone, wipe_streams
 from tests.conftest import LONG
 from tests.faults.afterwards import assert_all_is_well
-from tests.faults.backbone_process import LEASES
+from tests.faults.backbone_process import CONSUMERS, LEASES
 from tests.faults.pipeline import NEW, OLD, pipeline
 
 pytestmark = pytest.mark.timeout(900 if LONG else 180)
@@ -150,3 +156,27 @@ async def test_an_old_router_meets_a_new_subject(backbone: Backbone) -> None:
             await house.kill(old)
             await house.until_routed(EVENTS)
         await assert_all_is_well(backbone)
+
+
+async def test_a_consumer_is_paused_and_resumed(backbone: Backbone) -> None:
+    async with pipeline(backbone) as house:
+        async with house.load():
+            for _ in range(ROUNDS):
+                await house.until_routed(EVENTS)
+                await order(backbone, pauses.pause, CONSUMERS)
+                waiting = await backbone.count("router_waiting WHERE consumer = 'second'")
+                await house.until_waiting("second", waiting + EVENTS // 2)
+                [router] = house.of("router")
+                await house.restart(router)  # what is paused outlives whoever was told
+                await house.until_waiting("second", waiting + EVENTS)
+                await order(backbone, pauses.resume)
+                await house.until_routed(EVENTS)
+        await assert_all_is_well(backbone)
+
+
+async def order(backbone: Backbone, what: Callable[..., Awaitable[object]], *more: object) -> None:
+    """An operator's order about the ordered consumer."""
+    now = backbone.now
+    given = Order(Cause("opr_test", new_id(now)), "/test/pause", "to see what happens")
+    async with backbone.databases.worker.transaction() as tx:
+        await what(tx, PauseTarget(consumer="second"), given, *more, now=now)

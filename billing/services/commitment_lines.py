@@ -1,0 +1,77 @@
+"""Invoice path, step 4: the line that brings a billing period up to what its plan promises.
+
+Invariant: the true-up is the commitment, scaled to the period, minus the usage and the fees of the period before
+discounts, if positive; and minus what finalized invoices carry of it already, so usage that comes later takes it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from queries.models import FeePeriod, Invoice, UsagePeriod
+
+from billing.domain.errors import BillingError
+from billing.domain.money import Money, total_of
+from billing.domain.period import Interval, Period, Schedule
+from billing.domain.pricing import Step, adjustment
+from billing.domain.totals import commitment_true_up
+from billing.services.draft_facts import DraftFacts
+from billing.services.fee_lines import fee_amount
+from billing.services.invoice_line import Derivation, Line, LineKind
+from billing.services.promises import Promise
+from billing.services.quantity_reads import key_of
+
+
+def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
+    """A line for each period that the draft ends or adjusts, where there is one to write.
+
+    Raises why usage that counts cannot be rated.
+    """
+    for promise in facts.promises.get(draft.id, ()):
+        reached = _reached(promise, facts)
+        share = _share(promise)
+        promised = Fraction(promise.row.commitment)
+        wanted = commitment_true_up(promised, reached, scale=share)
+        amount = adjustment(wanted, promise.billed, promise.waived)
+        if amount is not None:
+            steps = (
+                Step.of("commitment", share, promised),
+                Step("usage and fees", Fraction(1), -reached.exact, -reached.exact),
+            )
+            yield Line(
+                LineKind.COMMITMENT,
+                f"{promise.row.display_name}: up to the commitment",
+                None,
+                None,
+                Period(promise.row.period_start, promise.row.boundary),
+                Fraction(0),
+                amount,
+                [step.as_strings() for step in steps],
+                Derivation(wanted.exact, share),
+            )
+
+
+def _reached(promise: Promise, facts: DraftFacts) -> Money:
+    """Usage with its minimums and maximums, and fees with their credits."""
+    amounts = [fee_amount(row, facts.prices) for row in promise.fees]
+    for row in promise.usage:
+        rated = facts.rated[key_of(row)]
+        if isinstance(rated, BillingError):
+            raise rated
+        amounts.append(rated.total)
+    return total_of(amounts, promise.row.currency)
+
+
+def _share(promise: Promise) -> Fraction:
+    """The period's share of the full one that it is cut from."""
+    row = promise.row
+    period = Period(row.period_start, row.boundary)
+    parts: list[FeePeriod | UsagePeriod] = [*promise.fees, *promise.usage]
+    for part in parts:
+        if part.period_start == period.start and part.nominal_start and part.nominal_end:
+            return period.share_of(Period(part.nominal_start, part.nominal_end))
+    schedule = Schedule(
+        row.anchor_at or period.start, row.time_zone, Interval(row.billing_interval)
+    )
+    return period.share_of(schedule.containing(period.start))

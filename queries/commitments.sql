@@ -1,0 +1,47 @@
+-- Invoice path, step 4: what plans promise for a billing period, and what counts towards it.
+
+-- name: ListPromises :many
+-- Of the given cycles those that end a period of a plan with a commitment.
+SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, c.period_start::timestamptz AS period_start,
+       l.commitment::numeric AS commitment, l.display_name, s.currency, s.time_zone, s.billing_interval, s.anchor_at
+FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+    AS g (tenant_id, subscription_id, kind, boundary)
+JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
+JOIN plans l ON l.tenant_id = s.tenant_id AND l.id = s.plan_id AND l.commitment IS NOT NULL
+JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id AND c.kind = g.kind
+    AND c.boundary = g.boundary
+WHERE c.period_start IS NOT NULL
+ORDER BY c.tenant_id, c.subscription_id, c.boundary, c.kind;
+
+-- name: ListPromisedUsage :many
+-- The usage periods that these cycles bill.
+SELECT p.*
+FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
+    AS g (tenant_id, subscription_id, kind, boundary)
+JOIN usage_periods p ON p.tenant_id = g.tenant_id AND p.subscription_id = g.subscription_id
+    AND p.bill_kind = g.kind AND p.bill_boundary = g.boundary
+ORDER BY p.tenant_id, p.item_id, p.period_start;
+
+-- name: ListPromisedFees :many
+-- What is charged and given back for the time of these cycles, on whatever invoice; what a cancellation gives back for the
+-- time behind it is on the cycle's own.
+SELECT g.kind::text AS kind, g.boundary::timestamptz AS boundary, sqlc.embed(f)
+FROM unnest(
+    @tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[],
+    @period_starts::timestamptz[]
+) AS g (tenant_id, subscription_id, kind, boundary, period_start)
+JOIN fee_periods f ON f.tenant_id = g.tenant_id AND f.subscription_id = g.subscription_id
+WHERE (f.period_start >= g.period_start AND f.period_start < g.boundary)
+   OR (f.reason = 'credit' AND f.bill_kind = g.kind AND f.bill_boundary = g.boundary)
+ORDER BY f.tenant_id, f.id;
+
+-- name: ListEarlierTrueUps :many
+-- What finalized invoices that are not void, or are waived, carry as commitment for these periods already.
+SELECT g.tenant_id::uuid AS tenant_id, g.subscription_id::uuid AS subscription_id,
+       g.period_start::timestamptz AS period_start, i.waived, sum(l.amount)::bigint AS amount
+FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @period_starts::timestamptz[])
+    AS g (tenant_id, subscription_id, period_start)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+JOIN invoice_lines l ON l.tenant_id = i.tenant_id AND l.invoice_id = i.id
+WHERE l.kind = 'commitment' AND l.period_start = g.period_start AND (i.status IN ('open', 'paid') OR i.waived)
+GROUP BY g.tenant_id, g.subscription_id, g.period_start, i.waived;
