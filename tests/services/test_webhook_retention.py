@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from billing.domain.errors import Invalid
 from billing.services import webhook_balance, webhook_recoveries, webhook_retention
 from billing.services.webhooks import get_endpoint
 from tests.conftest import Databases
@@ -63,5 +64,5 @@ async def test_missed_events_are_asked_for_only_as_far_back_as_deliveries_are_ke
         webhook.id, now - timedelta(days=31), None, [], [webhook_recoveries.MISSED], 100
     )
     async with world.databases.api.transaction(world.tenant_id) as tx:
-        with pytest.raises(webhook_recoveries.Invalid, match="30 days"):
+        with pytest.raises(Invalid, match="30 days"):
             await webhook_recoveries.preview(tx, world.tenant_id, wanted, now=now)
