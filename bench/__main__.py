@@ -19,6 +19,7 @@ from bench.environment import Result, environment
 
 CASES = (
     "usage_ingest",
+    "rating_million",
     "usage_unary",
     "dispatch",
     "route",

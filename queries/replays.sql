@@ -44,6 +44,7 @@ SELECT s.id, s.subject, s.resource, s.resource_version,
        EXISTS (
            SELECT 1 FROM unnest(@wanting_consumers::text[], @wanted_subjects::text[]) AS w (consumer, subject)
            WHERE w.subject IN (s.subject, '*')
+             AND NOT EXISTS (SELECT 1 FROM router_consumers c WHERE c.name = w.consumer AND s.id < c.first_event_id)
              AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.consumer = w.consumer AND i.event_id = s.id)
              AND NOT EXISTS (SELECT 1 FROM router_waiting p
                              WHERE p.consumer IN (w.consumer, '*') AND p.resource = s.resource

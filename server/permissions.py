@@ -59,6 +59,10 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.usage.v1.UsageService/AmendUsage": _WRITE,
     "/tollway.usage.v1.UsageService/VoidUsage": _WRITE,
     "/tollway.rating.v1.RatingService/GetCharges": _READ,
+    "/tollway.rating.v1.RatingService/ListRatingFailures": Permission(
+        Scope.READ, without_tenant=True
+    ),
+    "/tollway.rating.v1.RatingService/RetryRating": _WRITE,
     "/tollway.invoice.v1.InvoiceService/GetInvoice": _READ,
     "/tollway.invoice.v1.InvoiceService/ListInvoices": _READ,
     "/tollway.invoice.v1.InvoiceService/PreviewInvoice": _READ,

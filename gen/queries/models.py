@@ -11,6 +11,7 @@ import uuid
 __all__ = [
     "ApiKey",
     "BillingCycle",
+    "BucketWalk",
     "CreditBalance",
     "CreditLedger",
     "Customer",
@@ -64,6 +65,17 @@ class BillingCycle:
     id: uuid.UUID
     period_start: datetime.datetime | None
     closed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BucketWalk:
+    """One row of bucket_walk."""
+
+    id: bool
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    finished_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

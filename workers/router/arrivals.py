@@ -66,7 +66,8 @@ def read_arrivals(
             continue
         seen.add(incoming.event_id)
         route = routes.of(incoming.subject, incoming.envelope.schema_version)
-        arrivals.append(Arrival(incoming, route.wanted, route.unknown, replay_id))
+        wanted = routes.begun(route.wanted, incoming.event_id)
+        arrivals.append(Arrival(incoming, wanted, route.unknown, replay_id))
     return arrivals, unreadable
 
 
