@@ -21,6 +21,7 @@ CASES = (
     "usage_ingest",
     "rating_million",
     "usage_unary",
+    "usage_growth",
     "dispatch",
     "route",
     "unary_read",
