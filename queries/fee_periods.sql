@@ -83,3 +83,12 @@ WHERE tenant_id = @tenant_id AND id = ANY (@ids::bigint[]) AND period_start >= @
 UPDATE fee_periods SET bill_kind = @kind, bill_boundary = @boundary::timestamptz
 WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id
   AND bill_kind = 'period' AND bill_boundary = @old_boundary::timestamptz;
+
+-- name: ListFeesToCome :many
+-- The charges in advance that the subscription's licensed items will have for a period, were it begun now.
+SELECT i.id AS item_id, i.price_id, i.quantity
+FROM subscription_items i
+JOIN prices p ON p.tenant_id = i.tenant_id AND p.id = i.price_id
+WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.meter_id IS NULL AND i.ended_at IS NULL
+  AND p.billing_timing = 'in_advance'
+ORDER BY i.id;
