@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
     "usage": ("cli.commands.usage", "Import usage from CSV or JSON lines."),
     "clock": ("cli.commands.clock", "Make a test clock, send it on, and watch what happens."),
+    "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: lag, pauses, what waits or is dead."),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -16,7 +17,11 @@ from typing import Final
 from uuid import UUID
 
 from billing.runtime.bus.base import BusUnavailable
+from billing.runtime.db import Database, DatabaseSettings, Role, connect
 from billing.runtime.ids import new_id
+from billing.runtime.settings import Settings
+from billing.services import consumer_starts
+from billing.services.consumer_starts import Starts
 from billing.services.consumers import WANTED
 from billing.services.leases import LeaseKind, shard_count
 from billing.services.rating import RatingSettings
@@ -28,10 +33,12 @@ from workers.dispatcher.dispatcher import Dispatcher
 from workers.dispatcher.settings import DispatcherSettings
 from workers.ground import Ground
 from workers.healing import Healer, HealingSettings
+from workers.lag import LAG_EVERY_S, LagWatcher
 from workers.leases import LeaseKeeper, LeaseSettings
 from workers.loop import run_loop
 from workers.metrics import (
     DispatcherMetrics,
+    LagMetrics,
     LoopMetrics,
     RouterMetrics,
     SenderMetrics,
@@ -39,6 +46,7 @@ from workers.metrics import (
 )
 from workers.rating import RatingWorker
 from workers.replay import ReplayWorker
+from workers.retention import Retention, RetentionSettings
 from workers.router.consumers import Routes, house_consumers
 from workers.router.router import Router
 from workers.router.settings import RouterSettings
@@ -57,6 +65,8 @@ BUS_RETRY_S: Final = 1.0
 IDLE_S: Final = 0.25
 CLOCK_IDLE_S: Final = 0.02  # an advancing clock is somebody waiting
 SWEEP_IDLE_S: Final = 60.0
+RETENTION_IDLE_S: Final = 3600.0
+OWNER_LOCK_WAIT_S: Final = 1.0
 HEAL_IDLE_S: Final = 1.0
 
 
@@ -91,7 +101,7 @@ class Shop:
         return counter.inc
 
 
-Role = Callable[[Shop], Awaitable[None]]
+Work = Callable[[Shop], Awaitable[None]]
 
 
 async def run_workers(
@@ -132,14 +142,20 @@ def _dispatcher(shop: Shop) -> Awaitable[None]:
     return dispatcher.run(shop.stop, on_failure=shop.on_failure("dispatcher"))
 
 
-def _router(shop: Shop) -> Awaitable[None]:
+async def _router(shop: Shop) -> None:
     grace = timedelta(seconds=shop.parts.settings.invoice_grace_s)
-    routes = Routes(house_consumers(invoice_grace=grace), known_subjects())
+    consumers = house_consumers(invoice_grace=grace)
+    starts = await _register(shop, [consumer.name for consumer in consumers])
+    routes = Routes(consumers, known_subjects(), starts)
     keeper = shop.keeper(LeaseKind.ROUTER, shop.shards)
     router = Router(
         shop.ground, keeper, routes, RouterSettings(), RouterMetrics(shop.parts.registry)
     )
-    return router.run(shop.stop, on_failure=shop.on_failure("router"))
+    await router.run(shop.stop, on_failure=shop.on_failure("router"))
+
+
+async def _register(shop: Shop, names: Collection[str]) -> Starts:
+    return await consumer_starts.register(shop.parts.worker, names, now=shop.parts.clock.now())
 
 
 async def _webhooks(shop: Shop) -> None:
@@ -192,15 +208,39 @@ def _replay(shop: Shop) -> Awaitable[None]:
 
 async def _sweeper(shop: Shop) -> None:
     metrics = SweeperMetrics(shop.parts.registry)
-    sweeper = Sweeper(shop.ground, SweeperSettings(), metrics)
+    await _register(shop, WANTED)
+    settings = shop.parts.settings
+    kept = timedelta(hours=settings.bus_retention_hours)
+    sweeper = Sweeper(shop.ground, SweeperSettings(bus_retention=kept), metrics)
     wanted = WANTED if shop.parts.bus.heals else {}
     healer = Healer(shop.ground, wanted, HealingSettings(), metrics)
-    async with asyncio.TaskGroup() as group:
+    watcher = LagWatcher(shop.ground, WANTED, LagMetrics(shop.parts.registry))
+    async with _owner(shop.parts) as owner, asyncio.TaskGroup() as group:
+        retention = Retention(shop.ground, owner, _retention(settings), metrics)
+        group.create_task(_awaited(shop.loop("retention", retention.step, RETENTION_IDLE_S)))
+        group.create_task(_awaited(shop.loop("lag", watcher.step, LAG_EVERY_S)))
         group.create_task(_awaited(shop.loop("sweeper", sweeper.step, SWEEP_IDLE_S)))
         group.create_task(_awaited(shop.loop("healer", healer.step, HEAL_IDLE_S)))
 
 
-ROLES: Final[Mapping[str, Role]] = {
+def _retention(settings: Settings) -> RetentionSettings:
+    return RetentionSettings(
+        timedelta(days=settings.log_retention_days), timedelta(days=settings.inbox_retention_days)
+    )
+
+
+@asynccontextmanager
+async def _owner(parts: Parts) -> AsyncIterator[Database]:
+    """The owner's own session, which waits for no lock for long: live traffic would queue behind it."""
+    limits = DatabaseSettings(connections_max=1, lock_timeout_s=OWNER_LOCK_WAIT_S)
+    owner = await connect(parts.settings.database_url, Role.OWNER, limits)
+    try:
+        yield owner
+    finally:
+        await owner.close()
+
+
+ROLES: Final[Mapping[str, Work]] = {
     "dispatcher": _dispatcher,
     "router": _router,
     "rating": _rating,

@@ -92,6 +92,7 @@ SELECT e.id, e.subject, w.consumer::text AS consumer
 FROM billing_events e
 JOIN unnest(@consumers::text[], @subjects::text[]) AS w (consumer, subject) ON w.subject IN (e.subject, '*')
 WHERE e.tenant_id = @tenant_id AND e.id >= @first_id::uuid
+  AND NOT EXISTS (SELECT FROM router_consumers c WHERE c.name = w.consumer AND e.id < c.first_event_id)
   AND NOT EXISTS (SELECT FROM inbox h WHERE h.consumer = w.consumer AND h.event_id = e.id)
   AND NOT EXISTS (
       SELECT FROM router_dead_letters d

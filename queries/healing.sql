@@ -23,6 +23,7 @@ WHERE e.id > @after::uuid AND e.id <= @last::uuid
   AND EXISTS (
       SELECT 1 FROM unnest(@consumers::text[], @subjects::text[]) AS w (consumer, subject)
       WHERE w.subject IN ('*', e.subject)
+        AND NOT EXISTS (SELECT 1 FROM router_consumers c WHERE c.name = w.consumer AND e.id < c.first_event_id)
         AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.consumer = w.consumer AND i.event_id = e.id)
         AND NOT EXISTS (
             SELECT 1 FROM router_waiting p WHERE p.event_id = e.id AND p.consumer IN (w.consumer, '*'))
@@ -42,6 +43,7 @@ FROM (
     WHERE EXISTS (
         SELECT 1 FROM unnest(@consumers::text[], @wanted_subjects::text[]) AS w (consumer, subject)
         WHERE w.subject IN ('*', t.subject)
+          AND NOT EXISTS (SELECT 1 FROM router_consumers c WHERE c.name = w.consumer AND t.event_id < c.first_event_id)
           AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.consumer = w.consumer AND i.event_id = t.event_id)
           AND NOT EXISTS (
               SELECT 1 FROM router_waiting p WHERE p.event_id = t.event_id AND p.consumer IN (w.consumer, '*'))

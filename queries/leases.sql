@@ -48,9 +48,16 @@ WHERE leases.kind = @kind::text AND leases.shard = free.shard
 RETURNING leases.shard, leases.term;
 
 -- name: EnsurePositions :exec
-INSERT INTO router_positions (partition)
-SELECT g.partition FROM unnest(@partitions::smallint[]) AS g (partition)
-ORDER BY g.partition
+-- One row per partition; its feed begins in this week.
+WITH made AS (
+    INSERT INTO router_positions (partition)
+    SELECT g.partition FROM unnest(@partitions::smallint[]) AS g (partition)
+    ORDER BY g.partition
+    ON CONFLICT DO NOTHING
+    RETURNING partition, feed_week
+)
+INSERT INTO event_feed_weeks (partition, week, after_position)
+SELECT m.partition, m.feed_week, 0 FROM made m ORDER BY m.partition
 ON CONFLICT DO NOTHING;
 
 -- name: TakePartitions :many

@@ -144,4 +144,7 @@ ORDER BY g.consumer, g.resource, g.resource_version, g.event_id, g.replay_id
 ON CONFLICT DO NOTHING;
 
 -- name: ListPositions :many
-SELECT partition, stream_identity, last_sequence FROM router_positions ORDER BY partition;
+-- Of the partitions that there are now; the positions of earlier ones stay for the sake of the feed.
+SELECT partition, stream_identity, last_sequence FROM router_positions
+WHERE partition < (SELECT t.shards FROM topology t)
+ORDER BY partition;

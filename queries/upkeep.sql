@@ -1,7 +1,7 @@
 -- Sweeper: partitions made ahead, old answers deleted.
 
 -- name: MakeEventPartitions :one
--- Weekly partitions of the log and the inbox, from the week of `first` on; how many were missing.
+-- Weekly partitions of the log, its links, the inbox and the feed, from the week of `first` on; how many were missing.
 SELECT make_event_partitions(@first::timestamptz, @weeks::integer)::integer AS made;
 
 -- name: DeleteOldAnswers :execrows

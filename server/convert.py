@@ -49,6 +49,11 @@ def to_range(start: datetime | None, end: datetime | None) -> time_range_pb2.Tim
     return time_range_pb2.TimeRange(start=to_timestamp(start), end=to_timestamp(end))
 
 
+def optional_id(prefix: Prefix, text: str, *, path: str) -> UUID | None:
+    """An id from the wire; None for an empty text. Raises InvalidId."""
+    return decode(prefix, text, path=path) if text else None
+
+
 def to_money(minor_units: int, currency: str) -> money_pb2.Money:
     """An amount for the wire."""
     return money_pb2.Money(minor_units=minor_units, currency_code=currency)
@@ -63,8 +68,3 @@ def to_decimal(value: Decimal) -> str:
 def optional_timestamp(request: Message, field: str) -> datetime | None:
     """An instant of a request, to the microsecond; None when it is unset. Raises Invalid."""
     return from_timestamp(getattr(request, field), path=field) if request.HasField(field) else None
-
-
-def optional_id(prefix: Prefix, text: str, path: str) -> UUID | None:
-    """An id of a request; None when it is empty. Raises InvalidId."""
-    return decode(prefix, text, path=path) if text else None

@@ -47,6 +47,12 @@ from tollway.tenant.v1.tenant_service_pb2_grpc import (
     add_TenantServiceServicer_to_server as add_tenant,
 )
 from tollway.usage.v1 import usage_events_pb2
+from tollway.usage.v1.backfill_service_pb2_grpc import (
+    add_BackfillServiceServicer_to_server as add_backfill,
+)
+from tollway.usage.v1.threshold_service_pb2_grpc import (
+    add_ThresholdServiceServicer_to_server as add_threshold,
+)
 from tollway.usage.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server as add_usage
 from tollway.webhook.v1 import webhook_events_pb2
 from tollway.webhook.v1.delivery_service_pb2_grpc import (
@@ -61,6 +67,7 @@ from tollway.webhook.v1.webhook_service_pb2_grpc import (
 
 from server.handlers import HandlersByName
 from server.house import House
+from server.services.backfill import BackfillServicer
 from server.services.catalog import CatalogServicer
 from server.services.customer import CustomerServicer
 from server.services.event import EventServicer
@@ -71,6 +78,7 @@ from server.services.replay import ReplayServicer
 from server.services.scheduler import SchedulerServicer
 from server.services.subscription import SubscriptionServicer
 from server.services.tenant import TenantServicer
+from server.services.threshold import ThresholdServicer
 from server.services.usage import UsageServicer
 from server.services.webhook import WebhookServicer
 from server.services.webhook_delivery import WebhookDeliveryServicer
@@ -86,6 +94,8 @@ SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
     "tollway.customer.v1.CustomerService": (add_customer, CustomerServicer),
     "tollway.subscription.v1.SubscriptionService": (add_subscription, SubscriptionServicer),
     "tollway.usage.v1.UsageService": (add_usage, UsageServicer),
+    "tollway.usage.v1.BackfillService": (add_backfill, BackfillServicer),
+    "tollway.usage.v1.ThresholdService": (add_threshold, ThresholdServicer),
     "tollway.rating.v1.RatingService": (add_rating, RatingServicer),
     "tollway.invoice.v1.InvoiceService": (add_invoice, InvoiceServicer),
     "tollway.webhook.v1.WebhookService": (add_webhook, WebhookServicer),

@@ -26,6 +26,7 @@ from billing.runtime.bus.connect import connect_bus
 from billing.runtime.db import Connection, Database
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
+from billing.services.consumer_starts import Starts
 from billing.services.events import NewEvent, emit
 from billing.services.incoming import Incoming
 from billing.services.leases import LeaseKind
@@ -56,6 +57,7 @@ class Backbone:
     nats_url: str
     tenant: UUID
     versions: dict[str, int] = field(default_factory=dict)
+    shards: int = SHARDS
 
     @property
     def ground(self) -> Ground:
@@ -84,7 +86,7 @@ class Backbone:
 
     def keeper(self, kind: LeaseKind, database: Database | None = None) -> LeaseKeeper:
         return LeaseKeeper(
-            database or self.databases.worker, kind, uuid4(), LeaseSettings(), shards=SHARDS
+            database or self.databases.worker, kind, uuid4(), LeaseSettings(), shards=self.shards
         )
 
     async def dispatcher(
@@ -115,13 +117,15 @@ class Backbone:
         settings: RouterSettings | None = None,
         *,
         known: Collection[str] | None = None,
+        starts: Starts | None = None,
         database: Database | None = None,
     ) -> AsyncIterator[Routing]:
         """A router that has taken its leases and reads."""
         keeper = self.keeper(LeaseKind.ROUTER)
         await keeper.step()
         metrics = RouterMetrics(CollectorRegistry())
-        routes = Routes(consumers, known_subjects() if known is None else frozenset(known))
+        subjects = known_subjects() if known is None else frozenset(known)
+        routes = Routes(consumers, subjects, starts or {})
         ground = replace(self.ground, database=database or self.databases.worker)
         settings = settings or RouterSettings(retry_every_s=0)
         async with Router(ground, keeper, routes, settings, metrics) as router:
@@ -150,7 +154,7 @@ class Backbone:
     async def on_bus(self) -> list[list[Received]]:
         """What each partition's stream holds, in order."""
         held = []
-        for partition in range(SHARDS):
+        for partition in range(self.shards):
             state = await self.bus.stream_state(partition)
             messages: list[Received] = []
             async with self.bus.reader(partition, 0) as reader:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from billing.runtime.bus.base import BusUnavailable
-from billing.services import healing, upkeep
+from billing.services import consumer_starts, healing, upkeep
 from billing.services.consumers import Wanted
 from billing.services.healing import Slice
 from workers.ground import Ground
@@ -39,16 +39,26 @@ class Healer:
         self._settings, self._metrics = settings, metrics
         self._slice: Slice | None = None
         self._targets: dict[int, tuple[str, int]] = {}
+        self._behind: list[str] = []
 
     async def step(self) -> int:
         """Above zero when a slice was done, so that the next may be looked at. Raises what the database does."""
-        if not self._wanted:
+        if not self._wanted or await self._is_behind():
             return 0
         try:
             return await self._check(self._ground.clock.now())
         except BusUnavailable as error:
             log.info("nothing is healed now: %s", error)
             return 0
+
+    async def _is_behind(self) -> bool:
+        """Whether there are consumers of a newer release: what they lack only its sweeper can tell."""
+        newer = await consumer_starts.newer_than(self._ground.database, self._wanted)
+        if newer != self._behind:
+            self._behind = newer
+            if newer:
+                log.warning("healing is left to a newer release, which has %s", ", ".join(newer))
+        return bool(newer)
 
     async def _check(self, now: datetime) -> int:
         database, settings = self._ground.database, self._settings

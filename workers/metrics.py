@@ -151,6 +151,14 @@ class SweeperMetrics:
         self.partitions_made = Counter(
             "tollway_sweeper_partitions_made", "Partitions made ahead.", registry=registry
         )
+        self.partitions_dropped = Counter(
+            "tollway_sweeper_partitions_dropped", "Old weeks dropped.", registry=registry
+        )
+        self.partitions_overdue = Gauge(
+            "tollway_sweeper_partitions_overdue",
+            "Weeks older than what is kept that something still needs, or holds a lock on.",
+            registry=registry,
+        )
         self.answers_deleted = Counter(
             "tollway_sweeper_answers_deleted",
             "Answers kept for retries that were deleted.",
@@ -166,6 +174,28 @@ class SweeperMetrics:
             "Routed messages removed from the bus.",
             registry=registry,
         )
+
+
+class LagMetrics:
+    """Gauges of how far the pipeline is behind, on `registry`; the same in every process that shows them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, text: str, label: str) -> Gauge:
+            return Gauge(f"tollway_{name}", text, [label], registry=registry)
+
+        self.pending = gauge("outbox_pending", "Events still to be published.", "shard")
+        self.pending_age = gauge(
+            "outbox_oldest_seconds", "Age of the oldest event still to be published.", "shard"
+        )
+        self.unrouted = gauge(
+            "router_unrouted", "Messages on the bus that are not routed.", "partition"
+        )
+        self.position = gauge("router_position", "The last sequence that is routed.", "partition")
+        self.waiting = gauge("consumer_waiting", "Events that wait for a consumer.", "consumer")
+        self.waiting_age = gauge(
+            "consumer_oldest_seconds", "How long the oldest event has waited.", "consumer"
+        )
+        self.dead = gauge("consumer_dead_letters", "Events that were given up.", "consumer")
 
 
 class LoopMetrics:

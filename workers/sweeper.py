@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from billing.runtime.bus.base import BusUnavailable, StreamMissing
-from billing.services import upkeep
+from billing.services import reconciliation, upkeep
 from workers.ground import Ground
 from workers.metrics import SweeperMetrics
 
@@ -45,6 +45,7 @@ class Sweeper:
         now = self._ground.clock.now()
         await self._make_partitions(now)
         await self._trim(now)
+        await self._reconcile(now)
         return await self._delete_answers(now)
 
     async def _make_partitions(self, now: datetime) -> None:
@@ -64,6 +65,11 @@ class Sweeper:
         )
         self._metrics.answers_deleted.inc(deleted)
         return deleted if deleted == most else 0
+
+    async def _reconcile(self, now: datetime) -> None:
+        """One slice of the buckets is compared with its records."""
+        async with self._ground.database.transaction() as tx:
+            await reconciliation.reconcile_slice(tx, now=now)
 
     async def _trim(self, now: datetime) -> None:
         """Positions first, then the streams: what is routed meanwhile stays for the next sweep."""

@@ -45,6 +45,7 @@ class Role(StrEnum):
 
     API = "tollway_api"
     WORKER = "tollway_worker"
+    OWNER = "none"  # no other than the one that signs in; for what only the tables' owner may do
 
 
 class ServerTooOld(Exception):

@@ -51,6 +51,9 @@ class Settings:
     database_connections_max: int = _number(10, 2, 1000)
     stop_grace_s: float = _number(10.0, 0.0, 300.0)
     rating_interval_s: float = _number(1.0, 0.0, 3600.0)
+    log_retention_days: int = _number(90, 36, 3650)
+    inbox_retention_days: int = _number(35, 7, 3650)
+    bus_retention_hours: int = _number(24, 1, 720)
     invoice_grace_s: int = _number(3600, 0, 30 * 86400)
     webhook_allow_networks: str = ""
     log_level: str = "INFO"

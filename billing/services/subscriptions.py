@@ -34,8 +34,9 @@ from billing.services.customers import CustomerNotFound, get_customer
 from billing.services.new_subscription import NewItem, NewSubscription, StartTooOld, terms_of
 from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
 from billing.services.subscription_terms import Terms
+from billing.services.usage_assignment import assign_unassigned
 from billing.services.usage_periods import make_usage_periods
-from billing.services.usage_revisions import Author, assign_unassigned
+from billing.services.usage_revisions import Author
 
 __all__ = [
     "ITEMS_MAX",

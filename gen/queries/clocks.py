@@ -354,6 +354,7 @@ SELECT e.id, e.subject, w.consumer::text AS consumer
 FROM billing_events e
 JOIN unnest($1::text[], $2::text[]) AS w (consumer, subject) ON w.subject IN (e.subject, '*')
 WHERE e.tenant_id = $3 AND e.id >= $4::uuid
+  AND NOT EXISTS (SELECT FROM router_consumers c WHERE c.name = w.consumer AND e.id < c.first_event_id)
   AND NOT EXISTS (SELECT FROM inbox h WHERE h.consumer = w.consumer AND h.event_id = e.id)
   AND NOT EXISTS (
       SELECT FROM router_dead_letters d

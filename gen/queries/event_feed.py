@@ -28,10 +28,10 @@ WITH given AS (
     UPDATE router_positions SET feed_position = router_positions.feed_position + c.events
     FROM (SELECT given.partition, count(*) AS events FROM given GROUP BY given.partition) AS c
     WHERE router_positions.partition = c.partition
-    RETURNING router_positions.partition, router_positions.feed_position - c.events AS before
+    RETURNING router_positions.partition, router_positions.feed_position - c.events AS before, router_positions.feed_week
 )
-INSERT INTO event_feed (tenant_id, partition, position, event_id)
-SELECT given.tenant_id, given.partition, drawn.before + given.place, given.event_id
+INSERT INTO event_feed (tenant_id, partition, position, event_id, week)
+SELECT given.tenant_id, given.partition, drawn.before + given.place, given.event_id, drawn.feed_week
 FROM given JOIN drawn ON drawn.partition = given.partition
 ORDER BY given.tenant_id, given.partition, given.place
 """
@@ -88,9 +88,15 @@ SELECT f.partition::integer AS partition, f.position::bigint AS position,
 FROM (
     SELECT known.partition, next.position, next.event_id, next.position - known.position AS distance
     FROM unnest($4::smallint[], $5::bigint[]) AS known (partition, position)
+    -- No week before the one in which the position stands has anything behind it.
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(w.week), '-infinity')::date AS week FROM event_feed_weeks w
+        WHERE w.partition = known.partition AND w.after_position <= known.position
+    ) AS since
     CROSS JOIN LATERAL (
         SELECT r.position, r.event_id FROM event_feed r
-        WHERE r.tenant_id = $6 AND r.partition = known.partition AND r.position > known.position
+        WHERE r.tenant_id = $6 AND r.partition = known.partition AND r.week >= since.week
+          AND r.position > known.position
         ORDER BY r.position
         LIMIT $7::integer
     ) AS next

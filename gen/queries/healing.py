@@ -93,6 +93,7 @@ WHERE e.id > $1::uuid AND e.id <= $2::uuid
   AND EXISTS (
       SELECT 1 FROM unnest($3::text[], $4::text[]) AS w (consumer, subject)
       WHERE w.subject IN ('*', e.subject)
+        AND NOT EXISTS (SELECT 1 FROM router_consumers c WHERE c.name = w.consumer AND e.id < c.first_event_id)
         AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.consumer = w.consumer AND i.event_id = e.id)
         AND NOT EXISTS (
             SELECT 1 FROM router_waiting p WHERE p.event_id = e.id AND p.consumer IN (w.consumer, '*'))
@@ -128,6 +129,7 @@ FROM (
     WHERE EXISTS (
         SELECT 1 FROM unnest($6::text[], $7::text[]) AS w (consumer, subject)
         WHERE w.subject IN ('*', t.subject)
+          AND NOT EXISTS (SELECT 1 FROM router_consumers c WHERE c.name = w.consumer AND t.event_id < c.first_event_id)
           AND NOT EXISTS (SELECT 1 FROM inbox i WHERE i.consumer = w.consumer AND i.event_id = t.event_id)
           AND NOT EXISTS (
               SELECT 1 FROM router_waiting p WHERE p.event_id = t.event_id AND p.consumer IN (w.consumer, '*'))

@@ -158,9 +158,15 @@ async def take_leases(
 
 
 ENSURE_POSITIONS: typing.Final = """-- name: EnsurePositions :exec
-INSERT INTO router_positions (partition)
-SELECT g.partition FROM unnest($1::smallint[]) AS g (partition)
-ORDER BY g.partition
+WITH made AS (
+    INSERT INTO router_positions (partition)
+    SELECT g.partition FROM unnest($1::smallint[]) AS g (partition)
+    ORDER BY g.partition
+    ON CONFLICT DO NOTHING
+    RETURNING partition, feed_week
+)
+INSERT INTO event_feed_weeks (partition, week, after_position)
+SELECT m.partition, m.feed_week, 0 FROM made m ORDER BY m.partition
 ON CONFLICT DO NOTHING
 """
 
@@ -170,6 +176,7 @@ async def ensure_positions(
     *,
     partitions: collections.abc.Sequence[int],
 ) -> None:
+    """One row per partition; its feed begins in this week."""
     await conn.execute(ENSURE_POSITIONS, partitions)
 
 

@@ -11,6 +11,7 @@ import uuid
 __all__ = [
     "ApiKey",
     "BillingCycle",
+    "BucketWalk",
     "CreditBalance",
     "CreditLedger",
     "Customer",
@@ -32,7 +33,9 @@ __all__ = [
     "Tenant",
     "TenantProfile",
     "TestClock",
+    "UsageBackfill",
     "UsagePeriod",
+    "UsageThreshold",
     "Webhook",
     "WebhookHealth",
     "WebhookRecovery",
@@ -65,6 +68,17 @@ class BillingCycle:
     id: uuid.UUID
     period_start: datetime.datetime | None
     closed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BucketWalk:
+    """One row of bucket_walk."""
+
+    id: bool
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    finished_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -335,6 +349,10 @@ class Replay:
     version: int
     started_at: datetime.datetime
     finished_at: datetime.datetime | None
+    target: str
+    status_note: str
+    failures_accepted: int
+    rounds: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -421,6 +439,7 @@ class SubscriptionItem:
     created_at: datetime.datetime
     started_at: datetime.datetime | None
     ended_at: datetime.datetime | None
+    subscription_required: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -470,6 +489,19 @@ class TestClock:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UsageBackfill:
+    """One row of usage_backfills."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    name: str
+    note: str
+    status: str
+    created_at: datetime.datetime
+    reverted_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class UsagePeriod:
     """One row of usage_periods."""
 
@@ -487,6 +519,22 @@ class UsagePeriod:
     closing_until: datetime.datetime | None
     nominal_start: datetime.datetime | None
     nominal_end: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsageThreshold:
+    """One row of usage_thresholds."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    meter_id: uuid.UUID | None
+    quantity: decimal.Decimal | None
+    amount: int | None
+    currency: str | None
+    note: str
+    version: int
+    created_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -455,10 +455,13 @@ class ListPositionsRow:
 
 
 LIST_POSITIONS: typing.Final = """-- name: ListPositions :many
-SELECT partition, stream_identity, last_sequence FROM router_positions ORDER BY partition
+SELECT partition, stream_identity, last_sequence FROM router_positions
+WHERE partition < (SELECT t.shards FROM topology t)
+ORDER BY partition
 """
 
 
 async def list_positions(conn: ConnectionLike) -> list[ListPositionsRow]:
+    """Of the partitions that there are now; the positions of earlier ones stay for the sake of the feed."""
     rows = await conn.fetch(LIST_POSITIONS)
     return [ListPositionsRow(*row) for row in rows]

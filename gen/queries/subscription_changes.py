@@ -118,7 +118,7 @@ INSERT INTO subscription_items (
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
     $9::timestamptz)
-RETURNING tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at
+RETURNING tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required
 """
 
 

@@ -70,6 +70,7 @@ JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id
 WHERE i.tenant_id = $1 AND i.customer_id = $2 AND i.meter_id = ANY ($3::uuid[])
   AND (s.canceled_at IS NULL OR s.canceled_at > $4::timestamptz)
   AND (i.ended_at IS NULL OR i.ended_at > $4::timestamptz)
+  AND NOT i.subscription_required
 ORDER BY i.id
 LIMIT 1
 """
@@ -83,7 +84,9 @@ async def find_priced_meter(
     meter_ids: collections.abc.Sequence[uuid.UUID],
     start_at: datetime.datetime,
 ) -> FindPricedMeterRow | None:
-    """One of these meters that another subscription of the customer prices at or after @start_at."""
+    """One of these meters that another subscription of the customer prices at or after @start_at, and whose usage need not
+    name that subscription.
+    """
     row = await conn.fetchrow(FIND_PRICED_METER, tenant_id, customer_id, meter_ids, start_at)
     return None if row is None else FindPricedMeterRow(*row)
 
@@ -208,7 +211,7 @@ async def get_subscription_by_external_id(
 
 
 LIST_SUBSCRIPTION_ITEMS: typing.Final = """-- name: ListSubscriptionItems :many
-SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at FROM subscription_items
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items
 WHERE tenant_id = $1 AND subscription_id = $2 AND ended_at IS NULL
 ORDER BY id
 """
@@ -436,7 +439,7 @@ async def list_subscriptions(
 
 
 LIST_ITEMS_OF_SUBSCRIPTIONS: typing.Final = """-- name: ListItemsOfSubscriptions :many
-SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at FROM subscription_items
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items
 WHERE tenant_id = $1 AND subscription_id = ANY ($2::uuid[]) AND ended_at IS NULL
 ORDER BY id
 """

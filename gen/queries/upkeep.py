@@ -26,7 +26,7 @@ async def make_event_partitions(
     weeks: int,
 ) -> int | None:
     """Sweeper: partitions made ahead, old answers deleted.
-    Weekly partitions of the log and the inbox, from the week of `first` on; how many were missing.
+    Weekly partitions of the log, its links, the inbox and the feed, from the week of `first` on; how many were missing.
     """
     row = await conn.fetchrow(MAKE_EVENT_PARTITIONS, first, weeks)
     return None if row is None else row[0]

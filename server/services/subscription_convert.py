@@ -81,8 +81,8 @@ def from_ends(request: pb.CreateSubscriptionRequest) -> Ends:
 def from_filter(request: pb.ListSubscriptionsRequest) -> subscriptions.SubscriptionFilter:
     """Which subscriptions to list. Raises InvalidId."""
     return subscriptions.SubscriptionFilter(
-        optional_id(Prefix.CUSTOMER, request.customer_id, "customer_id"),
-        optional_id(Prefix.PLAN, request.plan_id, "plan_id"),
+        optional_id(Prefix.CUSTOMER, request.customer_id, path="customer_id"),
+        optional_id(Prefix.PLAN, request.plan_id, path="plan_id"),
         _STATUSES.get(request.status),
     )
 
@@ -112,14 +112,14 @@ def from_change(request: pb.ChangeSubscriptionRequest) -> Change:
     return Change(
         [
             ItemChange(
-                optional_id(Prefix.SUBSCRIPTION_ITEM, item.item_id, f"items[{place}].item_id"),
-                optional_id(Prefix.PRICE, item.price_id, f"items[{place}].price_id"),
+                optional_id(Prefix.SUBSCRIPTION_ITEM, item.item_id, path=f"items[{place}].item_id"),
+                optional_id(Prefix.PRICE, item.price_id, path=f"items[{place}].price_id"),
                 item.quantity,
                 item.remove,
             )
             for place, item in enumerate(request.items)
         ],
-        optional_id(Prefix.PLAN, request.plan_id, "plan_id"),
+        optional_id(Prefix.PLAN, request.plan_id, path="plan_id"),
         request.plan_key,
         optional_timestamp(request, "anchor_time"),
         _PRORATIONS[request.proration],
@@ -129,7 +129,7 @@ def from_change(request: pb.ChangeSubscriptionRequest) -> Change:
 def from_migration(request: pb.MigrateSubscriptionRequest) -> Migration:
     """Which prices to take. Raises InvalidId."""
     return Migration(
-        optional_id(Prefix.PLAN, request.plan_id, "plan_id"),
+        optional_id(Prefix.PLAN, request.plan_id, path="plan_id"),
         request.plan_key,
         {
             decode(Prefix.SUBSCRIPTION_ITEM, one.item_id, path=f"prices[{place}].item_id"): decode(

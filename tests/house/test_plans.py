@@ -15,7 +15,7 @@ import queries
 from tests.conftest import Databases
 
 GROWING = re.compile(
-    r"(billing_events|event_links|inbox|usage_records|usage_buckets|usage_periods|usage_period_marks|charges|subscriptions"
+    r"(billing_events|event_links|event_feed|inbox|usage_records|usage_buckets|usage_periods|usage_period_marks|charges|subscriptions"
     r"|subscription_items|billing_cycles|invoices|invoice_lines|webhook_deliveries|webhook_delivery_attempts|audit_log"
     r"|idempotent_requests|customers|outbox)(_\d.*)?"
 )

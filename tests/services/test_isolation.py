@@ -24,10 +24,12 @@ HOUSE_TABLES: Final = {
     "lease_members": "which processes live",
     "healing": "up to which event the log is known to be handled",
     "router_positions": "how far the router has come",
+    "router_consumers": "from which event on each consumer is there",
+    "event_feed_weeks": "where the weeks of the feed begin",
     "webhook_claims": "which worker has claimed which deliveries; it spans tenants",
 }
 # What the API's role may see of the house.
-SHOWN_TO_API: Final = {"router_positions", "topology"}
+SHOWN_TO_API: Final = {"event_feed_weeks", "router_consumers", "router_positions", "topology"}
 WRITE_ONCE: Final = ("billing_events", "event_links", "audit_log")
 API: Final = "tollway_api"
 
@@ -42,6 +44,7 @@ MAKERS: Final[Mapping[str, Callable[[int], object]]] = {
     "bool": lambda _: False,
     "jsonb": lambda n: f"[{n}]",
     "timestamptz": lambda _: datetime.now(UTC),
+    "date": lambda _: datetime.now(UTC).date(),
 }
 
 

@@ -62,8 +62,8 @@ def test_a_subject_goes_to_those_that_want_it_in_the_order_of_the_table() -> Non
     assert (routes.of("custom.x").wanted, routes.of("custom.x").unknown) == (0b010, False)
     assert (routes.of("b.made").wanted, routes.of("b.made").unknown) == (0b010, True)
     assert routes.of("a.created", schema_version=2).unknown
-    assert routes.late("b.made", 1) is None
-    assert [c.name for c in routes.late("a.changed", 1) or ()] == ["changed"]
+    assert routes.late("b.made", 1, UUID(int=1)) is None
+    assert [c.name for c in routes.late("a.changed", 1, UUID(int=1)) or ()] == ["changed"]
 
 
 async def test_a_loop_repeats_after_failures_and_ends_when_it_is_told(

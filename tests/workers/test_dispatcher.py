@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -17,6 +18,7 @@ from billing.runtime.bus.base import Received
 from billing.runtime.bus.connect import connect_bus
 from billing.runtime.ids import new_id
 from tests.backbone import BUS, SHARDS, Backbone, wipe_streams
+from tests.runtime.bus.brokers import NatsServer, open_bus, running, until
 from workers.dispatcher.settings import DispatcherSettings
 
 SMALL = DispatcherSettings(shared_rows_max=5, batch_rows_max=40)
@@ -178,6 +180,34 @@ async def test_a_bus_that_is_away_is_nobodys_fault(backbone: Backbone) -> None:
     held = [event for messages in await backbone.on_bus() for event in ids_of(messages)]
     assert sorted(held) == sorted(named(ids))
     assert metrics.shards_in_outage._value.get() == 0
+
+
+async def test_what_waits_is_published_at_once_when_the_bus_is_back(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    never = ExponentialBackoff(base_ms=3_600_000, cap_ms=3_600_000)
+    settings = DispatcherSettings(outage_backoff=never)
+    async with running(NatsServer(tmp_path)) as server:
+        bus = await open_bus(server)
+        await bus.ensure_streams(SHARDS)
+        dispatcher, metrics, _ = await backbone.dispatcher(settings, bus)
+        await backbone.emit([backbone.resource() for _ in range(40)])
+        server.kill()
+        while not metrics.shards_in_outage._value.get():
+            await dispatcher.step()
+        await until(lambda: not bus.connected)
+        assert await dispatcher.step() == 0
+        assert metrics.shards_in_outage._value.get() == SHARDS
+
+        await server.start()
+        await until(lambda: bus.connected)
+        while await backbone.count("outbox"):
+            await dispatcher.step()
+        await dispatcher.step()
+        assert metrics.shards_in_outage._value.get() == 0
+        states = [await bus.stream_state(partition) for partition in range(SHARDS)]
+        assert sum(state.last_seq for state in states) == 40
+        await bus.close()
 
 
 async def test_a_replay_goes_after_live_events_under_a_bus_id_of_its_own(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
@@ -22,6 +23,7 @@ from workers.router.settings import RouterSettings
 
 AT_ONCE = ExponentialBackoff(base_ms=1, cap_ms=1)
 EAGER = RouterSettings(retry_every_s=0, failed_backoff=AT_ONCE, attempts_max=2)
+HEALING_MAX_S = 120.0  # many passes, each behind what the router has read
 EVERYTHING = {"one": None, "two": None}
 # As if every event were old enough: the tests' events are committed when they are looked at.
 AT_ANY_AGE = HealingSettings(after=timedelta(minutes=-5), slice_events_max=7)
@@ -38,14 +40,14 @@ def healer_of(
 
 async def heal_all(backbone: Backbone, healer: Healer, routing: Routing, until: UUID) -> None:
     """Checks, publishes and routes until everything up to an event is known to have arrived."""
-    for _ in range(2_000):
-        await healer.step()
-        await backbone.dispatch()
-        await routing.router.step()
-        [state] = await backbone.fetch("SELECT healed_until FROM healing")
-        if state["healed_until"] >= until:
-            return
-    raise AssertionError("healing does not come to an end")
+    async with asyncio.timeout(HEALING_MAX_S):
+        while True:
+            await healer.step()
+            await backbone.dispatch()
+            await routing.router.step()
+            [state] = await backbone.fetch("SELECT healed_until FROM healing")
+            if state["healed_until"] >= until:
+                return
 
 
 async def test_after_all_streams_are_deleted_under_load_every_event_is_handled_once(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from tollway.tenant.v1 import tenant_events_pb2
 
 from billing.runtime.bus.base import StreamState
+from billing.runtime.bus.connect import connect_bus
 from billing.services import operations_status
 from billing.services.subjects import known_subjects
 from billing.services.upkeep import trim_to
-from tests.backbone import SHARDS, Backbone, Effects, wipe_streams
-from workers.metrics import SweeperMetrics
+from tests.backbone import BUS, SHARDS, Backbone, Effects, wipe_streams
+from workers.lag import LagWatcher
+from workers.metrics import LagMetrics, SweeperMetrics
 from workers.sweeper import Sweeper, SweeperSettings
 
 
@@ -74,6 +80,29 @@ async def test_only_what_is_routed_is_trimmed(backbone: Backbone) -> None:
         assert routing.metrics.gaps._value.get() == 0
 
 
+async def test_of_a_stream_that_is_nearly_full_the_oldest_routed_messages_go_and_no_unrouted(
+    backbone: Backbone,
+) -> None:
+    bus = await connect_bus(backbone.nats_url, replace(BUS, stream_max_bytes=2**21))
+    await bus.ensure_streams(SHARDS)
+    large = tenant_events_pb2.TenantCreated(tenant_id="x" * 200_000)
+    await backbone.emit([backbone.resource()] * 9, large)
+    await backbone.dispatch()
+    sweeper = sweeper_of(backbone)
+    await sweeper.step()
+    assert sum(map(len, await backbone.on_bus())) == 9
+    effects = Effects("every")
+    async with backbone.router([effects.consumer()]) as routing:
+        await routing.until(lambda: len(effects.given) == 9)
+    await sweeper.step()
+    left = sum(map(len, await backbone.on_bus()))
+    assert 0 < left < 9
+    await sweeper.step()
+    # It is no longer nearly full, and what is left is younger than the retention.
+    assert sum(map(len, await backbone.on_bus())) == left
+    await bus.close()
+
+
 async def test_a_deleted_stream_is_made_again(backbone: Backbone) -> None:
     await backbone.emit([backbone.resource()])
     await backbone.dispatch()
@@ -127,3 +156,36 @@ async def test_the_status_counts_what_waits_and_names_the_holders(backbone: Back
     # A tenant sees its own part.
     async with backbone.databases.api.transaction(uuid4()) as tx:
         assert {queue.pending for queue in await operations_status.list_queues(tx)} == {0}
+
+
+async def test_the_lag_is_shown_as_gauges(backbone: Backbone) -> None:
+    registry = CollectorRegistry()
+    watcher = LagWatcher(backbone.ground, {"slow": None}, LagMetrics(registry))
+    await backbone.emit([backbone.resource() for _ in range(10)])
+    await backbone.dispatch()
+    await backbone.emit([backbone.resource() for _ in range(7)])
+    effects = Effects("slow")
+    async with backbone.router([effects.consumer()]):
+        pass  # it has its positions, and has routed nothing
+    await backbone.execute(
+        "INSERT INTO router_waiting (consumer, resource, resource_version, event_id, tenant_id, partition, subject,"
+        " next_attempt_at, parked_at) SELECT 'slow', resource, 1, event_id, tenant_id, 0, subject, now(),"
+        " now() - interval '1 hour' FROM outbox LIMIT 2"
+    )
+    await watcher.step()
+
+    def gauge(name: str, label: str, values: Sequence[object]) -> list[float | None]:
+        return [registry.get_sample_value(f"tollway_{name}", {label: str(v)}) for v in values]
+
+    shards = list(range(SHARDS))
+    assert sum(v or 0 for v in gauge("outbox_pending", "shard", shards)) == 7
+    assert sum(v or 0 for v in gauge("router_unrouted", "partition", shards)) == 10
+    assert gauge("consumer_waiting", "consumer", ["slow", "*"]) == [2, 0]
+    [age] = gauge("consumer_oldest_seconds", "consumer", ["slow"])
+    assert age is not None
+    assert 3600 <= age < 3700
+
+    await wipe_streams(backbone.nats_url)
+    await watcher.step()
+    # A bus that cannot tell leaves the figure unknown, not zero.
+    assert all(math.isnan(v or 0) for v in gauge("router_unrouted", "partition", shards))

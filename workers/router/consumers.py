@@ -6,14 +6,16 @@ subject that nobody here knows is kept until a release does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Self
 from uuid import UUID
 
 from billing.runtime.db import Connection
+from billing.services.consumer_starts import BEGINNING, Starts
 from billing.services.consumers import ORDERED
 from billing.services.events import SCHEMA_VERSION
 from billing.services.incoming import Handler, Incoming
@@ -107,7 +109,12 @@ class Route:
 class Routes:
     """The table, turned over: from a subject to its consumers."""
 
-    def __init__(self, consumers: Sequence[Consumer], known: frozenset[str]) -> None:
+    def __init__(
+        self,
+        consumers: Sequence[Consumer],
+        known: frozenset[str],
+        starts: Starts = MappingProxyType({}),
+    ) -> None:
         if len(consumers) > CONSUMERS_MAX:
             raise ValueError(f"At most {CONSUMERS_MAX} consumers, not {len(consumers)}.")
         if long := [c.name for c in consumers if len(c.name.encode()) > CONSUMER_LENGTH_MAX]:
@@ -115,6 +122,9 @@ class Routes:
         self.consumers = tuple(consumers)
         self.names = [consumer.name for consumer in consumers]
         self.ordered = [consumer.name for consumer in consumers if consumer.ordered]
+        self._firsts = [starts.get(name, BEGINNING) for name in self.names]
+        self._newest = max(self._firsts, default=BEGINNING)
+        self._added_later = self._newest != BEGINNING
         self._places = {name: place for place, name in enumerate(self.names)}
         self._all_takers = self._bits(lambda consumer: consumer.subjects is None)
         named = {s for consumer in consumers for s in consumer.subjects or ()}
@@ -129,12 +139,28 @@ class Routes:
             return Route(self._all_takers)
         return Route(self._all_takers, unknown=True)
 
-    def late(self, subject: str, schema_version: int) -> list[Consumer] | None:
+    def addressed(self, route: Route, target: str) -> Route:
+        """The route of a replayed event that is for one consumer, or (`!name`) for all but one."""
+        place = self._places.get(target.removeprefix("!"))
+        bit = 0 if place is None else 1 << place
+        if target.startswith("!"):
+            return Route(route.wanted & ~bit, route.unknown)
+        return Route(route.wanted & bit)
+
+    def begun(self, wanted: int, event_id: UUID) -> int:
+        """Those of the wanting consumers that the event is not too old for."""
+        if not self._added_later or event_id >= self._newest:
+            return wanted
+        return wanted & self._bits_at(
+            p for p, first in enumerate(self._firsts) if event_id >= first
+        )
+
+    def late(self, subject: str, schema_version: int, event_id: UUID) -> list[Consumer] | None:
         """Who still has to get an event that waited as unknown; None when it still is."""
         route = self.of(subject, schema_version)
         if route.unknown:
             return None
-        late = route.wanted & ~self._all_takers
+        late = self.begun(route.wanted, event_id) & ~self._all_takers
         return [c for place, c in enumerate(self.consumers) if late >> place & 1]
 
     def consumer(self, name: str) -> Consumer | None:
@@ -146,4 +172,8 @@ class Routes:
         return self._bits(lambda c: c.subjects is None or subject in c.subjects)
 
     def _bits(self, wants: Callable[[Consumer], bool]) -> int:
-        return sum(1 << place for place, c in enumerate(self.consumers) if wants(c))
+        return self._bits_at(place for place, c in enumerate(self.consumers) if wants(c))
+
+    @staticmethod
+    def _bits_at(places: Iterable[int]) -> int:
+        return sum(1 << place for place in places)

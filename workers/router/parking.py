@@ -180,7 +180,7 @@ class Parking:
         self, tx: Connection, row: Due, event: Incoming, outcome: _Outcome, now: datetime
     ) -> None:
         """An event that an earlier release did not know: one outcome per consumer that lacked it."""
-        late = self._routes.late(event.subject, event.envelope.schema_version)
+        late = self._routes.late(event.subject, event.envelope.schema_version, event.event_id)
         if late is None:
             outcome.postponed.append(self._later(row, now))
             return

@@ -119,11 +119,11 @@ class KafkaTopic:
             await self._create(partitions)
             await self._settle(partitions)
             return
-        if found != partitions:
-            raise BusMisconfigured(
-                f"topic {TOPIC} has {found} partitions, not {partitions}: "
-                "drain with `tollway migrate shards`, or delete the topic"
-            )
+        # The database says how many there are. Kafka makes no fewer, so those that are left over stay unused.
+        if found < partitions:
+            grown = kafka_admin.NewPartitions(TOPIC, partitions)
+            await self._result(self._admin.create_partitions([grown])[TOPIC])
+            await self._settle(partitions)
         resource = kafka_admin.ConfigResource(
             kafka_admin.ResourceType.TOPIC,
             TOPIC,

@@ -144,20 +144,16 @@ class NatsBus:
         return self._hints.subscribe(topic)
 
     async def durability_warnings(self) -> list[str]:
-        """Ask the server's monitoring port how often it syncs to disk."""
+        """Ask the server's monitoring port how often it syncs to disk, and whether it is one of several."""
         if not self._settings.monitor_url:
-            return []
+            return [
+                "the durability of NATS is not checked; add ?monitor=http://host:8222 to the bus URL"
+            ]
         url = f"{self._settings.monitor_url.rstrip('/')}/jsz"
         try:
             timeout = aiohttp.ClientTimeout(total=self._settings.request_timeout_s)
             async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
-                config = (await reply.json()).get("config", {})
+                told = await reply.json()
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return [f"the durability of NATS could not be checked at {url}: {error}"]
-        if config.get("sync_always"):
-            return []
-        interval_s = int(config.get("sync_interval", 0)) / nats_streams.NANOSECONDS
-        return [
-            f"nats-server syncs to disk every {interval_s:g} s, so a power failure loses what it "
-            "acknowledged meanwhile; set `sync_interval: always` in its jetstream block"
-        ]
+        return nats_streams.durability_warnings(told, self._settings.replicas)

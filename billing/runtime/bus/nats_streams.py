@@ -28,6 +28,7 @@ from billing.runtime.bus.nats_connection import NatsConnection, NobodyListens, P
 from billing.runtime.bus.nats_wire import PREFIX, pub
 
 NANOSECONDS = 1_000_000_000
+REPLICAS_WANTED = 3  # where there are as many servers
 CONSUMERS_MAX = 64  # readers of one partition: one owner, some zombies, an operator looking
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
@@ -49,6 +50,24 @@ class ApiError(BusUnavailable):
     def may_pass(self) -> bool:
         """Whether waiting may help; else somebody has to change the configuration."""
         return self.status in {429, 503} or self.code in _PASSING
+
+
+def durability_warnings(told: dict[str, Any], replicas: int) -> list[str]:
+    """What makes an acknowledgement less than durable, by the server's own account of JetStream (/jsz)."""
+    warnings = []
+    config, cluster = told.get("config", {}), told.get("meta_cluster", {})
+    if not config.get("sync_always"):
+        interval_s = int(config.get("sync_interval", 0)) / NANOSECONDS
+        warnings.append(
+            f"nats-server syncs to disk every {interval_s:g} s, so a power failure loses what it "
+            "acknowledged meanwhile; set `sync_interval: always` in its jetstream block"
+        )
+    if int(cluster.get("cluster_size", 1)) >= REPLICAS_WANTED > replicas:
+        warnings.append(
+            f"the streams have {replicas} replica(s) in a cluster of {cluster['cluster_size']}: a server that is lost"
+            f" takes its partitions with it; add replicas={REPLICAS_WANTED} to the bus URL"
+        )
+    return warnings
 
 
 def stream_name(partition: int) -> str:

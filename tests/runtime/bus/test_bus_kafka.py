@@ -53,9 +53,11 @@ def first_record(address: str):  # type: ignore[no-untyped-def]  # confluent's M
         consumer.close()
 
 
-async def test_another_number_of_partitions_is_a_misconfiguration(bus: Bus) -> None:
-    with pytest.raises(BusMisconfigured, match="has 2 partitions, not 5"):
-        await bus.ensure_streams(5)
+async def test_a_topic_gets_more_partitions_and_keeps_those_that_are_left_over(bus: Bus) -> None:
+    await bus.ensure_streams(5)
+    assert (await bus.stream_state(4)).last_seq == 0
+    await bus.ensure_streams(3)
+    assert (await bus.stream_state(4)).last_seq == 0
 
 
 async def test_more_replicas_than_brokers_is_a_misconfiguration(kafka_process: Kafka) -> None:

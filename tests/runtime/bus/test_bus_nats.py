@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from billing.runtime.bus import nats_streams
 from billing.runtime.bus.base import (
     BatchRefused,
     Bus,
@@ -276,6 +277,27 @@ async def test_a_monitor_that_does_not_answer_is_said(nats_server: NatsServer) -
     (warning,) = await bus.durability_warnings()
     assert "could not be checked" in warning
     await bus.close()
+
+
+async def test_a_durability_that_nobody_checks_is_said(nats_server: NatsServer) -> None:
+    bus = await connect_bus(f"nats://127.0.0.1:{nats_server.port}", QUICK)
+    (warning,) = await bus.durability_warnings()
+    assert "add ?monitor=" in warning
+    await bus.close()
+
+
+@pytest.mark.parametrize(
+    ("servers", "replicas", "warned"), [(None, 1, False), (3, 1, True), (3, 3, False), (5, 2, True)]
+)
+def test_fewer_replicas_than_a_cluster_could_keep_are_warned_of(
+    servers: int | None, replicas: int, warned: bool
+) -> None:
+    told = {"config": {"sync_always": True}}
+    if servers:
+        told["meta_cluster"] = {"name": "c", "leader": "n1", "cluster_size": servers}  # type: ignore[dict-item]
+    warnings = nats_streams.durability_warnings(told, replicas)
+    assert bool(warnings) is warned
+    assert not warned or "add replicas=3" in warnings[0]
 
 
 def write_certificate(folder: Path) -> tuple[Path, Path]:

@@ -220,6 +220,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the subscription is not going to be canceled. Metadata: subscription."""
     ERROR_REASON_NOTHING_TO_MIGRATE: _ErrorReason.ValueType  # 267
     """FAILED_PRECONDITION: every item has the newest price of the plan. Metadata: plan."""
+    ERROR_REASON_REPLAY_CONSUMER_NOT_REPLAYABLE: _ErrorReason.ValueType  # 360
+    """FAILED_PRECONDITION: FORCE is for a consumer that can compute anew from the facts. Metadata: target."""
+    ERROR_REASON_REPLAY_REASON_MISSING: _ErrorReason.ValueType  # 361
+    """INVALID_ARGUMENT: a forced replay needs a note that says why."""
+    ERROR_REASON_REPLAY_EXTERNAL_EFFECTS_SUPPRESSED: _ErrorReason.ValueType  # 362
+    """FAILED_PRECONDITION: the target is outside of the house, and external effects are not allowed. Metadata: target."""
+    ERROR_REASON_REPLAY_PERIODS_CLOSED: _ErrorReason.ValueType  # 363
+    """FAILED_PRECONDITION: the events touch billed usage periods, and that is not allowed. Metadata: periods."""
+    ERROR_REASON_REPLAY_OLDER_THAN_INBOX: _ErrorReason.ValueType  # 364
+    """FAILED_PRECONDITION: the range begins before the inbox, and that is not allowed."""
+    ERROR_REASON_REPLAY_PHRASE_MISSING: _ErrorReason.ValueType  # 365
+    """FAILED_PRECONDITION: a replay of all tenants needs the phrase "replay all tenants"."""
+    ERROR_REASON_REPLAY_PLAN_CHANGED: _ErrorReason.ValueType  # 366
+    """FAILED_PRECONDITION: the plan_hash is not that of the token's plan. Metadata: planned, given."""
     ERROR_REASON_RECOVERY_RUNNING: _ErrorReason.ValueType  # 341
     """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
     ERROR_REASON_RECOVERY_NOT_FOUND: _ErrorReason.ValueType  # 342
@@ -236,6 +250,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the price is archived: it cannot be superseded, and new subscriptions do not get it. Metadata:
     price, superseded_by.
     """
+    ERROR_REASON_SUBSCRIPTION_REQUIRED: _ErrorReason.ValueType  # 284
+    """INVALID_ARGUMENT: the usage must name the subscription that it is for."""
+    ERROR_REASON_BACKFILL_NOT_FOUND: _ErrorReason.ValueType  # 285
+    """NOT_FOUND: no such backfill job. Metadata: backfill."""
+    ERROR_REASON_BACKFILL_CLOSED: _ErrorReason.ValueType  # 286
+    """FAILED_PRECONDITION: the backfill job was reverted and takes no records. Metadata: backfill."""
+    ERROR_REASON_THRESHOLD_NOT_FOUND: _ErrorReason.ValueType  # 287
+    """NOT_FOUND: no such threshold. Metadata: threshold."""
+    ERROR_REASON_TOO_MANY_THRESHOLDS: _ErrorReason.ValueType  # 288
+    """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -440,6 +464,20 @@ ERROR_REASON_CANCELLATION_NOT_SCHEDULED: ErrorReason.ValueType  # 266
 """FAILED_PRECONDITION: the subscription is not going to be canceled. Metadata: subscription."""
 ERROR_REASON_NOTHING_TO_MIGRATE: ErrorReason.ValueType  # 267
 """FAILED_PRECONDITION: every item has the newest price of the plan. Metadata: plan."""
+ERROR_REASON_REPLAY_CONSUMER_NOT_REPLAYABLE: ErrorReason.ValueType  # 360
+"""FAILED_PRECONDITION: FORCE is for a consumer that can compute anew from the facts. Metadata: target."""
+ERROR_REASON_REPLAY_REASON_MISSING: ErrorReason.ValueType  # 361
+"""INVALID_ARGUMENT: a forced replay needs a note that says why."""
+ERROR_REASON_REPLAY_EXTERNAL_EFFECTS_SUPPRESSED: ErrorReason.ValueType  # 362
+"""FAILED_PRECONDITION: the target is outside of the house, and external effects are not allowed. Metadata: target."""
+ERROR_REASON_REPLAY_PERIODS_CLOSED: ErrorReason.ValueType  # 363
+"""FAILED_PRECONDITION: the events touch billed usage periods, and that is not allowed. Metadata: periods."""
+ERROR_REASON_REPLAY_OLDER_THAN_INBOX: ErrorReason.ValueType  # 364
+"""FAILED_PRECONDITION: the range begins before the inbox, and that is not allowed."""
+ERROR_REASON_REPLAY_PHRASE_MISSING: ErrorReason.ValueType  # 365
+"""FAILED_PRECONDITION: a replay of all tenants needs the phrase "replay all tenants"."""
+ERROR_REASON_REPLAY_PLAN_CHANGED: ErrorReason.ValueType  # 366
+"""FAILED_PRECONDITION: the plan_hash is not that of the token's plan. Metadata: planned, given."""
 ERROR_REASON_RECOVERY_RUNNING: ErrorReason.ValueType  # 341
 """FAILED_PRECONDITION: another recovery of this endpoint is running. Metadata: endpoint."""
 ERROR_REASON_RECOVERY_NOT_FOUND: ErrorReason.ValueType  # 342
@@ -456,4 +494,14 @@ ERROR_REASON_PRICE_ARCHIVED: ErrorReason.ValueType  # 241
 """FAILED_PRECONDITION: the price is archived: it cannot be superseded, and new subscriptions do not get it. Metadata:
 price, superseded_by.
 """
+ERROR_REASON_SUBSCRIPTION_REQUIRED: ErrorReason.ValueType  # 284
+"""INVALID_ARGUMENT: the usage must name the subscription that it is for."""
+ERROR_REASON_BACKFILL_NOT_FOUND: ErrorReason.ValueType  # 285
+"""NOT_FOUND: no such backfill job. Metadata: backfill."""
+ERROR_REASON_BACKFILL_CLOSED: ErrorReason.ValueType  # 286
+"""FAILED_PRECONDITION: the backfill job was reverted and takes no records. Metadata: backfill."""
+ERROR_REASON_THRESHOLD_NOT_FOUND: ErrorReason.ValueType  # 287
+"""NOT_FOUND: no such threshold. Metadata: threshold."""
+ERROR_REASON_TOO_MANY_THRESHOLDS: ErrorReason.ValueType  # 288
+"""FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
