@@ -22,6 +22,7 @@ SELECT * FROM test_clocks WHERE tenant_id = @tenant_id FOR NO KEY UPDATE;
 -- name: SendTestClock :one
 UPDATE test_clocks
 SET target_time = @target_time, status = 'advancing', waiting_for = '', step_began_at = @now::timestamptz,
+    from_time = business_time, advance_began_at = @now::timestamptz,
     waiting_since = @now::timestamptz, version = version + 1
 WHERE tenant_id = @tenant_id AND status <> 'advancing' AND business_time < @target_time
 RETURNING *;
@@ -125,3 +126,10 @@ SELECT least(
     (SELECT min(i.finalize_at) FROM invoices i
      WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at > @business_time)
 )::timestamptz AS "instant?";
+
+-- name: CountEventsSince :many
+-- The tenant's events from an id on, by subject.
+SELECT e.subject, count(*) AS events FROM billing_events e
+WHERE e.tenant_id = @tenant_id AND e.id >= @first_id::uuid
+GROUP BY e.subject
+ORDER BY e.subject;

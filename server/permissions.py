@@ -144,6 +144,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.scheduler.v1.SchedulerService/CreateTestClock": _ADMIN,
     "/tollway.scheduler.v1.SchedulerService/AdvanceTestClock": _ADMIN,
     "/tollway.scheduler.v1.SchedulerService/GetTestClock": _READ,
+    "/tollway.scheduler.v1.SchedulerService/WatchTestClock": _READ,
     "/tollway.replay.v1.ReplayService/PlanReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.replay.v1.ReplayService/StartReplay": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.replay.v1.ReplayService/GetReplay": Permission(Scope.READ, without_tenant=True),

@@ -18,6 +18,7 @@ from queries.models import TestClock as AdvancingClock
 
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
+from billing.runtime.ids import first_id_at
 
 __all__ = [
     "AdvancingClock",
@@ -38,7 +39,6 @@ CLOCKS_MAX: Final = 50
 # published, or parked, or not folded is found without its id.
 EVENT_LAG_MAX: Final = timedelta(seconds=10)
 _ALL: Final = "*"
-_TIME_SHIFT: Final = 80
 
 
 async def list_advancing(tx: Connection) -> list[AdvancingClock]:
@@ -188,7 +188,6 @@ async def _on_its_way(tx: Connection, tenant_id: UUID) -> str:
 
 
 def _first_id(clock: AdvancingClock) -> UUID:
-    """The least id that an event of this step can have: a UUIDv7 begins with its milliseconds."""
+    """The least id that an event of this step can have."""
     began = clock.step_began_at or clock.created_at
-    milliseconds = int((began - EVENT_LAG_MAX).timestamp() * 1000)
-    return UUID(int=milliseconds << _TIME_SHIFT)
+    return first_id_at(began - EVENT_LAG_MAX)
