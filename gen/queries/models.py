@@ -523,6 +523,8 @@ class TestClock:
     waiting_since: datetime.datetime | None
     version: int
     created_at: datetime.datetime
+    from_time: datetime.datetime | None
+    advance_began_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
