@@ -26,6 +26,8 @@ CASES = (
     "route",
     "unary_read",
     "webhooks",
+    "isolation",
+    "restart",
     "latency",
     "outage",
     "archive",
