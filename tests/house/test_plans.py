@@ -7,7 +7,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
