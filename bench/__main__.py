@@ -27,6 +27,8 @@ CASES = (
     "unary_read",
     "cycles",
     "webhooks",
+    "isolation",
+    "restart",
     "latency",
     "outage",
     "archive",
