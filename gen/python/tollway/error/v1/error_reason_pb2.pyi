@@ -240,6 +240,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
     ERROR_REASON_INVOICE_BUSY: _ErrorReason.ValueType  # 301
     """ABORTED: another finalization has the invoice in hand; read it again."""
+    ERROR_REASON_INVOICE_LINE_NOT_FOUND: _ErrorReason.ValueType  # 302
+    """NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
     ERROR_REASON_INVOICE_NOT_DRAFT: _ErrorReason.ValueType  # 326
     """FAILED_PRECONDITION: the invoice is final, so no item of it comes or goes. Metadata: invoice."""
     ERROR_REASON_TOO_MANY_INVOICE_ITEMS: _ErrorReason.ValueType  # 327
@@ -486,6 +488,8 @@ ERROR_REASON_USAGE_PENDING: ErrorReason.ValueType  # 300
 """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
 ERROR_REASON_INVOICE_BUSY: ErrorReason.ValueType  # 301
 """ABORTED: another finalization has the invoice in hand; read it again."""
+ERROR_REASON_INVOICE_LINE_NOT_FOUND: ErrorReason.ValueType  # 302
+"""NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
 ERROR_REASON_INVOICE_NOT_DRAFT: ErrorReason.ValueType  # 326
 """FAILED_PRECONDITION: the invoice is final, so no item of it comes or goes. Metadata: invoice."""
 ERROR_REASON_TOO_MANY_INVOICE_ITEMS: ErrorReason.ValueType  # 327
