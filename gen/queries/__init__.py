@@ -64,6 +64,7 @@ from . import (
     webhook_health,
     webhook_history,
     webhook_recoveries,
+    webhook_retention,
     webhook_stats,
     webhooks,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "webhook_health",
     "webhook_history",
     "webhook_recoveries",
+    "webhook_retention",
     "webhook_stats",
     "webhooks",
 ]
