@@ -8,6 +8,7 @@ from uuid import UUID
 import grpc
 import pytest
 from tollway.invoice.v1 import invoice_service_pb2 as pb
+from tollway.usage.v1 import usage_service_pb2 as usage_pb
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.services import test_clock
@@ -209,6 +210,13 @@ async def test_a_line_is_explained_to_the_last_record(rim: Rim) -> None:
     ]
     assert told.line.amount.minor_units == told.usage.amount_now.minor_units - 200 == 800
     text = "\n".join(explanation(told))
+    records = usage_pb.ListUsageRequest(
+        customer_id=told.usage.customer_id,
+        subscription_item_id=told.usage.subscription_item_id,
+        period_start=told.usage.period.start,
+    )
+    listed = await rim.call("/tollway.usage.v1.UsageService/ListUsage", records)
+    assert len(listed.records) == told.usage.record_count
     assert "less 1.00 USD on INV-000002, line 1" in text
     assert text.endswith("leaves 8.00 USD\nless a discount of 0.80 USD, plus 20 % tax: 1.44 USD")
 
