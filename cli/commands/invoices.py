@@ -21,6 +21,7 @@ from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.commands import invoice_files
 
 Answer = TypeVar("Answer", bound=Message)
 STATUSES: Final = ("draft", "open", "paid", "void")
@@ -30,7 +31,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 
 @click.group()
 def command() -> None:
-    """See invoices and why they say what they say; preview, finalize and void them."""
+    """See invoices and why they say what they say; preview, finalize, void and export them."""
 
 
 @command.command("list")
@@ -277,3 +278,7 @@ def _print(table: Table) -> None:
     if not console.is_terminal:
         console = Console(width=400)
     console.print(table if table.row_count else "nothing", highlight=False)
+
+
+command.add_command(invoice_files.html)
+command.add_command(invoice_files.export)
