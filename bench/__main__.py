@@ -19,11 +19,15 @@ from bench.environment import Result, environment
 
 CASES = (
     "usage_ingest",
+    "rating_million",
     "usage_unary",
+    "usage_growth",
     "dispatch",
     "route",
     "unary_read",
     "webhooks",
+    "isolation",
+    "restart",
     "latency",
     "outage",
     "archive",

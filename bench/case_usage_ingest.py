@@ -2,7 +2,7 @@
 
 Invariant: the server runs in a process of its own, as `tollway serve` does, and shares the machine with PostgreSQL and
 with the client, whose requests are encoded beforehand; the limit is PostgreSQL making, inserting and committing equal
-rows, 1000 a time: on one connection, and beside it on as many as there were callers.
+rows, 1000 a time, on as many connections as there were callers.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from billing.runtime.vault import Vault, new_key_text
 from server.app import ServerSettings, start_grpc
 from server.house import House
 
-CALLERS = 4
+CALLERS = (1, 8)
 BATCH = 1000
-BATCHES = 200
+BATCHES = 150
 WARM_UP_BATCHES = 20
 CUSTOMERS = 17
 METHOD = "/tollway.usage.v1.UsageService/BatchRecordUsage"
@@ -50,17 +50,15 @@ PURE_SQL = """
 async def run(env: Environment) -> list[Result]:
     """Records per second through the whole rim, and by pure SQL."""
     await make_world(env)
-    through_grpc = await _by_grpc(env)
-    return [
-        Result(
-            "usage_ingest",
-            through_grpc,
-            "records/s",
-            await _by_sql(env, connections_count),
-            f"the same rows inserted by pure SQL on {connections_count} connection(s)",
-        )
-        for connections_count in (1, CALLERS)
-    ]
+    results, first = [], 0
+    for callers in CALLERS:
+        batches = range(first, first + WARM_UP_BATCHES + BATCHES)
+        through_grpc = await records_per_second(env, batches, callers)
+        note = f"{callers} caller(s); the same rows by pure SQL on as many connections"
+        by_sql = await _by_sql(env, callers)
+        results.append(Result("usage_ingest", through_grpc, "records/s", by_sql, note))
+        first = batches.stop
+    return results
 
 
 async def make_world(env: Environment) -> None:
@@ -81,34 +79,35 @@ async def make_world(env: Environment) -> None:
     await owner.close()
 
 
-async def _by_grpc(env: Environment) -> float:
+async def records_per_second(env: Environment, batches: range, callers: int) -> float:
+    """Of the batches of these numbers, each new, after the first WARM_UP_BATCHES of them."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_server_process, args=(env.database_url, theirs))
     process.start()
     port = await asyncio.to_thread(ours.recv)
-    requests = [_request(n) for n in range(WARM_UP_BATCHES + BATCHES)]
+    requests = [_request(n) for n in batches]
     metadata = (("authorization", f"Bearer {env.key}"),)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call: Any = channel.unary_unary(METHOD, None, pb.BatchRecordUsageResponse.FromString)
-            await _send(call, iter(requests[:WARM_UP_BATCHES]), metadata)
+            await _send(call, iter(requests[:WARM_UP_BATCHES]), metadata, callers)
             began = time.perf_counter()
-            await _send(call, iter(requests[WARM_UP_BATCHES:]), metadata)
-            return BATCHES * BATCH / (time.perf_counter() - began)
+            await _send(call, iter(requests[WARM_UP_BATCHES:]), metadata, callers)
+            return (len(batches) - WARM_UP_BATCHES) * BATCH / (time.perf_counter() - began)
     finally:
         ours.close()
         process.terminate()
         await asyncio.to_thread(process.join)
 
 
-async def _send(call: Any, requests: Iterator[bytes], metadata: Any) -> None:
+async def _send(call: Any, requests: Iterator[bytes], metadata: Any, callers: int) -> None:
     async def caller() -> None:
         for request in requests:
             answer = await call(request, metadata=metadata)
             assert answer.accepted == BATCH, "each record is new"
 
-    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    await asyncio.gather(*(caller() for _ in range(callers)))
 
 
 def _request(batch: int) -> bytes:

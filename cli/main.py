@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "work": ("cli.commands.work", "Run workers against your PostgreSQL and bus."),
     "migrate": ("cli.commands.migrate", "Bring the database's schema up to date."),
     "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
-    "usage": ("cli.commands.usage", "Import usage from CSV or JSON lines."),
+    "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: lag, pauses, what waits or is dead."),

@@ -7,16 +7,17 @@
 -- Left out are paused shards, rows that an earlier read is publishing just now (in_flight), and rows of a resource that
 -- waits for an earlier row of the same purpose: one that was refused and is not due again, or a `first` one that is dead.
 -- The two probes without a column of `q` run once per statement, and nearly always spare the probes per row.
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id, o.attempts
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target, o.replay_id, o.attempts
 FROM unnest(@shards::smallint[], @after_tenants::uuid[], @per_tenant::integer[], @per_shard::integer[])
      AS s (shard, after_tenant, per_tenant, per_shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.position, h.subject, h.resource, h.replay_id, h.attempts,
-           row_number() OVER () AS place
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.position, h.subject, h.resource, h.target, h.replay_id,
+           h.attempts, row_number() OVER () AS place
     FROM (VALUES (0::smallint), (1::smallint)) AS p (priority)
     CROSS JOIN LATERAL outbox_tenants(s.shard, p.priority, s.after_tenant) AS t (tenant_id)
     CROSS JOIN LATERAL (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.position, q.subject, q.resource, q.replay_id, q.attempts
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.position, q.subject, q.resource, q.target, q.replay_id,
+               q.attempts
         FROM outbox q
         WHERE q.shard = s.shard AND q.priority = p.priority AND q.tenant_id = t.tenant_id
           AND q.position NOT IN (SELECT f.position FROM unnest(@in_flight::bigint[]) AS f (position))

@@ -2,8 +2,17 @@
 -- views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
 
 -- name: ListPeriodMeters :many
--- What the meters of these usage periods count.
-SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by
+-- What the meters of these usage periods count, and in how many groups by their buckets, as far as @groups_limit:
+-- so that nobody reads what is too much to bill.
+SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by,
+       (CASE WHEN m.group_by = '{}' THEN 1 ELSE (
+           SELECT count(*) FROM (
+               SELECT DISTINCT b.group_key FROM usage_buckets b
+               WHERE b.tenant_id = p.tenant_id AND b.item_id = p.item_id AND b.period_start = p.period_start
+                 AND b.records > 0
+               LIMIT @groups_limit
+           ) AS g
+       ) END)::bigint AS group_count
 FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
@@ -97,27 +106,3 @@ JOIN usage_buckets b
     ON b.tenant_id = k.tenant_id AND b.item_id = k.item_id AND b.period_start = k.period_start
 WHERE b.records > 0
 GROUP BY b.tenant_id, b.item_id, b.period_start, b.group_key;
-
--- name: CountUnreconciledBuckets :one
--- How many hour buckets say another thing than the effective records do, or are missing, or have no record.
-WITH recorded AS (
-    SELECT c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC') AS hour, c.group_key,
-           count(*) AS records, sum(c.quantity) AS quantity_sum, max(c.quantity) AS quantity_max
-    FROM counted_usage c
-    WHERE sqlc.narg(tenant_id)::uuid IS NULL OR c.tenant_id = sqlc.narg(tenant_id)::uuid
-    GROUP BY c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC'), c.group_key
-), bucketed AS (
-    -- A bucket that was recomputed to nothing agrees with no record at all.
-    SELECT b.tenant_id, b.item_id, b.period_start, b.hour, b.group_key, b.records, b.quantity_sum, b.quantity_max
-    FROM usage_buckets b
-    WHERE b.records > 0
-      AND (sqlc.narg(tenant_id)::uuid IS NULL OR b.tenant_id = sqlc.narg(tenant_id)::uuid)
-)
-SELECT count(*)
-FROM recorded
-FULL JOIN bucketed
-    ON bucketed.tenant_id = recorded.tenant_id AND bucketed.item_id = recorded.item_id
-    AND bucketed.period_start = recorded.period_start AND bucketed.hour = recorded.hour
-    AND bucketed.group_key = recorded.group_key
-WHERE (bucketed.records, bucketed.quantity_sum, bucketed.quantity_max)
-    IS DISTINCT FROM (recorded.records, recorded.quantity_sum, recorded.quantity_max);

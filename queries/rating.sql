@@ -148,3 +148,34 @@ JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 WHERE c.tenant_id = @tenant_id AND c.subscription_id = @subscription_id AND p.status <> 'billed'
 ORDER BY p.period_start, c.item_id, c.kind DESC, c.group_key
 LIMIT @rows_max;
+
+-- name: ListRatingFailures :many
+-- The subscriptions whose last rating failed, of one tenant or (null, as a worker) of all, behind a key.
+SELECT s.tenant_id, s.id, s.external_id, s.rating_failure::text AS rating_failure,
+       coalesce(s.rating_error, '')::text AS rating_error, s.rating_attempts, s.rating_retry_at
+FROM subscriptions s
+WHERE s.rating_failure IS NOT NULL
+  AND (sqlc.narg(tenant_id)::uuid IS NULL OR s.tenant_id = sqlc.narg(tenant_id)::uuid)
+  AND (s.tenant_id, s.id) > (@after_tenant_id::uuid, @after_id::uuid)
+ORDER BY s.tenant_id, s.id
+LIMIT @page_max;
+
+-- name: RetryRating :one
+-- Its turn is now, whatever pause it has. No row when there is no such subscription.
+UPDATE subscriptions SET rating_retry_at = NULL, rated_at = NULL
+WHERE tenant_id = @tenant_id AND id = @id
+RETURNING tenant_id, id, external_id, coalesce(rating_failure, '')::text AS rating_failure,
+          coalesce(rating_error, '')::text AS rating_error, rating_attempts, rating_retry_at;
+
+-- name: RetryBlockedDrafts :exec
+-- Drafts that wait since the rating failed are looked at again. For callers that hold the subscription's lock.
+WITH held AS (
+    SELECT i.id FROM invoices i
+    WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.status = 'draft'
+      AND i.blocked_reason = 'RATING_FAILED'
+    ORDER BY i.id
+    FOR NO KEY UPDATE OF i
+)
+UPDATE invoices SET retry_at = NULL
+FROM held
+WHERE invoices.tenant_id = @tenant_id AND invoices.id = held.id;

@@ -21,6 +21,13 @@ FROM (SELECT d.died_at AS at FROM router_dead_letters d LIMIT @most::integer) AS
 SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
 FROM (SELECT m.created_at AS at FROM usage_period_marks m WHERE m.kind = 'due' LIMIT @most::integer) AS q;
 
+-- name: CountRatingFailures :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (
+    SELECT s.rated_at AS at FROM subscriptions s WHERE s.rating_failure IS NOT NULL
+    ORDER BY s.tenant_id, s.id LIMIT @most::integer
+) AS q;
+
 -- name: CountDrafts :one
 SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
 FROM (

@@ -5,13 +5,15 @@
 SELECT * FROM customers WHERE tenant_id = @tenant_id AND id = @id FOR NO KEY UPDATE;
 
 -- name: FindPricedMeter :one
--- One of these meters that another subscription of the customer prices at or after @start_at.
+-- One of these meters that another subscription of the customer prices at or after @start_at, and whose usage need not
+-- name that subscription.
 SELECT m.key AS meter_key, s.id AS subscription_id
 FROM subscription_items i
 JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
 JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id
 WHERE i.tenant_id = @tenant_id AND i.customer_id = @customer_id AND i.meter_id = ANY (@meter_ids::uuid[])
   AND (s.canceled_at IS NULL OR s.canceled_at > @start_at::timestamptz)
+  AND NOT i.subscription_required
 ORDER BY i.id
 LIMIT 1;
 

@@ -1,8 +1,22 @@
 -- Usage path, step 1: take records in, once each.
 
 -- name: ListMetersByKeys :many
-SELECT id, key, aggregation, value_property, unique_property, archived_at
-FROM meters WHERE tenant_id = @tenant_id AND key = ANY (@keys::text[]);
+SELECT m.id, m.key, m.aggregation, m.value_property, m.unique_property, m.archived_at, EXISTS (
+    SELECT FROM subscription_items i
+    WHERE i.tenant_id = m.tenant_id AND i.meter_id = m.id AND i.subscription_required
+)::boolean AS demands_name
+FROM meters m WHERE m.tenant_id = @tenant_id AND m.key = ANY (@keys::text[]);
+
+-- name: ListNamingItems :many
+-- When these customers' usage of these meters must name its subscription, in microseconds since 1970.
+SELECT i.customer_id, i.meter_id::uuid AS meter_id,
+       (extract(epoch FROM coalesce(i.started_at, s.start_at)) * 1000000)::bigint AS begin_us,
+       coalesce((extract(epoch FROM least(i.ended_at, s.canceled_at)) * 1000000)::bigint, 9223372036854775807)::bigint
+           AS end_us
+FROM subscription_items i
+JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
+WHERE i.tenant_id = @tenant_id AND i.meter_id = ANY (@meter_ids::uuid[])
+  AND i.customer_id = ANY (@customer_ids::uuid[]) AND i.subscription_required;
 
 -- name: ListCustomersByExternalIds :many
 SELECT id, external_id::text AS external_id
@@ -44,3 +58,8 @@ FROM unnest(
 ) WITH ORDINALITY
     AS g (idempotency_key, meter_id, customer_id, subscription_id, used_at_us, quantity, properties, place)
 JOIN usage_records r ON r.tenant_id = @tenant_id AND r.idempotency_key = g.idempotency_key;
+
+-- name: RequireSubscription :execrows
+-- From now on the usage of the subscription's meters must name it. For callers that hold the customer.
+UPDATE subscription_items SET subscription_required = true
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND meter_id IS NOT NULL;

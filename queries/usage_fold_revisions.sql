@@ -32,7 +32,7 @@ LEFT JOIN LATERAL (
         LIMIT 1
     ) AS p
     WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
-      AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+      AND (w.subscription_id = i.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
       AND p.period_end > w.used_at
     ORDER BY i.id
     LIMIT 1
@@ -94,7 +94,7 @@ WITH reported AS MATERIALIZED (
             LIMIT 1
         ) AS p
         WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
-          AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+          AND (w.subscription_id = i.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
           AND p.period_end > w.used_at
         ORDER BY i.id
         LIMIT 1
@@ -160,7 +160,7 @@ WITH reported AS MATERIALIZED (
             LIMIT 1
         ) AS p
         WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
-          AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+          AND (w.subscription_id = i.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
           AND p.period_end > w.used_at
         ORDER BY i.id
         LIMIT 1
@@ -215,7 +215,7 @@ WITH reported AS MATERIALIZED (
                SELECT FROM subscription_items i
                JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
                WHERE i.tenant_id = f.tenant_id AND i.customer_id = f.customer_id AND i.meter_id = f.meter_id
-                 AND (f.subscription_id IS NULL OR s.id = f.subscription_id)
+                 AND (s.id = f.subscription_id OR (f.subscription_id IS NULL AND NOT i.subscription_required))
                  AND s.start_at <= f.used_at AND (s.canceled_at IS NULL OR f.used_at < s.canceled_at)
            ))) AS is_ready
     FROM found f

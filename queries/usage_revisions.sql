@@ -33,12 +33,13 @@ SELECT @tenant_id::uuid, @idempotency_key::text, @batch_id::uuid, @root_key::tex
 
 -- name: CopyUsageRevisions :many
 -- A further revision of each root like its latest, for callers that hold the roots' locks: to be given an owner anew, or,
--- with @void, to count no more. A root whose latest revision is voided gets none.
+-- with @void, to count no more, or with another named subscription. A root whose latest revision is voided gets none.
 INSERT INTO usage_records (
     tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id, customer_id, subscription_id, used_at,
     quantity, properties, accepted_at, note)
 SELECT l.tenant_id, g.idempotency_key, g.batch_id, g.root_key, l.revision + 1, @void::boolean, l.meter_id, l.customer_id,
-       l.subscription_id, l.used_at, l.quantity, l.properties, @accepted_at::timestamptz, @note::text
+       coalesce(sqlc.narg(subscription_id)::uuid, l.subscription_id), l.used_at, l.quantity, l.properties,
+       @accepted_at::timestamptz, @note::text
 FROM unnest(@root_keys::text[], @idempotency_keys::text[], @batch_ids::uuid[]) AS g (root_key, idempotency_key, batch_id)
 CROSS JOIN LATERAL (
     SELECT c.*
@@ -59,11 +60,12 @@ RETURNING usage_records.batch_id, usage_records.customer_id, usage_records.meter
 -- Effective records without an owner that a usage period of the subscription covers now, the oldest first.
 SELECT DISTINCT r.used_at, coalesce(r.root_key, r.idempotency_key)::text AS root_key
 FROM usage_periods p
+JOIN subscription_items i ON i.tenant_id = p.tenant_id AND i.id = p.item_id
 JOIN usage_records r ON r.tenant_id = p.tenant_id AND r.customer_id = p.customer_id AND r.meter_id = p.meter_id
     AND r.used_at >= p.period_start AND r.used_at < p.period_end
 WHERE p.tenant_id = @tenant_id AND p.subscription_id = @subscription_id
   AND r.folded AND r.item_id IS NULL AND NOT r.voided
-  AND (r.subscription_id IS NULL OR r.subscription_id = p.subscription_id)
+  AND (r.subscription_id = p.subscription_id OR (r.subscription_id IS NULL AND NOT i.subscription_required))
   AND NOT EXISTS (
       SELECT FROM usage_records later
       WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
@@ -71,3 +73,16 @@ WHERE p.tenant_id = @tenant_id AND p.subscription_id = @subscription_id
   )
 ORDER BY r.used_at, root_key
 LIMIT @most;
+
+-- name: ListUnassignedOfKeys :many
+-- Those of the records of these keys that are a customer's, have no owner, and are not on their way to one.
+SELECT coalesce(r.root_key, r.idempotency_key)::text AS root_key
+FROM usage_records r
+WHERE r.tenant_id = @tenant_id AND r.customer_id = @customer_id
+  AND (r.idempotency_key = ANY (@keys::text[]) OR r.root_key = ANY (@keys::text[]))
+  AND r.folded AND r.item_id IS NULL AND NOT r.voided
+  AND NOT EXISTS (
+      SELECT FROM usage_records later
+      WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
+        AND later.revision > r.revision
+  );

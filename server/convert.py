@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
+from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.type.v1 import money_pb2, time_range_pb2
 
 from billing.domain.errors import Invalid
+from billing.domain.ids import Prefix, decode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_S: Final = 24 * 60 * 60
@@ -44,6 +46,11 @@ def to_range(start: datetime | None, end: datetime | None) -> time_range_pb2.Tim
     if start is None or end is None:
         return None
     return time_range_pb2.TimeRange(start=to_timestamp(start), end=to_timestamp(end))
+
+
+def optional_id(prefix: Prefix, text: str, *, path: str) -> UUID | None:
+    """An id from the wire; None for an empty text. Raises InvalidId."""
+    return decode(prefix, text, path=path) if text else None
 
 
 def to_money(minor_units: int, currency: str) -> money_pb2.Money:

@@ -41,8 +41,8 @@ def read_token(request: Message) -> UUID | None:
     return None if key is None else UUID(bytes=key)
 
 
-def read_key(request: Message, size: int) -> bytes | None:
-    """The key, of so many bytes, of the last row of the page before; None for the first page.
+def read_key(request: Message, size: int | None) -> bytes | None:
+    """The key, of so many bytes or (None) of any length, of the last row of the page before; None for the first page.
 
     Raises PageTokenInvalid.
     """
@@ -53,7 +53,9 @@ def read_key(request: Message, size: int) -> bytes | None:
         raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except (binascii.Error, ValueError) as error:
         raise PageTokenInvalid() from error
-    if len(raw) != _BINDING_BYTES + size or raw[:_BINDING_BYTES] != _binding(request):
+    if raw[:_BINDING_BYTES] != _binding(request):
+        raise PageTokenInvalid()
+    if size is not None and len(raw) != _BINDING_BYTES + size:
         raise PageTokenInvalid()
     return raw[_BINDING_BYTES:]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -11,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.error.v1 import error_reason_pb2
 from tollway.usage.v1 import usage_service_pb2 as pb
 
-from billing.domain.ids import Prefix, encode
+from billing.domain.ids import Prefix, decode, encode
 from billing.services.rows import UsageRevision
 from billing.services.usage_amendments import Amendment
 from billing.services.usage_batch import BatchAnswer, Outcome, UsageBatch, Verdict
@@ -20,6 +22,15 @@ from server.convert import to_decimal, to_range, to_timestamp
 
 _NANOS: Final = range(1_000_000_000)
 ACCEPTED: Final = pb.RecordResult(outcome=pb.RECORD_OUTCOME_ACCEPTED)
+
+
+def from_batch(request: pb.BatchRecordUsageRequest | pb.StreamUsageRequest) -> UsageBatch:
+    """A batch as columns."""
+    batch = from_records(request.records, request.allow_backfill)
+    if not request.backfill_id:
+        return batch
+    backfill_id = decode(Prefix.BACKFILL, request.backfill_id, path="backfill_id")
+    return replace(batch, backfill_id=backfill_id)
 
 
 def from_records(records: Iterable[pb.UsageRecord], allow_backfill: bool) -> UsageBatch:
@@ -94,8 +105,9 @@ def to_counts(answer: BatchAnswer) -> dict[str, int]:
     return {outcome.lower(): answer.count(outcome) for outcome in Outcome}
 
 
+@lru_cache(maxsize=256)
 def to_batch_id(batch_id: UUID | None) -> str:
-    """The batch for the wire; empty when there is none."""
+    """The batch for the wire; empty when there is none. Remembered, since many calls may share one."""
     return encode(Prefix.USAGE_BATCH, batch_id) if batch_id else ""
 
 

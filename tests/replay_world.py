@@ -6,7 +6,7 @@ The tests of the worker and of the rim use the real dispatcher and router instea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -19,15 +19,16 @@ from tollway.tenant.v1 import tenant_events_pb2
 from tollway.usage.v1 import usage_events_pb2
 
 from billing.domain.ids import Prefix, encode
+from billing.domain.replay import EventStatus, Safety, Target, TargetKind
 from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 from billing.services.consumers import WANTED
 from billing.services.events import NewEvent
 from billing.services.replay_filter import FilterDraft
-from billing.services.replay_plan import BUS, PlanDraft, Planned, plan_replay
+from billing.services.replay_plan import PlanDraft, Planned, plan_replay
 from billing.services.replay_token import Confirmation, Confirmations
-from billing.services.replays import ReplayView, get_replay, start_replay
+from billing.services.replays import ReplayView, StartOrder, get_replay, start_replay
 from billing.services.tenants import NewTenant, create_tenant
 from tests.conftest import Databases
 
@@ -35,6 +36,8 @@ ACTOR: Final = "key_test"
 METHOD: Final = "/tollway.replay.v1.ReplayService/StartReplay"
 AGO: Final = timedelta(seconds=20)
 
+BUS: Final = Target(TargetKind.BUS)
+SAFETY_FIELDS: Final = [field.name for field in fields(Safety)]
 KEY_MADE: Final = tenant_events_pb2.ApiKeyCreated()
 SUBSCRIBED: Final = subscription_events_pb2.SubscriptionCreated()
 REPORTED: Final = usage_events_pb2.UsageReported()
@@ -125,15 +128,20 @@ class ReplayWorld:
         limits = {
             name: options.pop(name) for name in ("max_events", "rate_per_second") if name in options
         }
+        target = options.pop("target", BUS)
+        safety = Safety(**{name: options.pop(name) for name in SAFETY_FIELDS if name in options})
+        if "status" in options:
+            options["status"] = EventStatus(options["status"])
         selected = FilterDraft(self.tenant_id, subjects, **options)
-        return PlanDraft(selected, [BUS], **limits)
+        return PlanDraft(selected, [target], **limits, safety=safety)
 
-    async def plan(self, *subjects: str, **options: Any) -> Planned:
-        return await self.plan_as(self.draft(*subjects, **options))
+    async def plan(self, *subjects: str, at: datetime | None = None, **options: Any) -> Planned:
+        return await self.plan_as(self.draft(*subjects, **options), at)
 
-    async def plan_as(self, draft: PlanDraft) -> Planned:
+    async def plan_as(self, draft: PlanDraft, at: datetime | None = None) -> Planned:
+        """A plan as of `at`: events that are younger than a range may end are planned a little ahead."""
         async with self.databases.api.transaction(self.tenant_id, snapshot=True) as tx:
-            return await plan_replay(tx, draft, WANTED, now=self.now)
+            return await plan_replay(tx, draft, WANTED, now=at or self.now)
 
     def confirm(
         self, planned: Planned, actor: str = ACTOR, *, now: datetime | None = None
@@ -143,9 +151,8 @@ class ReplayWorld:
 
     async def start(self, confirmed: Confirmation, actor: str = ACTOR) -> ReplayView:
         async with self.databases.api.transaction(self.tenant_id) as tx:
-            return await start_replay(
-                tx, confirmed, "because", self.cause(actor), method=METHOD, now=self.now
-            )
+            order = StartOrder(self.cause(actor), METHOD, "because")
+            return (await start_replay(tx, confirmed, order, now=self.now))[0]
 
     async def started(self, *subjects: str, **options: Any) -> ReplayView:
         return await self.start(self.confirm(await self.plan(*subjects, **options)))
@@ -177,7 +184,8 @@ class ReplayWorld:
     async def queued(self, replay_id: UUID) -> list[UUID]:
         """The events that a replay has in the outbox, in the order of publishing."""
         rows = await self.fetch(
-            "SELECT event_id FROM outbox WHERE purpose = $1 AND priority = 1 AND replay_id = $2 ORDER BY position",
+            "SELECT event_id FROM outbox WHERE starts_with(purpose, $1) AND priority = 1 AND replay_id = $2"
+            " ORDER BY position",
             f"replay_{replay_id}",
             replay_id,
         )

@@ -164,6 +164,11 @@ class SweeperMetrics:
             "Answers kept for retries that were deleted.",
             registry=registry,
         )
+        self.deliveries_closed = Counter(
+            "tollway_sweeper_deliveries_closed",
+            "Old webhook deliveries deleted and added to the closing totals.",
+            registry=registry,
+        )
         self.events_healed = Counter(
             "tollway_sweeper_events_healed",
             "Events published again because a consumer lacked them.",

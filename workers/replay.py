@@ -29,8 +29,8 @@ class ReplaySettings:
     replays_per_step: int = 20
     slice_max: int = 2_000
     queued_max: int = 10_000
-    # A sent event that no consumer got is sent again after this: longer than the bus remembers the id of a message.
-    rearm_after_s: float = 900.0
+    # When nothing more comes to its consumers for so long, what they lack is sent again.
+    rearm_after_s: float = 60.0
 
     @property
     def pace(self) -> Pace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Self, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -32,6 +32,20 @@ class Incoming:
     resource_version: int
     partition: int
     envelope: event_pb2.Event
+
+    @classmethod
+    def of(cls, body: bytes, partition: int = 0) -> Self:
+        """The event in an envelope of the log. Raises DecodeError or InvalidId when it is none."""
+        envelope = event_pb2.Event.FromString(body)
+        return cls(
+            decode(Prefix.EVENT, envelope.id),
+            decode(Prefix.TENANT, envelope.tenant_id),
+            envelope.subject,
+            envelope.resource_id,
+            envelope.resource_version,
+            partition,
+            envelope,
+        )
 
     @property
     def correlation_id(self) -> UUID:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from fractions import Fraction
 from itertools import pairwise
 from uuid import UUID
 
@@ -51,8 +52,8 @@ def status_changes(
                 old_status=wire_status(old),
                 new_status=wire_status(new),
                 number=invoice.number or "",
-                total=_money(invoice.total, invoice.currency),
-                amount_due=_money(invoice.amount_due, invoice.currency),
+                total=wire_money(invoice.total, invoice.currency),
+                amount_due=wire_money(invoice.amount_due, invoice.currency),
             ),
             at,
             cause or _cause(invoice),
@@ -73,19 +74,20 @@ def usage_billed(
     payload = usage_events_pb2.UsageBilled(
         subscription_id=resource, invoice_id=encode(Prefix.INVOICE, invoice.id)
     )
-    spans: dict[Period, time_range_pb2.TimeRange] = {}
-    # A true-up is a further line of the same period and names no meter.
+    # The groups of a meter have a line each, and their period one entry. A true-up names no meter.
+    held: dict[tuple[UUID, Period, UUID], Fraction] = {}
     for line in lines:
         if line.meter_id is not None:
-            item_id, period = line.usage_key
-            if period not in spans:
-                spans[period] = _range(period)
-            payload.periods.add(
-                subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, item_id),
-                meter_id=encode(Prefix.METER, line.meter_id),
-                quantity=decimal_text(line.quantity),
-                period=spans[period],
-            )
+            key = (*line.usage_key, line.meter_id)
+            held[key] = held.get(key, Fraction(0)) + line.quantity
+    spans = {period: _range(period) for _, period, _ in held}
+    for (item_id, period, meter_id), quantity in held.items():
+        payload.periods.add(
+            subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, item_id),
+            meter_id=encode(Prefix.METER, meter_id),
+            quantity=decimal_text(quantity),
+            period=spans[period],
+        )
     return NewEvent(invoice.tenant_id, resource, version, payload, at, cause or _cause(invoice))
 
 
@@ -110,5 +112,6 @@ def _subscription(invoice: Invoice) -> UUID:
     return invoice.subscription_id
 
 
-def _money(minor_units: int, currency: str) -> money_pb2.Money:
+def wire_money(minor_units: int, currency: str) -> money_pb2.Money:
+    """An amount as payloads carry it."""
     return money_pb2.Money(minor_units=minor_units, currency_code=currency)

@@ -59,6 +59,7 @@ async def list_queues(connection: Connection) -> list[Queue]:
             await status.count_router_dead_letters(connection, most=COUNT_MAX),
         ),
         ("rating.due", await status.count_rating_due(connection, most=COUNT_MAX)),
+        ("rating.failed", await status.count_rating_failures(connection, most=COUNT_MAX)),
         ("invoices.drafts", await status.count_drafts(connection, most=COUNT_MAX)),
         ("webhooks.pending", await status.count_deliveries(connection, most=COUNT_MAX)),
         ("webhooks.dead_letters", await status.count_dead_deliveries(connection, most=COUNT_MAX)),

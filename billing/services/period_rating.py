@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
 
 from queries.models import UsagePeriod
 
-from billing.domain.errors import BillingError, UsageNotRatable
+from billing.domain.errors import BillingError
 from billing.domain.money import Money
 from billing.domain.period import Period
 from billing.domain.pricing import Rated, rate_groups
@@ -23,8 +22,6 @@ from billing.services.price_book import BookedPrice, load_prices
 from billing.services.quantities import Measured, Source, measure
 from billing.services.quantity_reads import Group, PeriodKey, key_of
 from billing.services.usage_periods import nominal_of
-
-GROUPS_MAX: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,12 @@ async def rate_periods(
     measured = await measure(tx, ratable, source)
     for row, _ in ratable:
         key = key_of(row)
-        outcomes[key] = _outcome(row, booked[row.tenant_id, row.price_id], measured[key])
+        found = measured[key]
+        outcomes[key] = (
+            _outcome(row, booked[row.tenant_id, row.price_id], found)
+            if isinstance(found, Measured)
+            else found
+        )
     return outcomes
 
 
@@ -97,11 +99,6 @@ def _outcome(
 
 
 def _rated(row: UsagePeriod, booked: BookedPrice, measured: Measured) -> RatedPeriod:
-    if len(measured.groups) > GROUPS_MAX:
-        raise UsageNotRatable(
-            f"The usage has {len(measured.groups)} group values, at most {GROUPS_MAX} can be billed; void the records"
-            f" whose {', '.join(measured.group_by)} should not be one."
-        )
     share = Period(row.period_start, row.period_end).share_of(nominal_of(row))
     rated = rate_groups(booked.price, measured.groups, scale=share)
     lines = dict(rated.lines)

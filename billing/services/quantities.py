@@ -11,16 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from typing import Final
 
 import queries.quantities
 from queries.models import UsagePeriod
+from queries.quantities import ListPeriodMetersRow
 
+from billing.domain.errors import UsageNotRatable
 from billing.domain.meter import Aggregation
 from billing.domain.pricing import Price, Usage
 from billing.runtime.db import Connection
 from billing.services.quantity_reads import READS, Asked, Group, PeriodKey, Way, group_of, key_of
 
 __all__ = ["Group", "Measured", "PeriodKey", "Source", "key_of", "measure"]
+
+# Each is a line, and an invoice must still be readable in one answer.
+GROUPS_MAX: Final = 2000
 
 
 class Source(StrEnum):
@@ -43,8 +49,8 @@ class Measured:
 
 async def measure(
     tx: Connection, wanted: Sequence[tuple[UsagePeriod, Price]], source: Source = Source.RECORDS
-) -> dict[PeriodKey, Measured]:
-    """What each usage period holds, for the price that will rate it.
+) -> dict[PeriodKey, Measured | UsageNotRatable]:
+    """What each usage period holds, for the price that will rate it; not so where it has more than GROUPS_MAX groups.
 
     Of records the effective ones count: those with a stored owner, each in its highest folded revision. Lock the
     periods first in the same transaction, then nothing can be folded into them behind this.
@@ -56,11 +62,15 @@ async def measure(
         tenant_ids=[row.tenant_id for row, _ in wanted],
         item_ids=[row.item_id for row, _ in wanted],
         period_starts=[row.period_start for row, _ in wanted],
+        groups_limit=GROUPS_MAX + 1,
     )
     meter_of = {PeriodKey(row.tenant_id, row.item_id, row.period_start): row for row in meters}
     asked: dict[Way, list[Asked]] = defaultdict(list)
     for row, price in wanted:
-        aggregation = Aggregation(meter_of[key_of(row)].aggregation)
+        meter = meter_of[key_of(row)]
+        if meter.group_count > GROUPS_MAX:
+            continue
+        aggregation = Aggregation(meter.aggregation)
         asked[_way(aggregation, price, source)].append(Asked(row, aggregation, price))
     groups: dict[PeriodKey, dict[Group, Usage]] = defaultdict(dict)
     for way, ones in asked.items():
@@ -69,7 +79,9 @@ async def measure(
             named = dict(zip(meter_of[key].group_by, group, strict=True))
             groups[key][group] = replace(usage, dimensions=named) if named else usage
     return {
-        key: Measured(tuple(meter.group_by), _groups(groups.get(key, {}), bool(meter.group_by)))
+        key: _too_many(meter)
+        if meter.group_count > GROUPS_MAX
+        else Measured(tuple(meter.group_by), _groups(groups.get(key, {}), bool(meter.group_by)))
         for key, meter in meter_of.items()
     }
 
@@ -93,3 +105,10 @@ def _groups(found: Mapping[Group, Usage], grouped: bool) -> Mapping[Group, Usage
     if found or grouped:
         return found
     return {(): Usage(Fraction(0), events_count=0)}
+
+
+def _too_many(meter: ListPeriodMetersRow) -> UsageNotRatable:
+    return UsageNotRatable(
+        f"The usage has more than {GROUPS_MAX} values of {', '.join(meter.group_by)}, and each would be a line; void"
+        " the records that should not have one of their own."
+    )

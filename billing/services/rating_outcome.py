@@ -7,7 +7,7 @@ reason on the subscription. A rating has many causes: it begins a correlation of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -30,6 +30,7 @@ from billing.services import events
 from billing.services.actor import Cause, Link
 from billing.services.business_time import business_times
 from billing.services.charges import Charge
+from billing.services.usage_crossings import tell_crossings
 
 ACTOR: Final = "worker:rating"
 ERROR_LENGTH_MAX: Final = 500
@@ -106,6 +107,13 @@ async def write_rated(tx: Connection, outcomes: Sequence[Rated], now: datetime) 
         event_ids=[identity for identity, _ in completed],
         correlation_ids=[event.cause.correlation_id for _, event in completed],
     )
+    causes = {
+        (outcome.turn.row.tenant_id, outcome.turn.row.id): replace(
+            event.cause, causation_id=identity, links=()
+        )
+        for outcome, (identity, event) in zip(outcomes, completed, strict=True)
+    }
+    await tell_crossings(tx, causes, times, now=now)
 
 
 async def write_failed(tx: Connection, outcomes: Sequence[Failed], now: datetime) -> None:

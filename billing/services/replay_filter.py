@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypedDict
 from uuid import UUID
 
 from billing.domain.errors import Invalid
+from billing.domain.replay import EventStatus
 from billing.services.webhook_subjects import EVERYTHING, check_patterns
 
 # How far the end of a range stays behind now, so that the youngest events are left to live traffic.
@@ -28,7 +29,7 @@ _TIME_SHIFT: Final = 80  # a UUIDv7 begins with 48 bits of milliseconds
 class Conditions(TypedDict):
     """The filter as the statements over the log take it."""
 
-    tenant_id: UUID
+    tenant_id: UUID | None
     first: UUID
     last: UUID
     any_subject: bool
@@ -37,6 +38,7 @@ class Conditions(TypedDict):
     resource: str | None
     correlation_id: UUID | None
     event_ids: list[UUID] | None
+    status: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class ReplayFilter:
-    """Which events of a tenant; what is empty matches all. Subjects are patterns, see webhook_subjects.py."""
+    """Which events of a tenant, or of all when it is None; what is empty matches all. Subjects are patterns, see
+    webhook_subjects.py.
+    """
 
-    tenant_id: UUID
+    tenant_id: UUID | None
     span: Span
     subjects: tuple[str, ...] = ()
     resource: str = ""
     correlation_id: UUID | None = None
     event_ids: tuple[UUID, ...] = ()
+    status: EventStatus = EventStatus.ANY
 
     def conditions(self) -> Conditions:
         """The arguments of the statements that select by this filter."""
@@ -98,44 +103,48 @@ class ReplayFilter:
             resource=self.resource or None,
             correlation_id=self.correlation_id,
             event_ids=list(self.event_ids) or None,
+            status=str(self.status),
         )
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, from which `of_json` makes the same filter."""
         return {
-            "tenant": self.tenant_id.hex,
+            "tenant": self.tenant_id.hex if self.tenant_id else "",
             "start_ms": self.span.start_ms,
             "end_ms": self.span.end_ms,
             "subjects": list(self.subjects),
             "resource": self.resource,
             "correlation": self.correlation_id.hex if self.correlation_id else "",
             "events": [event_id.hex for event_id in self.event_ids],
+            "status": str(self.status),
         }
 
     @classmethod
     def of_json(cls, values: Mapping[str, Any]) -> Self:
         """The filter that `as_json` told of."""
         return cls(
-            UUID(values["tenant"]),
+            UUID(values["tenant"]) if values["tenant"] else None,
             Span(values["start_ms"], values["end_ms"]),
             tuple(values["subjects"]),
             values["resource"],
             UUID(values["correlation"]) if values["correlation"] else None,
             tuple(UUID(event_id) for event_id in values["events"]),
+            EventStatus(values["status"]),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class FilterDraft:
-    """A filter as asked for. A start or end of None is open."""
+    """A filter as asked for. A start or end of None is open, a tenant of None is all of them."""
 
-    tenant_id: UUID
+    tenant_id: UUID | None
     subjects: tuple[str, ...] = ()
     resource: str = ""
     correlation_id: UUID | None = None
     event_ids: tuple[UUID, ...] = ()
     start: datetime | None = None
     end: datetime | None = None
+    status: EventStatus = EventStatus.ANY
 
     def freeze(self, now: datetime) -> ReplayFilter:
         """The filter with its range closed at or before `now` (machine time), less END_MARGIN.
@@ -154,7 +163,7 @@ class FilterDraft:
         subjects = tuple(check_patterns(self.subjects)) if self.subjects else ()
         events = tuple(sorted(set(self.event_ids)))
         return ReplayFilter(
-            self.tenant_id, span, subjects, self.resource, self.correlation_id, events
+            self.tenant_id, span, subjects, self.resource, self.correlation_id, events, self.status
         )
 
 

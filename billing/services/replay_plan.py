@@ -1,32 +1,33 @@
-"""Replay path, step 1: a dry run that counts what a replay would send and says what to think about.
+"""Replay path, step 1: a dry run that counts what a replay would send, and refuses what would do harm.
 
-Invariant: planning changes nothing and stores nothing. No target is a default, and a plan with more events than asked
-for is refused with its counts.
+Invariant: planning changes nothing and stores nothing. No target is a default, everything that can do harm is refused
+unless the plan asks for it by name, and a plan with more events than asked for is refused with its counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import queries.replays
+from queries.replays import ListSamplesRow as Sample
 
 from billing.domain.errors import Invalid, Precondition
+from billing.domain.ids import Prefix, decode
+from billing.domain.replay import Safety, Target, TargetKind
 from billing.runtime.db import Connection
-from billing.services import tenants
+from billing.services import replay_safety, tenants
 from billing.services.consumers import Wanted
-from billing.services.replay_filter import SETTLED_AFTER, FilterDraft, ReplayFilter
+from billing.services.replay_filter import FilterDraft, ReplayFilter
 from billing.services.replay_token import ReplayPlan
-from billing.services.subjects import CUSTOM_PREFIX, known_subjects
-from billing.services.webhook_subjects import wants
+from billing.services.replay_warnings import warnings_of
 
 MAX_EVENTS_DEFAULT: Final = 1_000
 MAX_EVENTS_CEILING: Final = 1_000_000
 RATE_CEILING: Final = 100_000
-BUS: Final = "bus"
 _SHOWN_SUBJECTS: Final = 3
 
 
@@ -47,18 +48,24 @@ class PlanDraft:
     """What to plan. `max_events` 0 is the default; `rate_per_second` 0 is as fast as the bus takes them."""
 
     filter: FilterDraft
-    targets: Sequence[str]
+    targets: Sequence[Target]
     max_events: int = 0
     rate_per_second: int = 0
+    safety: Safety = field(default_factory=Safety)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a filter matches: events by subject, by the consumer that has handled them, by their way to the bus."""
+    """What a filter matches, counted: by subject, by consumer that has handled them, by their way to the bus, by
+    tenant, by the state of an endpoint's deliveries, and by the consumer that gave them up.
+    """
 
     subjects: Mapping[str, int]
     processed: Mapping[str, int]
     unpublished: Mapping[str, int]
+    tenants: Mapping[UUID, int]
+    deliveries: Mapping[str, int]
+    dead: Mapping[str, int]
     first_id: UUID | None
     last_id: UUID | None
 
@@ -76,48 +83,66 @@ class Planned:
     found: Found
     wanted: Mapping[str, int]
     warnings: Sequence[str]
+    samples: Sequence[Sample]
 
 
 async def plan_replay(
     tx: Connection, draft: PlanDraft, wanted: Wanted, *, now: datetime
 ) -> Planned:
-    """Resolves the filter and counts. `tx` reads one snapshot.
+    """Resolves the filter and counts. `tx` reads one snapshot; all tenants need the worker role.
 
-    Raises TargetMissing, TooLarge, SubjectInvalid, Invalid or TenantNotFound.
+    Raises TargetMissing, TooLarge, SubjectInvalid, TenantNotFound, Invalid, or what replay_safety refuses with.
     """
-    if not draft.targets:
-        raise TargetMissing()
+    target = _the_target(draft.targets)
     most = draft.max_events or MAX_EVENTS_DEFAULT
     if not 0 < most <= MAX_EVENTS_CEILING:
         raise Invalid.field("max_events", f"must be from 0 to {MAX_EVENTS_CEILING}")
     if not 0 <= draft.rate_per_second <= RATE_CEILING:
         raise Invalid.field("rate_per_second", f"must be from 0 to {RATE_CEILING}")
-    await tenants.get_tenant(tx, draft.filter.tenant_id)
+    if draft.filter.tenant_id is not None:
+        await tenants.get_tenant(tx, draft.filter.tenant_id)
+    reached = replay_safety.consumers_reached(target, draft.safety, wanted)
     frozen = draft.filter.freeze(now)
-    found = await find_matching(tx, frozen, list(wanted))
+    found = await find_matching(tx, frozen, list(wanted), target)
     if found.matched > most:
         raise _too_large(found, most)
     if draft.filter.start is None:
         frozen = replace(frozen, span=frozen.span.beginning_with(found.first_id))
     plan = ReplayPlan(
         frozen,
-        tuple(dict.fromkeys(draft.targets)),
+        target,
+        draft.safety,
         most,
         draft.rate_per_second,
         found.matched,
         found.first_id,
         found.last_id,
+        dict(found.tenants) if draft.filter.tenant_id is None else {},
     )
-    by_consumer = _wanted_counts(found, wanted)
-    return Planned(plan, found, by_consumer, _warnings(draft, plan, found, by_consumer, now))
+    counts = _wanted_counts(found, wanted)
+    await replay_safety.refuse_harm(tx, plan, reached, counts, found.processed)
+    samples = await _samples(tx, found)
+    return Planned(
+        plan, found, counts, warnings_of(draft.filter, plan, found, counts, now), samples
+    )
 
 
 async def find_matching(
-    tx: Connection, selected: ReplayFilter, consumers: Sequence[str] = ()
+    tx: Connection,
+    selected: ReplayFilter,
+    consumers: Sequence[str] = (),
+    target: Target | None = None,
 ) -> Found:
     """Counts what a filter matches, up to one more than MAX_EVENTS_CEILING."""
+    endpoint = None
+    if target is not None and target.kind is TargetKind.ENDPOINT:
+        endpoint = decode(Prefix.WEBHOOK_ENDPOINT, target.name, path="targets[0].endpoint")
     rows = await queries.replays.summarize_matching(
-        tx, **selected.conditions(), most=MAX_EVENTS_CEILING + 1, consumers=consumers
+        tx,
+        **selected.conditions(),
+        most=MAX_EVENTS_CEILING + 1,
+        consumers=consumers,
+        webhook_id=endpoint,
     )
     firsts = [row.first_id for row in rows if row.first_id is not None]
     lasts = [row.last_id for row in rows if row.last_id is not None]
@@ -129,9 +154,28 @@ async def find_matching(
         counts("subject"),
         counts("consumer"),
         counts("dispatch"),
+        {UUID(tenant): count for tenant, count in counts("tenant").items()},
+        counts("delivery"),
+        counts("dead"),
         min(firsts, default=None),
         max(lasts, default=None),
     )
+
+
+def _the_target(targets: Sequence[Target]) -> Target:
+    if not targets:
+        raise TargetMissing()
+    if len(set(targets)) > 1:
+        raise Invalid.field(
+            "targets", "one target for each replay, since each has a progress of its own"
+        )
+    return targets[0]
+
+
+async def _samples(tx: Connection, found: Found) -> Sequence[Sample]:
+    """The first and the last event: enough to see whether it is the right stretch."""
+    ids = [one for one in (found.first_id, found.last_id) if one is not None]
+    return await queries.replays.list_samples(tx, ids=ids) if ids else ()
 
 
 def _too_large(found: Found, most: int) -> TooLarge:
@@ -154,73 +198,3 @@ def _wanted_counts(found: Found, wanted: Wanted) -> dict[str, int]:
         )
         for consumer, subjects in wanted.items()
     }
-
-
-def _warnings(
-    draft: PlanDraft, plan: ReplayPlan, found: Found, wanted: Mapping[str, int], now: datetime
-) -> list[str]:
-    return [
-        *_range_warnings(draft.filter, plan, now),
-        *_filter_warnings(plan, found),
-        *_handling_warnings(found, wanted),
-        *_duration_warnings(plan),
-    ]
-
-
-def _range_warnings(asked: FilterDraft, plan: ReplayPlan, now: datetime) -> list[str]:
-    warnings = []
-    span = plan.filter.span
-    if asked.end is not None and asked.end > span.end:
-        warnings.append(f"The range ends ahead of now; it was cut to {span.end.isoformat()}.")
-    if span.end > now - SETTLED_AFTER:
-        seconds = int(SETTLED_AFTER.total_seconds())
-        warnings.append(
-            f"The range is still being written: what began in the last {seconds} s may yet be committed into it. If so,"
-            " the start is refused as drifted; then plan again."
-        )
-    return warnings
-
-
-def _filter_warnings(plan: ReplayPlan, found: Found) -> list[str]:
-    warnings = []
-    if not found.matched:
-        warnings.append("Nothing matches.")
-    known = known_subjects()
-    warnings += [
-        f"No subject that this release knows matches {pattern}."
-        for pattern in plan.filter.subjects
-        if not pattern.startswith(CUSTOM_PREFIX)
-        and not any(wants([pattern], subject) for subject in known)
-    ]
-    asked = len(plan.filter.event_ids)
-    if asked > found.matched:
-        warnings.append(f"{asked - found.matched} of the {asked} events named do not match.")
-    return warnings
-
-
-def _handling_warnings(found: Found, wanted: Mapping[str, int]) -> list[str]:
-    warnings = []
-    for consumer, count in wanted.items():
-        lacking = count - found.processed.get(consumer, 0)
-        if lacking > 0:
-            warnings.append(
-                f"{consumer} has not handled {lacking} of the {count} events that it wants: it will handle these now."
-            )
-    dead = found.unpublished.get("dead_letter", 0)
-    if dead:
-        warnings.append(
-            f"{dead} events never reached the bus (dead letters): they are left out and count as failed."
-        )
-    queued = sum(found.unpublished.values()) - dead
-    if queued:
-        warnings.append(
-            f"{queued} events are still on their first way to the bus: the replay waits for them."
-        )
-    return warnings
-
-
-def _duration_warnings(plan: ReplayPlan) -> list[str]:
-    if not plan.rate_per_second or plan.matched <= plan.rate_per_second:
-        return []
-    duration = timedelta(seconds=plan.matched // plan.rate_per_second)
-    return [f"At {plan.rate_per_second} events a second it takes about {duration}."]

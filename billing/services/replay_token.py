@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import hashlib
 import hmac
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 from uuid import UUID
 
 from billing.domain.errors import Invalid
+from billing.domain.replay import Effects, Mode, Safety, Target
 from billing.runtime.ids import new_id
 from billing.services.replay_filter import ReplayFilter
 
 TOKEN_LIFETIME: Final = timedelta(minutes=15)
 # What the key of the tokens is derived from the house's key by; another form of token takes another label.
-KEY_LABEL: Final = "replay confirmation v1"
+KEY_LABEL: Final = "replay confirmation v2"
 _MAC_BYTES: Final = 32
 
 
@@ -36,27 +39,34 @@ class TokenInvalid(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What a replay is to do, and what was found for it. `matched` events, the first and the last of them."""
+    """What a replay is to do, and what was found for it. `matched` events, the first and the last of them.
+
+    `tenants` has the same of each tenant, of a plan that spans them all.
+    """
 
     filter: ReplayFilter
-    targets: tuple[str, ...]
+    target: Target
+    safety: Safety
     max_events: int
     rate_per_second: int  # 0: as fast as the bus takes them
     matched: int
     first_id: UUID | None
     last_id: UUID | None
+    tenants: Mapping[UUID, int] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """Canonical JSON, from which `parse` makes the same plan."""
         values = {
             "filter": self.filter.as_json(),
-            "targets": list(self.targets),
+            "target": str(self.target),
+            "safety": dataclasses.asdict(self.safety),
             "max_events": self.max_events,
             "rate_per_second": self.rate_per_second,
             "matched": self.matched,
             "first": self.first_id.hex if self.first_id else "",
             "last": self.last_id.hex if self.last_id else "",
+            "tenants": {tenant.hex: count for tenant, count in self.tenants.items()},
         }
         return _canonical(values)
 
@@ -71,12 +81,23 @@ class ReplayPlan:
         values = json.loads(text)
         return cls(
             ReplayFilter.of_json(values["filter"]),
-            tuple(values["targets"]),
+            Target.parse(values["target"]),
+            _safety_of(values["safety"]),
             values["max_events"],
             values["rate_per_second"],
             values["matched"],
             UUID(values["first"]) if values["first"] else None,
             UUID(values["last"]) if values["last"] else None,
+            {UUID(tenant): count for tenant, count in values["tenants"].items()},
+        )
+
+    def of_tenant(self, tenant_id: UUID) -> ReplayPlan:
+        """The part of a plan over all tenants that is one tenant's."""
+        return replace(
+            self,
+            filter=replace(self.filter, tenant_id=tenant_id),
+            matched=self.tenants[tenant_id],
+            tenants={},
         )
 
 
@@ -129,6 +150,16 @@ class Confirmations:
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, "sha256")
+
+
+def _safety_of(values: Mapping[str, Any]) -> Safety:
+    return Safety(
+        **{
+            **values,
+            "mode": Mode(values["mode"]),
+            "external_effects": Effects(values["external_effects"]),
+        }
+    )
 
 
 def _canonical(values: Any) -> str:

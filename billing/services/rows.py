@@ -9,10 +9,16 @@ from queries.models import (
     Price,
     Tenant,
     TestClock,
+    UsageThreshold,
     Webhook,
     WebhookRecovery,
 )
-from queries.usage_revisions import ListUsageRevisionsRow as UsageRevision
+from queries.usage_lists import ListUnassignedUsageRow as UnassignedUsage
+from queries.usage_lists import ListUsageOfBatchesRow, ListUsageRow
+from queries.usage_revisions import ListUsageRevisionsRow
+
+# A usage record or a revision of it, from wherever it was read.
+UsageRevision = ListUsageRevisionsRow | ListUsageRow | ListUsageOfBatchesRow
 
 __all__ = [
     "ApiKey",
@@ -23,7 +29,9 @@ __all__ = [
     "Price",
     "Tenant",
     "TestClock",
+    "UnassignedUsage",
     "UsageRevision",
+    "UsageThreshold",
     "Webhook",
     "WebhookRecovery",
 ]

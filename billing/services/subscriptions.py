@@ -32,8 +32,9 @@ from billing.services.catalog import PlanArchived, get_plan
 from billing.services.customers import CustomerNotFound, get_customer
 from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
 from billing.services.subscription_terms import Alignment, Terms
+from billing.services.usage_assignment import assign_unassigned
 from billing.services.usage_periods import make_usage_periods
-from billing.services.usage_revisions import Author, assign_unassigned
+from billing.services.usage_revisions import Author
 
 # As far back as usage may be dated: every period since then can still be billed from its records.
 START_BEHIND_MAX: Final = BACKDATING_LIMIT

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 from uuid import UUID
+
+BATCH_RECORDS_MAX: Final = 1000
 
 Properties = Mapping[str, str]
 
@@ -45,7 +48,7 @@ class UsageBatch:
     """Records as they were sent. An absent text is empty; a customer has an id or an external id.
 
     `used_at_us` is microseconds since 1970, None where there is no valid timestamp; the last two columns are None when
-    no record has such a value.
+    no record has such a value. Under a backfill job old timestamps are allowed.
     """
 
     idempotency_keys: Sequence[str]
@@ -57,6 +60,7 @@ class UsageBatch:
     subscription_ids: Sequence[str] | None = None
     properties: Sequence[Properties | None] | None = None
     allow_backfill: bool = False
+    backfill_id: UUID | None = None
 
     def __len__(self) -> int:
         return len(self.idempotency_keys)

@@ -49,6 +49,7 @@ def refusals(batch: UsageBatch, names: Names, now: datetime) -> dict[int, Verdic
         lambda: _meters(batch, names),
         lambda: _customers(batch, names),
         lambda: _subscriptions(batch, names),
+        lambda: _unnamed_subscriptions(batch, names),
         lambda: _timestamps(batch, now),
         lambda: _needed_properties(batch, names),
         lambda: _quantities(batch, names),
@@ -120,9 +121,7 @@ def _subscriptions(batch: UsageBatch, names: Names) -> Refusals:
     for place, text in enumerate(batch.subscription_ids or ()):
         if not text:
             continue
-        owner = names.external_customers.get(
-            batch.external_customer_ids[place]
-        ) or names.customers.get(batch.customer_ids[place])
+        owner = names.customer(batch, place)
         found = names.subscriptions.get(text)
         if found is None or found[1] != owner:
             yield (
@@ -135,16 +134,39 @@ def _subscriptions(batch: UsageBatch, names: Names) -> Refusals:
             )
 
 
+def _unnamed_subscriptions(batch: UsageBatch, names: Names) -> Refusals:
+    """Of customers whose items of the meter demand a name: which of their subscriptions is it for?"""
+    if not names.naming:
+        return
+    given = batch.subscription_ids or [""] * len(batch)
+    for place, (text, used_at_us) in enumerate(zip(given, batch.used_at_us, strict=True)):
+        meter = names.meters.get(batch.meter_keys[place])
+        owner = names.customer(batch, place)
+        if text or meter is None or owner is None or used_at_us is None:
+            continue
+        for begin_us, end_us in names.naming.get((owner, meter.id), ()):
+            if begin_us <= used_at_us < end_us:
+                yield (
+                    place,
+                    rejected(
+                        "SUBSCRIPTION_REQUIRED",
+                        "Name the subscription: the customer's usage of this meter may be for several.",
+                    ),
+                )
+                break
+
+
 def _timestamps(batch: UsageBatch, now: datetime) -> Refusals:
     column = batch.used_at_us
-    earliest = 0 if batch.allow_backfill else max(instant_us(now - BACKDATING_LIMIT), 0)
+    allow_backfill = batch.allow_backfill or batch.backfill_id is not None
+    earliest = 0 if allow_backfill else max(instant_us(now - BACKDATING_LIMIT), 0)
     latest = instant_us(now + FUTURE_LIMIT)
     sound = [us for us in column if us is not None and earliest <= us <= latest]
     if len(sound) == len(column):
         return
     for place, us in enumerate(column):
         if us is None or not earliest <= us <= latest:
-            yield place, _wrong_timestamp(us, now, allow_backfill=batch.allow_backfill)
+            yield place, _wrong_timestamp(us, now, allow_backfill=allow_backfill)
 
 
 def _wrong_timestamp(us: int | None, now: datetime, *, allow_backfill: bool) -> Verdict:

@@ -6,8 +6,8 @@ read afresh in each batch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
@@ -29,6 +29,7 @@ class MeterName:
     id: UUID
     aggregation: str
     archived: bool
+    demands_name: bool = False  # of the subscription, by an item of some customer
     value_property: str | None = None
     unique_property: str | None = None
 
@@ -43,6 +44,14 @@ class Names:
     # Subscription's id as sent -> (its id, its customer's id).
     subscriptions: Mapping[str, tuple[UUID, UUID]] = field(default_factory=dict)
     malformed: Mapping[str, Verdict] = field(default_factory=dict)
+    # (customer, meter) -> when its items demand a subscription's name: [begin, end) in microseconds since 1970.
+    naming: Mapping[tuple[UUID, UUID], Sequence[tuple[int, int]]] = field(default_factory=dict)
+
+    def customer(self, batch: UsageBatch, place: int) -> UUID | None:
+        """The customer of a record; None when it names none that is there."""
+        return self.external_customers.get(
+            batch.external_customer_ids[place]
+        ) or self.customers.get(batch.customer_ids[place])
 
 
 class Customers:
@@ -95,13 +104,16 @@ async def look_up(tx: Connection, tenant_id: UUID, batch: UsageBatch) -> Names:
     """The meters, customers and subscriptions that the batch names, in the tenant."""
     malformed: dict[str, Verdict] = {}
     customer_ids = _decoded(Prefix.CUSTOMER, set(batch.customer_ids), malformed)
-    return Names(
-        await _meters(tx, tenant_id, set(batch.meter_keys)),
+    meters = await _meters(tx, tenant_id, set(batch.meter_keys))
+    naming = any(meter.demands_name for meter in meters.values())
+    names = Names(
+        meters,
         await _customers.external(tx, tenant_id, set(batch.external_customer_ids)),
         await _customers.existing(tx, tenant_id, customer_ids),
         await _subscriptions(tx, tenant_id, set(batch.subscription_ids or ()), malformed),
         malformed,
     )
+    return replace(names, naming=await _naming(tx, tenant_id, batch, names)) if naming else names
 
 
 async def _meters(tx: Connection, tenant_id: UUID, keys: set[str]) -> dict[str, MeterName]:
@@ -113,11 +125,28 @@ async def _meters(tx: Connection, tenant_id: UUID, keys: set[str]) -> dict[str, 
             row.id,
             row.aggregation,
             row.archived_at is not None,
+            row.demands_name,
             row.value_property,
             row.unique_property,
         )
         for row in rows
     }
+
+
+async def _naming(
+    tx: Connection, tenant_id: UUID, batch: UsageBatch, names: Names
+) -> dict[tuple[UUID, UUID], list[tuple[int, int]]]:
+    customers = {names.customer(batch, place) for place in range(len(batch))}
+    rows = await queries.usage.list_naming_items(
+        tx,
+        tenant_id=tenant_id,
+        meter_ids=[meter.id for meter in names.meters.values() if meter.demands_name],
+        customer_ids=[one for one in customers if one is not None],
+    )
+    naming: dict[tuple[UUID, UUID], list[tuple[int, int]]] = {}
+    for row in rows:
+        naming.setdefault((row.customer_id, row.meter_id), []).append((row.begin_us, row.end_us))
+    return naming
 
 
 async def _subscriptions(

@@ -23,8 +23,8 @@ from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
 from billing.services.incoming import Incoming
 from billing.services.quantities import PeriodKey
+from billing.services.usage_batch import BATCH_RECORDS_MAX
 from billing.services.usage_buckets import TouchedBuckets, touched_by
-from billing.services.usage_ingest import BATCH_RECORDS_MAX
 
 # So that the router's transaction stays a matter of a second or two.
 FOLD_RECORDS_MAX: Final = 50_000

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
 from billing.runtime.faults import Fault, fault_of
 from billing.services.actor import Cause
-from billing.services.usage_batch import BatchAnswer, UsageBatch, Verdict
-from billing.services.usage_ingest import BATCH_RECORDS_MAX, record_usage
+from billing.services.usage_batch import BATCH_RECORDS_MAX, BatchAnswer, UsageBatch, Verdict
+from billing.services.usage_ingest import record_usage
 
 # Callers that were answered together come back together: a moment's patience makes one commit of them.
 GATHER_S: Final = 0.002
@@ -35,6 +35,18 @@ class Share:
     allow_backfill: bool
 
 
+class Author(Protocol):
+    """A caller. Its cause is made when it is asked for: of a group that shares a batch, only one's is."""
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that it is part of; may be empty."""
+
+    @property
+    def cause(self) -> Cause:
+        """What it brings about is caused by this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """What became of one record: no verdict when it was accepted, then in this batch."""
@@ -43,14 +55,12 @@ class Recorded:
     batch_id: UUID | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting(Generic[Record]):
     record: Record
     share: Share
-    cause: Cause
-    answer: asyncio.Future[Recorded] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    author: Author
+    answer: asyncio.Future[Recorded]
 
 
 class GroupCommit(Generic[Record]):
@@ -69,9 +79,11 @@ class GroupCommit(Generic[Record]):
         self._lanes: dict[UUID, list[_Waiting[Record]]] = {}
         self._drainers: set[asyncio.Task[None]] = set()
 
-    async def record(self, tenant_id: UUID, record: Record, share: Share, cause: Cause) -> Recorded:
+    async def record(
+        self, tenant_id: UUID, record: Record, share: Share, author: Author
+    ) -> Recorded:
         """Records it with others of the tenant; returns when it is committed. A caller who leaves loses nothing."""
-        waiting = _Waiting(record, share, cause)
+        waiting = _Waiting(record, share, author, asyncio.get_running_loop().create_future())
         lane = self._lanes.get(tenant_id)
         if lane is None:
             lane = self._lanes[tenant_id] = []
@@ -122,18 +134,18 @@ class GroupCommit(Generic[Record]):
         async with self._database.transaction(tenant_id) as tx:
             for share, places in shares.items():
                 batch = self._to_batch([group[n].record for n in places], share.allow_backfill)
-                cause = _cause_of([group[n].cause for n in places])
+                cause = _cause_of([group[n].author for n in places])
                 answer = await record_usage(tx, tenant_id, batch, cause, now=now)
                 answers.update(zip(places, _singly(answer), strict=True))
         return [answers[place] for place in range(len(group))]
 
 
-def _cause_of(causes: Sequence[Cause]) -> Cause:
+def _cause_of(authors: Sequence[Author]) -> Cause:
     """The first one's; a trace is named only when it is everybody's."""
-    first = causes[0]
-    if any(cause.traceparent != first.traceparent for cause in causes):
-        return replace(first, traceparent="")
-    return first
+    first = authors[0]
+    if any(author.traceparent != first.traceparent for author in authors):
+        return replace(first.cause, traceparent="")
+    return first.cause
 
 
 def _singly(answer: BatchAnswer) -> Sequence[Recorded]:

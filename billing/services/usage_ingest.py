@@ -21,7 +21,9 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
+from billing.services.usage_backfills import hold_open, note_batch
 from billing.services.usage_batch import (
+    BATCH_RECORDS_MAX,
     DUPLICATE,
     BatchAnswer,
     Outcome,
@@ -32,7 +34,6 @@ from billing.services.usage_checks import refusals, with_values
 from billing.services.usage_directory import Names, look_up
 from billing.services.usage_reported import usage_reported
 
-BATCH_RECORDS_MAX: Final = 1000
 _CONFLICT: Final = Verdict(
     Outcome.CONFLICT,
     "IDEMPOTENCY_KEY_REUSED",
@@ -73,10 +74,13 @@ async def record_usage(
 ) -> BatchAnswer:
     """Records the sound records of the batch and answers for each; emits usage.reported if any was accepted.
 
-    `now` is machine time. Raises Invalid when the batch is empty or has more than 1000 records.
+    `now` is machine time. Raises Invalid when the batch is empty or has more than 1000 records, BackfillNotFound and
+    BackfillClosed.
     """
     if not 1 <= len(batch) <= BATCH_RECORDS_MAX:
         raise Invalid.field("records", f"send 1 to {BATCH_RECORDS_MAX} records, not {len(batch)}.")
+    if batch.backfill_id is not None:
+        await hold_open(tx, tenant_id, batch.backfill_id)
     names = await look_up(tx, tenant_id, batch)
     batch = with_values(batch, names)
     today = await business_time(tx, tenant_id, now)
@@ -91,6 +95,8 @@ async def record_usage(
         owners = [owners[n] for n, place in enumerate(sound.places) if place not in verdicts]
     event = usage_reported(tenant_id, batch_id, owners, cause, today)
     await events.emit(tx, [event], now=now)
+    if batch.backfill_id is not None:
+        await note_batch(tx, tenant_id, batch.backfill_id, batch_id, len(owners))
     return BatchAnswer(len(batch), batch_id, verdicts)
 
 

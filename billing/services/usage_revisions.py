@@ -19,7 +19,7 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
-from billing.services.usage_ingest import BATCH_RECORDS_MAX
+from billing.services.usage_batch import BATCH_RECORDS_MAX
 from billing.services.usage_reported import usage_reported
 
 # Of one record, by amendments: enough for every honest correction, and what the fold reads for each stays small.
@@ -37,24 +37,15 @@ class Author:
     allow_backfill: bool = False
 
 
-async def assign_unassigned(
-    tx: Connection,
-    tenant_id: UUID,
-    subscription_id: UUID,
-    author: Author,
-    *,
-    now: datetime,
-) -> int:
-    """Lets unassigned usage that the subscription covers now find it; returns how many records are on their way.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a revision does otherwise than the one before: it counts no more, or names a subscription."""
 
-    For whoever made or widened coverage, in the same transaction and under the customer's lock: so a fold has either
-    written a record as unassigned before, or will see the coverage. At most 20,000 at once; the rest stays unassigned.
-    """
-    roots = await queries.usage_revisions.list_unassigned_roots(
-        tx, tenant_id=tenant_id, subscription_id=subscription_id, most=REVISED_AT_ONCE_MAX
-    )
-    keys = [row.root_key for row in roots]
-    return await revise_as_they_are(tx, tenant_id, keys, author, now=now)
+    void: bool = False
+    subscription_id: UUID | None = None
+
+
+LIKE_BEFORE: Final = Change()
 
 
 async def revise_as_they_are(
@@ -64,11 +55,11 @@ async def revise_as_they_are(
     author: Author,
     *,
     now: datetime,
-    void: bool = False,
+    change: Change = LIKE_BEFORE,
 ) -> int:
-    """A further revision of each record like its latest, in batches with an event each; returns how many were made.
+    """A further revision of each record like its latest but for `change`; returns how many were made.
 
-    With `void` they count no more. A record that is voided already gets none.
+    In batches, with an event each. A record that is voided already gets none.
     """
     if not roots:
         return 0
@@ -84,7 +75,8 @@ async def revise_as_they_are(
         root_keys=locked,
         idempotency_keys=[revision_key(now) for _ in locked],
         batch_ids=[batch_ids[n // BATCH_RECORDS_MAX] for n in range(len(locked))],
-        void=void,
+        void=change.void,
+        subscription_id=change.subscription_id,
         accepted_at=today,
         note=author.note,
     )

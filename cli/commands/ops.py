@@ -12,7 +12,7 @@ from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
-from cli.commands import ops_pipeline
+from cli.commands import ops_pipeline, ops_rating
 
 
 @click.group()
@@ -20,7 +20,7 @@ def command() -> None:
     """Look after the pipeline; with an operator's key."""
 
 
-for part in ops_pipeline.COMMANDS:
+for part in (*ops_pipeline.COMMANDS, *ops_rating.COMMANDS):
     command.add_command(part)
 
 

@@ -46,6 +46,8 @@ def status(connection: Connection) -> None:
     Console().print(owned)
     if answer.unreconciled_buckets:
         click.echo(f"{answer.unreconciled_buckets} usage buckets differ from the records")
+    compared = _age(answer, "reconcile_time")
+    click.echo(f"all usage buckets were last compared with the records: {compared} ago")
 
 
 @click.command()

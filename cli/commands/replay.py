@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 from google.protobuf.json_format import MessageToJson
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from tollway.replay.v1 import replay_service_pb2 as pb
 from tollway.replay.v1.replay_service_pb2_grpc import ReplayServiceStub
-from tollway.type.v1 import time_range_pb2
 
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.replay.request import STATUSES, plan_request
+from cli.replay.view import STATES, follow, show_plan, show_replay, show_replays
 
-POLL_S: Final = 0.25
-TARGETS: Final = ("bus",)
 # Counting may read a long stretch of the log.
 PLAN_DEADLINE_S: Final = 4 * DEADLINE_S
 
@@ -64,7 +59,11 @@ def command() -> None:
 @command.command()
 @connection_options
 @click.option(
-    "--to", "targets", type=click.Choice(TARGETS), multiple=True, help="Where to; none by default."
+    "--to",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="bus, consumer:NAME, endpoint:whe_… or dead-letters; none by default.",
 )
 @click.option(
     "--subject", "subjects", multiple=True, help='Such as invoice.status.changed, or "invoice.*".'
@@ -87,10 +86,34 @@ def command() -> None:
     default=0,
     help="The most events a second. [default: no limit]",
 )
+@click.option(
+    "--status",
+    type=click.Choice(tuple(STATUSES)),
+    help="Only events that are on the bus, or that were given up.",
+)
+@click.option(
+    "--force", is_flag=True, help="The consumer computes anew, from the facts. [default: preserve]"
+)
+@click.option(
+    "--external-effects",
+    type=click.Choice(("suppress", "allow")),
+    default="suppress",
+    show_default=True,
+    help="Whether tenants' endpoints may be reached.",
+)
+@click.option("--allow-closed-periods", is_flag=True, help="Also where periods are billed.")
+@click.option(
+    "--allow-older-than-inbox", is_flag=True, help="Also where duplicates cannot be told."
+)
+@click.option("--stop-on-errors", is_flag=True, help="Pause at the first event that fails.")
+@click.option("--follow-ups", is_flag=True, help="With --force: rate all periods again.")
+@click.option("--all-tenants", is_flag=True, help="With an operator's key; asks for a phrase.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def plan(connection: Connection, as_json: bool, **options: Any) -> None:
     """Count what a replay would send; nothing is sent."""
     request = plan_request(options)
+    if options["all_tenants"]:
+        request.phrase = click.prompt('This is about every tenant. Type "replay all tenants"')
 
     async def work() -> pb.PlanReplayResponse:
         async with channel_to(connection) as channel:
@@ -114,39 +137,44 @@ def plan(connection: Connection, as_json: bool, **options: Any) -> None:
 )
 @click.option("--note", prompt="Why", help="Why, for the audit; asked for if missing.")
 @click.option("--request-id", default="", help="The same id answers like the first time.")
+@click.option("--plan-hash", default="", help="The plan that you agreed to; another is refused.")
 @click.option("--no-wait", is_flag=True, help="Return when it is started.")
-def start(connection: Connection, token: str, note: str, request_id: str, no_wait: bool) -> None:
+def start(connection: Connection, no_wait: bool, **options: Any) -> None:
     """Start the replay that a plan's token confirms, and follow it to its end."""
 
-    async def work() -> pb.Replay:
+    async def work() -> list[pb.Replay]:
         async with channel_to(connection) as channel:
             stub = ReplayServiceStub(channel)
             request = pb.StartReplayRequest(
-                confirmation_token=token.strip(), note=note, request_id=request_id
+                confirmation_token=options["token"].strip(),
+                note=options["note"],
+                request_id=options["request_id"],
+                plan_hash=options["plan_hash"],
             )
             answer = await stub.StartReplay(
                 request, metadata=connection.metadata, timeout=PLAN_DEADLINE_S
             )
-            if no_wait:
-                return answer.replay
-            return await follow(stub, connection, answer.replay)
+            if no_wait or len(answer.replays) > 1:
+                return list(answer.replays)
+            return [await follow(stub, connection, answer.replay)]
 
-    show_replay(run(work()), Console())
+    show_replays(run(work()), Console())
 
 
 @command.command()
 @connection_options
 @click.argument("replay_id")
-@click.option("--follow", "following", is_flag=True, help="Follow it to its end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def show(connection: Connection, replay_id: str, following: bool, as_json: bool) -> None:
+def show(connection: Connection, replay_id: str, as_json: bool) -> None:
     """Show a replay (rpl_…) and how far it has come."""
 
     async def work() -> pb.Replay:
         async with channel_to(connection) as channel:
-            stub = ReplayServiceStub(channel)
-            replay = await get(stub, connection, replay_id)
-            return await follow(stub, connection, replay) if following else replay
+            request = pb.GetReplayRequest(replay_id=replay_id)
+            answer = await ReplayServiceStub(channel).GetReplay(
+                request, metadata=connection.metadata, timeout=DEADLINE_S
+            )
+            return answer.replay
 
     replay = run(work())
     if as_json:
@@ -155,118 +183,77 @@ def show(connection: Connection, replay_id: str, following: bool, as_json: bool)
         show_replay(replay, Console())
 
 
-def plan_request(options: dict[str, Any]) -> pb.PlanReplayRequest:
-    """The request that the options of `plan` ask for."""
-    span = time_range_pb2.TimeRange()
-    if options["since"]:
-        span.start.FromDatetime(options["since"])
-    if options["until"]:
-        span.end.FromDatetime(options["until"])
-    selected = pb.ReplayFilter(
-        tenant_id=options["for_tenant"],
-        subjects=options["subjects"],
-        resource_id=options["resource"],
-        correlation_id=options["correlation"],
-        event_ids=options["events"],
-        time_range=span,
-    )
-    return pb.PlanReplayRequest(
-        filter=selected,
-        targets=[pb.ReplayTarget(**{name: pb.BusTarget()}) for name in options["targets"]],
-        max_events=options["max_events"],
-        rate_per_second=options["rate"],
-    )
+@command.command()
+@connection_options
+@click.argument("replay_id")
+def watch(connection: Connection, replay_id: str) -> None:
+    """Follow a replay to its end. Ctrl-C ends the watching, not the replay."""
+
+    async def work() -> pb.Replay:
+        async with channel_to(connection) as channel:
+            stub = ReplayServiceStub(channel)
+            return await follow(stub, connection, pb.Replay(id=replay_id))
+
+    show_replay(run(work()), Console())
 
 
-async def get(stub: Any, connection: Connection, replay_id: str) -> pb.Replay:
-    """The replay as it is now."""
-    request = pb.GetReplayRequest(replay_id=replay_id)
-    answer: pb.GetReplayResponse = await stub.GetReplay(
-        request, metadata=connection.metadata, timeout=DEADLINE_S
-    )
-    return answer.replay
+@command.command(name="list")
+@connection_options
+@click.option("--status", type=click.Choice(tuple(STATES)), help="Only in this state.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+def list_(connection: Connection, status: str | None, limit: int) -> None:
+    """List replays, the newest first."""
 
-
-async def follow(stub: Any, connection: Connection, replay: pb.Replay) -> pb.Replay:
-    """Draws a bar until the replay is finished. Ctrl-C ends the watching, not the replay."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(replay.id, total=replay.matched)
-        while True:
-            sent = replay.published + replay.failed
-            waits = sent >= replay.matched and replay.status != pb.REPLAY_STATUS_FINISHED
-            progress.update(
-                task,
-                total=replay.matched,
-                completed=min(sent, replay.matched),
-                description=f"{replay.id}{', its consumers are at it' if waits else ''}",
+    async def work() -> list[pb.Replay]:
+        async with channel_to(connection) as channel:
+            request = pb.ListReplaysRequest(
+                status=STATES[status] if status else pb.REPLAY_STATUS_UNSPECIFIED, page_size=limit
             )
-            if replay.status == pb.REPLAY_STATUS_FINISHED:
-                return replay
-            await asyncio.sleep(POLL_S)
-            replay = await get(stub, connection, replay.id)
-
-
-def show_plan(answer: pb.PlanReplayResponse, console: Console) -> None:
-    """The plan for a terminal."""
-    start, end = (at.ToDatetime(UTC) for at in (answer.time_range.start, answer.time_range.end))
-    facts = [
-        ("events", f"{answer.matched:,}"),
-        ("log from", start.isoformat(" ", "milliseconds")),
-        ("before", end.isoformat(" ", "milliseconds")),
-        ("first", answer.first_event_id),
-        ("last", answer.last_event_id),
-        ("plan", answer.plan_hash[:16]),
-    ]
-    console.print("[bold]Dry run: nothing was sent.[/bold]\n")
-    console.print(_grid(facts))
-    if answer.subjects:
-        subjects = Table("subject", "events", box=None, pad_edge=False)
-        for counted in answer.subjects:
-            subjects.add_row(counted.subject, f"{counted.count:,}")
-        console.print("", subjects)
-        consumers = Table(
-            "consumer", "wants", "has handled, so skips", "will handle", box=None, pad_edge=False
-        )
-        for each in answer.consumers:
-            lacking = max(each.wanted - each.processed, 0)
-            consumers.add_row(
-                each.consumer, f"{each.wanted:,}", f"{each.processed:,}", f"{lacking:,}"
+            answer = await ReplayServiceStub(channel).ListReplays(
+                request, metadata=connection.metadata, timeout=DEADLINE_S
             )
-        console.print("", consumers)
-    for warning in answer.warnings:
-        console.print(f"\n[yellow]! {escape(warning)}[/yellow]", highlight=False)
-    until = answer.token_expire_time.ToDatetime(UTC).isoformat(" ", "seconds")
-    console.print(f"\nStart it, once, with this key, before {until}:\n", highlight=False)
-    # As it is: a table would break the token into lines.
-    click.echo(f"tollway replay start --token {answer.confirmation_token}")
+            return list(answer.replays)
+
+    show_replays(run(work()), Console())
 
 
-def show_replay(replay: pb.Replay, console: Console) -> None:
-    """A replay for a terminal."""
-    facts = [
-        ("replay", replay.id),
-        ("tenant", replay.tenant_id),
-        ("state", pb.ReplayStatus.Name(replay.status).removeprefix("REPLAY_STATUS_").lower()),
-        ("events", f"{replay.matched:,}"),
-        ("published", f"{replay.published:,}"),
-        ("handled before", f"{replay.skipped:,}"),
-        ("failed", f"{replay.failed:,}"),
-        ("why", replay.note),
-        ("started", replay.start_time.ToDatetime(UTC).isoformat(" ", "seconds")),
-    ]
-    if replay.HasField("finish_time"):
-        facts.append(("finished", replay.finish_time.ToDatetime(UTC).isoformat(" ", "seconds")))
-    console.print(_grid(facts))
+@command.command()
+@connection_options
+@click.argument("replay_id")
+@click.option("--note", default="", help="Why, for the audit.")
+def pause(connection: Connection, replay_id: str, note: str) -> None:
+    """Pause a replay at once."""
+    request = pb.PauseReplayRequest(replay_id=replay_id, note=note)
+    _order(connection, lambda stub: stub.PauseReplay, request)
 
 
-def _grid(facts: Sequence[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for name, value in facts:
-        grid.add_row(f"[dim]{name}[/dim]", escape(value))
-    return grid
+@command.command()
+@connection_options
+@click.argument("replay_id")
+@click.option("--note", default="", help="Why, for the audit.")
+def resume(connection: Connection, replay_id: str, note: str) -> None:
+    """Let a paused replay go on; failures so far are accepted."""
+    request = pb.ResumeReplayRequest(replay_id=replay_id, note=note)
+    _order(connection, lambda stub: stub.ResumeReplay, request)
+
+
+@command.command()
+@connection_options
+@click.argument("replay_id")
+@click.option("--note", prompt="Why", help="Why, for the audit; asked for if missing.")
+def cancel(connection: Connection, replay_id: str, note: str) -> None:
+    """End a replay before its time; what was sent stays sent."""
+    request = pb.CancelReplayRequest(replay_id=replay_id, note=note)
+    _order(connection, lambda stub: stub.CancelReplay, request)
+
+
+def _order(connection: Connection, method: Callable[[Any], Any], request: Any) -> None:
+    async def work() -> pb.Replay:
+        async with channel_to(connection) as channel:
+            answer = await method(ReplayServiceStub(channel))(
+                request, metadata=connection.metadata, timeout=DEADLINE_S
+            )
+            replay: pb.Replay = answer.replay
+            return replay
+
+    show_replay(run(work()), Console())

@@ -1,4 +1,4 @@
-"""The door: `tollway usage import`. Invariant: a row is recorded once, however often its file is imported."""
+"""The door: `tollway usage`, and its import. Invariant: a row is recorded once, however often its file is sent."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import click
 from rich.console import Console
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.commands import usage_records
 from cli.usage_import import ImportOptions, ImportSummary, import_usage
 from cli.usage_import.options import FIELDS, ISO
 
 
 @click.group()
 def command() -> None:
-    """Bring usage in."""
+    """Bring usage in, look at it, correct it."""
+
+
+for _one in usage_records.COMMANDS:
+    command.add_command(_one)
 
 
 class RowsRefused(click.ClickException):
@@ -79,6 +84,11 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
 )
 @click.option(
     "--allow-backfill", is_flag=True, help="Take usage older than the backdating limit of 35 days."
+)
+@click.option(
+    "--backfill",
+    default="",
+    help="Under this backfill job, made if there is none of this name: for usage older than 35 days.",
 )
 @click.option(
     "--rejects",

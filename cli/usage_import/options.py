@@ -39,7 +39,8 @@ class ImportOptions:
     """`columns`: field -> column, or columns joined by `+`; `constants`: field -> value; `where`: column -> its text.
 
     `customer` is the tenant's own id. `timestamp_format` is iso, unix, unix_ms or as in strptime; instants without an
-    offset are in `time_zone`. Rows that are not recorded go to `rejects`, if given. Raises ImportFailed.
+    offset are in `time_zone`. Rows that are not recorded go to `rejects`, if given; what is recorded comes under the
+    job that `backfill` names, if it does. Raises ImportFailed.
     """
 
     file: Path
@@ -50,6 +51,7 @@ class ImportOptions:
     timestamp_format: str = ISO
     time_zone: str = "UTC"
     allow_backfill: bool = False
+    backfill: str = ""
     rejects: Path | None = None
 
     def __post_init__(self) -> None:

@@ -19,7 +19,9 @@ import grpc.aio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from tollway.error.v1 import error_reason_pb2
+from tollway.usage.v1 import backfill_service_pb2 as backfill_pb
 from tollway.usage.v1 import usage_service_pb2 as pb
+from tollway.usage.v1.backfill_service_pb2_grpc import BackfillServiceStub
 from tollway.usage.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from billing.domain.backoff import ExponentialBackoff
@@ -89,6 +91,7 @@ async def import_usage(
                 f"{options.file} has no column {min(missing)!r}; it has {', '.join(reader.columns)}."
             )
         job = _Import(UsageServiceStub(channel), metadata, options, rejects)
+        await job.begin_backfill(BackfillServiceStub(channel))
         with _bar(console) as progress:
             task = progress.add_task(options.file.name, total=reader.bytes_total)
             await job.run(reader, lambda: progress.update(task, completed=reader.bytes_read))
@@ -110,7 +113,23 @@ class _Import:
     ) -> None:
         self._stub, self._metadata, self._options, self._rejects = stub, metadata, options, rejects
         self._mapper = RowMapper(options)
+        self._backfill_id = ""
         self.summary = ImportSummary()
+
+    async def begin_backfill(self, stub: BackfillServiceStub) -> None:
+        """Finds or makes the job that the options name."""
+        if not self._options.backfill:
+            return
+        how: Any = {"metadata": tuple(self._metadata), "timeout": DEADLINE_S}
+        name = self._options.backfill
+        try:
+            found = await stub.GetBackfill(backfill_pb.GetBackfillRequest(name=name), **how)
+            self._backfill_id = found.backfill.id
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            request = backfill_pb.CreateBackfillRequest(name=name, note=self._options.file.name)
+            self._backfill_id = (await stub.CreateBackfill(request, **how)).backfill.id
 
     async def run(self, reader: RowReader, show: Callable[[], None]) -> None:
         """Sends all rows; `show` is called as it goes."""
@@ -182,7 +201,9 @@ class _Import:
 
     async def _send(self, batch: _Batch) -> pb.BatchRecordUsageResponse:
         request = pb.BatchRecordUsageRequest(
-            records=batch.records, allow_backfill=self._options.allow_backfill
+            records=batch.records,
+            allow_backfill=self._options.allow_backfill,
+            backfill_id=self._backfill_id,
         )
         for attempt in range(1, ATTEMPTS_MAX):
             try:

@@ -11,8 +11,10 @@ import uuid
 __all__ = [
     "ApiKey",
     "BillingCycle",
+    "BucketWalk",
     "CreditBalance",
     "CreditLedger",
+    "CreditNote",
     "Customer",
     "Discount",
     "FeePeriod",
@@ -22,6 +24,7 @@ __all__ = [
     "InvoiceLine",
     "Meter",
     "Pause",
+    "Payment",
     "Plan",
     "Price",
     "Replay",
@@ -31,7 +34,9 @@ __all__ = [
     "Tenant",
     "TenantProfile",
     "TestClock",
+    "UsageBackfill",
     "UsagePeriod",
+    "UsageThreshold",
     "Webhook",
     "WebhookHealth",
     "WebhookRecovery",
@@ -67,6 +72,17 @@ class BillingCycle:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class BucketWalk:
+    """One row of bucket_walk."""
+
+    id: bool
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    finished_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class CreditBalance:
     """One row of credit_balances."""
 
@@ -92,6 +108,26 @@ class CreditLedger:
     reason: str
     invoice_id: uuid.UUID | None
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CreditNote:
+    """One row of credit_notes."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    invoice_id: uuid.UUID
+    customer_id: uuid.UUID
+    number: str
+    reason: str
+    currency: str
+    net: int
+    tax: int
+    total: int
+    lowers_due: int
+    to_credit_balance: int
+    parties: str | None
+    issued_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -218,6 +254,7 @@ class InvoiceItem:
     currency: str
     tax_percent: decimal.Decimal | None
     created_at: datetime.datetime
+    removed_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -273,6 +310,22 @@ class Pause:
     actor: str
     paused_at: datetime.datetime
     resumed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Payment:
+    """One row of payments."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    invoice_id: uuid.UUID
+    customer_id: uuid.UUID
+    external_reference: str
+    amount: int
+    applied: int
+    currency: str
+    paid_at: datetime.datetime
+    created_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -334,6 +387,10 @@ class Replay:
     version: int
     started_at: datetime.datetime
     finished_at: datetime.datetime | None
+    target: str
+    status_note: str
+    failures_accepted: int
+    rounds: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -404,6 +461,7 @@ class SubscriptionItem:
     created_at: datetime.datetime
     started_at: datetime.datetime | None
     ended_at: datetime.datetime | None
+    subscription_required: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -451,6 +509,19 @@ class TestClock:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class UsageBackfill:
+    """One row of usage_backfills."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    name: str
+    note: str
+    status: str
+    created_at: datetime.datetime
+    reverted_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class UsagePeriod:
     """One row of usage_periods."""
 
@@ -468,6 +539,22 @@ class UsagePeriod:
     closing_until: datetime.datetime | None
     nominal_start: datetime.datetime | None
     nominal_end: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UsageThreshold:
+    """One row of usage_thresholds."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    customer_id: uuid.UUID
+    meter_id: uuid.UUID | None
+    quantity: decimal.Decimal | None
+    amount: int | None
+    currency: str | None
+    note: str
+    version: int
+    created_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

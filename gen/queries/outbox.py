@@ -35,21 +35,23 @@ class ListPendingRow:
     position: int
     subject: str
     resource: str
+    target: str | None
     replay_id: uuid.UUID | None
     attempts: int
 
 
 LIST_PENDING: typing.Final = """-- name: ListPending :many
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.replay_id, o.attempts
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target, o.replay_id, o.attempts
 FROM unnest($1::smallint[], $2::uuid[], $3::integer[], $4::integer[])
      AS s (shard, after_tenant, per_tenant, per_shard)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.position, h.subject, h.resource, h.replay_id, h.attempts,
-           row_number() OVER () AS place
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.position, h.subject, h.resource, h.target, h.replay_id,
+           h.attempts, row_number() OVER () AS place
     FROM (VALUES (0::smallint), (1::smallint)) AS p (priority)
     CROSS JOIN LATERAL outbox_tenants(s.shard, p.priority, s.after_tenant) AS t (tenant_id)
     CROSS JOIN LATERAL (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.position, q.subject, q.resource, q.replay_id, q.attempts
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.position, q.subject, q.resource, q.target, q.replay_id,
+               q.attempts
         FROM outbox q
         WHERE q.shard = s.shard AND q.priority = p.priority AND q.tenant_id = t.tenant_id
           AND q.position NOT IN (SELECT f.position FROM unnest($5::bigint[]) AS f (position))

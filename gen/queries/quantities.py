@@ -20,7 +20,6 @@ __all__ = [
     "ListSumsFromBucketsRow",
     "ListSumsFromRecordsRow",
     "ListUniquesFromRecordsRow",
-    "count_unreconciled_buckets",
     "list_allowances_from_records",
     "list_latest_from_records",
     "list_levels_from_records",
@@ -40,11 +39,20 @@ class ListPeriodMetersRow:
     period_start: datetime.datetime
     aggregation: str
     group_by: list[str]
+    group_count: int
 
 
 LIST_PERIOD_METERS: typing.Final = """-- name: ListPeriodMeters :many
-SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by
-FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+SELECT p.tenant_id, p.item_id, p.period_start, m.aggregation, m.group_by,
+       (CASE WHEN m.group_by = '{}' THEN 1 ELSE (
+           SELECT count(*) FROM (
+               SELECT DISTINCT b.group_key FROM usage_buckets b
+               WHERE b.tenant_id = p.tenant_id AND b.item_id = p.item_id AND b.period_start = p.period_start
+                 AND b.records > 0
+               LIMIT $1
+           ) AS g
+       ) END)::bigint AS group_count
+FROM unnest($2::uuid[], $3::uuid[], $4::timestamptz[]) AS k (tenant_id, item_id, period_start)
 JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
 JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
@@ -54,15 +62,17 @@ JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 async def list_period_meters(
     conn: ConnectionLike,
     *,
+    groups_limit: int,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListPeriodMetersRow]:
     """Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
     views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
-    What the meters of these usage periods count.
+    What the meters of these usage periods count, and in how many groups by their buckets, as far as @groups_limit:
+    so that nobody reads what is too much to bill.
     """
-    rows = await conn.fetch(LIST_PERIOD_METERS, tenant_ids, item_ids, period_starts)
+    rows = await conn.fetch(LIST_PERIOD_METERS, groups_limit, tenant_ids, item_ids, period_starts)
     return [ListPeriodMetersRow(*row) for row in rows]
 
 
@@ -317,38 +327,3 @@ async def list_sums_from_buckets(
     """The same as from the records, from the hour buckets; a period without buckets has no row."""
     rows = await conn.fetch(LIST_SUMS_FROM_BUCKETS, tenant_ids, item_ids, period_starts)
     return [ListSumsFromBucketsRow(*row) for row in rows]
-
-
-COUNT_UNRECONCILED_BUCKETS: typing.Final = """-- name: CountUnreconciledBuckets :one
-WITH recorded AS (
-    SELECT c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC') AS hour, c.group_key,
-           count(*) AS records, sum(c.quantity) AS quantity_sum, max(c.quantity) AS quantity_max
-    FROM counted_usage c
-    WHERE $1::uuid IS NULL OR c.tenant_id = $1::uuid
-    GROUP BY c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC'), c.group_key
-), bucketed AS (
-    -- A bucket that was recomputed to nothing agrees with no record at all.
-    SELECT b.tenant_id, b.item_id, b.period_start, b.hour, b.group_key, b.records, b.quantity_sum, b.quantity_max
-    FROM usage_buckets b
-    WHERE b.records > 0
-      AND ($1::uuid IS NULL OR b.tenant_id = $1::uuid)
-)
-SELECT count(*)
-FROM recorded
-FULL JOIN bucketed
-    ON bucketed.tenant_id = recorded.tenant_id AND bucketed.item_id = recorded.item_id
-    AND bucketed.period_start = recorded.period_start AND bucketed.hour = recorded.hour
-    AND bucketed.group_key = recorded.group_key
-WHERE (bucketed.records, bucketed.quantity_sum, bucketed.quantity_max)
-    IS DISTINCT FROM (recorded.records, recorded.quantity_sum, recorded.quantity_max)
-"""
-
-
-async def count_unreconciled_buckets(
-    conn: ConnectionLike,
-    *,
-    tenant_id: uuid.UUID | None,
-) -> int | None:
-    """How many hour buckets say another thing than the effective records do, or are missing, or have no record."""
-    row = await conn.fetchrow(COUNT_UNRECONCILED_BUCKETS, tenant_id)
-    return None if row is None else row[0]

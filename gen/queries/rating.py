@@ -19,7 +19,9 @@ __all__ = [
     "FinishRatingRow",
     "ListChargesRow",
     "ListDueMarksRow",
+    "ListRatingFailuresRow",
     "ListRunningChargesRow",
+    "RetryRatingRow",
     "WalkDueSubscriptionsRow",
     "claim_subscriptions_to_rate",
     "delete_due_marks",
@@ -29,9 +31,12 @@ __all__ = [
     "list_charges",
     "list_due_marks",
     "list_periods_to_rate",
+    "list_rating_failures",
     "list_running_charges",
     "move_usage_periods",
     "note_ratings",
+    "retry_blocked_drafts",
+    "retry_rating",
     "upsert_charges",
     "walk_due_subscriptions",
 ]
@@ -473,3 +478,97 @@ async def list_charges(
     """The running charges of a subscription: of its usage periods that are not billed, oldest first."""
     rows = await conn.fetch(LIST_CHARGES, tenant_id, subscription_id, rows_max)
     return [ListChargesRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListRatingFailuresRow:
+    """One row of list_rating_failures."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    external_id: str | None
+    rating_failure: str
+    rating_error: str
+    rating_attempts: int
+    rating_retry_at: datetime.datetime | None
+
+
+LIST_RATING_FAILURES: typing.Final = """-- name: ListRatingFailures :many
+SELECT s.tenant_id, s.id, s.external_id, s.rating_failure::text AS rating_failure,
+       coalesce(s.rating_error, '')::text AS rating_error, s.rating_attempts, s.rating_retry_at
+FROM subscriptions s
+WHERE s.rating_failure IS NOT NULL
+  AND ($1::uuid IS NULL OR s.tenant_id = $1::uuid)
+  AND (s.tenant_id, s.id) > ($2::uuid, $3::uuid)
+ORDER BY s.tenant_id, s.id
+LIMIT $4
+"""
+
+
+async def list_rating_failures(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID | None,
+    after_tenant_id: uuid.UUID,
+    after_id: uuid.UUID,
+    page_max: int,
+) -> list[ListRatingFailuresRow]:
+    """The subscriptions whose last rating failed, of one tenant or (null, as a worker) of all, behind a key."""
+    rows = await conn.fetch(LIST_RATING_FAILURES, tenant_id, after_tenant_id, after_id, page_max)
+    return [ListRatingFailuresRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetryRatingRow:
+    """One row of retry_rating."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    external_id: str | None
+    rating_failure: str
+    rating_error: str
+    rating_attempts: int
+    rating_retry_at: datetime.datetime | None
+
+
+RETRY_RATING: typing.Final = """-- name: RetryRating :one
+UPDATE subscriptions SET rating_retry_at = NULL, rated_at = NULL
+WHERE tenant_id = $1 AND id = $2
+RETURNING tenant_id, id, external_id, coalesce(rating_failure, '')::text AS rating_failure,
+          coalesce(rating_error, '')::text AS rating_error, rating_attempts, rating_retry_at
+"""
+
+
+async def retry_rating(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> RetryRatingRow | None:
+    """Its turn is now, whatever pause it has. No row when there is no such subscription."""
+    row = await conn.fetchrow(RETRY_RATING, tenant_id, id)
+    return None if row is None else RetryRatingRow(*row)
+
+
+RETRY_BLOCKED_DRAFTS: typing.Final = """-- name: RetryBlockedDrafts :exec
+WITH held AS (
+    SELECT i.id FROM invoices i
+    WHERE i.tenant_id = $1 AND i.subscription_id = $2 AND i.status = 'draft'
+      AND i.blocked_reason = 'RATING_FAILED'
+    ORDER BY i.id
+    FOR NO KEY UPDATE OF i
+)
+UPDATE invoices SET retry_at = NULL
+FROM held
+WHERE invoices.tenant_id = $1 AND invoices.id = held.id
+"""
+
+
+async def retry_blocked_drafts(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID | None,
+) -> None:
+    """Drafts that wait since the rating failed are looked at again. For callers that hold the subscription's lock."""
+    await conn.execute(RETRY_BLOCKED_DRAFTS, tenant_id, subscription_id)

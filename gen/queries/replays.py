@@ -15,22 +15,40 @@ from .connection import ConnectionLike, affected_rows
 __all__ = [
     "CountQueuedRow",
     "FindStartedEventRow",
+    "ListDeadOfRow",
     "ListRunningRow",
+    "ListSamplesRow",
     "ListSliceRow",
+    "LockReplayEndpointRow",
     "SummarizeMatchingRow",
     "arm_replay",
+    "count_closed_periods",
     "count_queued",
+    "drop_queued",
+    "find_active_replay",
     "find_replay_of_token",
-    "find_running_replay",
     "find_started_event",
     "finish_replay",
+    "get_oldest_inbox",
     "get_replay",
+    "hold_queued",
+    "insert_inbox_replays",
     "insert_replay",
+    "list_dead_of",
+    "list_replays",
     "list_running",
+    "list_samples",
     "list_slice",
+    "list_usage_resources",
+    "lock_replay",
+    "lock_replay_endpoint",
     "lock_running",
+    "make_partitions",
     "move_armed",
+    "move_replay",
     "move_settled",
+    "redrive_deliveries",
+    "release_queued",
     "summarize_matching",
 ]
 
@@ -48,16 +66,22 @@ class SummarizeMatchingRow:
 
 SUMMARIZE_MATCHING: typing.Final = """-- name: SummarizeMatching :many
 WITH matching AS MATERIALIZED (
-    SELECT e.id, e.subject
+    SELECT e.id, e.subject, e.tenant_id
     FROM billing_events e
-    WHERE e.tenant_id = $1 AND e.id BETWEEN $2::uuid AND $3::uuid
+    WHERE ($1::uuid IS NULL OR e.tenant_id = $1::uuid)
+      AND e.id BETWEEN $2::uuid AND $3::uuid
       AND ($4::boolean OR e.subject = ANY ($5::text[])
            OR EXISTS (SELECT 1 FROM unnest($6::text[]) AS b (beginning)
                       WHERE starts_with(e.subject, b.beginning)))
       AND ($7::text IS NULL OR e.resource = $7::text)
       AND ($8::uuid IS NULL OR e.correlation_id = $8::uuid)
       AND ($9::uuid[] IS NULL OR e.id = ANY ($9::uuid[]))
-    LIMIT $10::integer
+      AND ($10::text <> 'dispatched' OR NOT EXISTS (
+          SELECT 1 FROM event_dispatch_status d WHERE d.event_id = e.id))
+      AND ($10::text <> 'dead_letter'
+           OR EXISTS (SELECT 1 FROM outbox_dead_letters d WHERE d.event_id = e.id)
+           OR EXISTS (SELECT 1 FROM router_dead_letters d WHERE d.event_id = e.id AND d.resource = e.resource))
+    LIMIT $11::integer
 )
 SELECT 'subject'::text AS kind, m.subject::text AS name, count(*)::bigint AS events,
        min(m.id::text COLLATE "C")::uuid AS "first_id?", max(m.id::text COLLATE "C")::uuid AS "last_id?"
@@ -65,7 +89,7 @@ FROM matching m GROUP BY m.subject
 UNION ALL
 SELECT 'consumer', i.consumer, count(*), NULL::uuid, NULL::uuid
 FROM matching m
-JOIN inbox i ON i.consumer = ANY ($11::text[]) AND i.event_id = m.id
+JOIN inbox i ON i.consumer = ANY ($12::text[]) AND i.event_id = m.id
             AND i.event_id BETWEEN $2::uuid AND $3::uuid
 GROUP BY i.consumer
 UNION ALL
@@ -73,13 +97,28 @@ SELECT 'dispatch', d.dispatch_status, count(*), NULL::uuid, NULL::uuid
 FROM matching m
 JOIN event_dispatch_status d ON d.event_id = m.id
 GROUP BY d.dispatch_status
+UNION ALL
+SELECT 'tenant', m.tenant_id::text, count(*), min(m.id::text COLLATE "C")::uuid, max(m.id::text COLLATE "C")::uuid
+FROM matching m GROUP BY m.tenant_id
+UNION ALL
+SELECT 'delivery', w.status, count(*), NULL::uuid, NULL::uuid
+FROM matching m
+JOIN webhook_deliveries w ON w.tenant_id = m.tenant_id AND w.webhook_id = $13::uuid
+                         AND w.event_id = m.id AND w.nonce = 0
+GROUP BY w.status
+UNION ALL
+SELECT 'dead', x.consumer, count(*), NULL::uuid, NULL::uuid
+FROM matching m
+JOIN (SELECT d.event_id, ''::text AS consumer FROM outbox_dead_letters d
+      UNION ALL SELECT d.event_id, d.consumer FROM router_dead_letters d) AS x ON x.event_id = m.id
+GROUP BY x.consumer
 """
 
 
 async def summarize_matching(
     conn: ConnectionLike,
     *,
-    tenant_id: uuid.UUID,
+    tenant_id: uuid.UUID | None,
     first: uuid.UUID,
     last: uuid.UUID,
     any_subject: bool,
@@ -88,13 +127,16 @@ async def summarize_matching(
     resource: str | None,
     correlation_id: uuid.UUID | None,
     event_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    status: str,
     most: int,
     consumers: collections.abc.Sequence[str],
+    webhook_id: uuid.UUID | None,
 ) -> list[SummarizeMatchingRow]:
     """Replay path: what a filter matches, the replays that run, and how far they have come. The two statements over the log
     name the tenant and a range of ids, which prunes its partitions; and they match by the very same conditions.
-    What a filter matches, at most `most` events: a row per subject, per consumer that has handled some, and per
-    dispatch status of those that are not on the bus.
+    What a filter matches, at most `most` events: a row per subject, per consumer that has handled some, per dispatch
+    status of those that are not on the bus, per tenant, per status of an endpoint's deliveries, and per consumer that has
+    given some up ('' is the dispatcher).
     """
     rows = await conn.fetch(
         SUMMARIZE_MATCHING,
@@ -107,8 +149,10 @@ async def summarize_matching(
         resource,
         correlation_id,
         event_ids,
+        status,
         most,
         consumers,
+        webhook_id,
     )
     return [SummarizeMatchingRow(*row) for row in rows]
 
@@ -131,7 +175,7 @@ LIST_SLICE: typing.Final = """-- name: ListSlice :many
 SELECT s.id, s.subject, s.resource, s.resource_version,
        EXISTS (SELECT 1 FROM outbox o WHERE o.event_id = s.id AND o.purpose = 'first')::boolean AS unpublished,
        EXISTS (SELECT 1 FROM outbox_dead_letters d
-               WHERE d.event_id = s.id AND d.purpose IN ('first', $1::text))::boolean AS dead,
+               WHERE d.event_id = s.id AND (d.purpose = 'first' OR d.replay_id = $1::uuid))::boolean AS dead,
        EXISTS (SELECT 1 FROM inbox i WHERE i.consumer = ANY ($2::text[]) AND i.event_id = s.id)::boolean
            AS processed,
        EXISTS (
@@ -149,15 +193,21 @@ SELECT s.id, s.subject, s.resource, s.resource_version,
 FROM (
     SELECT e.id, e.subject, e.resource, e.resource_version
     FROM billing_events e
-    WHERE e.tenant_id = $5 AND e.id BETWEEN $6::uuid AND $7::uuid
+    WHERE ($5::uuid IS NULL OR e.tenant_id = $5::uuid)
+      AND e.id BETWEEN $6::uuid AND $7::uuid
       AND ($8::boolean OR e.subject = ANY ($9::text[])
            OR EXISTS (SELECT 1 FROM unnest($10::text[]) AS b (beginning)
                       WHERE starts_with(e.subject, b.beginning)))
       AND ($11::text IS NULL OR e.resource = $11::text)
       AND ($12::uuid IS NULL OR e.correlation_id = $12::uuid)
       AND ($13::uuid[] IS NULL OR e.id = ANY ($13::uuid[]))
+      AND ($14::text <> 'dispatched' OR NOT EXISTS (
+          SELECT 1 FROM event_dispatch_status d WHERE d.event_id = e.id))
+      AND ($14::text <> 'dead_letter'
+           OR EXISTS (SELECT 1 FROM outbox_dead_letters d WHERE d.event_id = e.id)
+           OR EXISTS (SELECT 1 FROM router_dead_letters d WHERE d.event_id = e.id AND d.resource = e.resource))
     ORDER BY e.id
-    LIMIT $14::integer
+    LIMIT $15::integer
 ) AS s
 ORDER BY s.id
 """
@@ -166,11 +216,11 @@ ORDER BY s.id
 async def list_slice(
     conn: ConnectionLike,
     *,
-    purpose: str,
+    replay_id: uuid.UUID,
     consumers: collections.abc.Sequence[str],
     wanting_consumers: collections.abc.Sequence[str],
     wanted_subjects: collections.abc.Sequence[str],
-    tenant_id: uuid.UUID,
+    tenant_id: uuid.UUID | None,
     first: uuid.UUID,
     last: uuid.UUID,
     any_subject: bool,
@@ -179,6 +229,7 @@ async def list_slice(
     resource: str | None,
     correlation_id: uuid.UUID | None,
     event_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    status: str,
     most: int,
 ) -> list[ListSliceRow]:
     """The next matching events by id, and what has become of each: whether its first publication, or this replay's, is
@@ -187,7 +238,7 @@ async def list_slice(
     """
     rows = await conn.fetch(
         LIST_SLICE,
-        purpose,
+        replay_id,
         consumers,
         wanting_consumers,
         wanted_subjects,
@@ -200,6 +251,7 @@ async def list_slice(
         resource,
         correlation_id,
         event_ids,
+        status,
         most,
     )
     return [ListSliceRow(*row) for row in rows]
@@ -207,12 +259,12 @@ async def list_slice(
 
 INSERT_REPLAY: typing.Final = """-- name: InsertReplay :one
 INSERT INTO replays (
-    tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed_at, started_at)
+    tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, target, matched, armed_at, started_at)
 VALUES (
-    $1, $2, $3, $4, $5::jsonb, $6, $7, 'running', $8, $9::timestamptz,
-    $9::timestamptz)
+    $1, $2, $3, $4, $5::jsonb, $6, $7, 'running', $8, $9,
+    $10::timestamptz, $10::timestamptz)
 ON CONFLICT DO NOTHING
-RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at
+RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds
 """
 
 
@@ -226,10 +278,11 @@ async def insert_replay(
     plan: str,
     plan_hash: bytes,
     token_nonce: uuid.UUID,
+    target: str,
     matched: int,
     now: datetime.datetime,
 ) -> models.Replay | None:
-    """No row when the token has been used or another replay of the tenant is running."""
+    """No row when the token has been used or another replay of the tenant is active on the target."""
     row = await conn.fetchrow(
         INSERT_REPLAY,
         tenant_id,
@@ -239,6 +292,7 @@ async def insert_replay(
         plan,
         plan_hash,
         token_nonce,
+        target,
         matched,
         now,
     )
@@ -246,27 +300,144 @@ async def insert_replay(
 
 
 FIND_REPLAY_OF_TOKEN: typing.Final = """-- name: FindReplayOfToken :one
-SELECT id FROM replays WHERE token_nonce = $1
+SELECT id FROM replays
+WHERE token_nonce = $1 AND ($2::uuid IS NULL OR tenant_id = $2::uuid)
+ORDER BY id LIMIT 1
 """
 
 
-async def find_replay_of_token(conn: ConnectionLike, *, token_nonce: uuid.UUID) -> uuid.UUID | None:
-    row = await conn.fetchrow(FIND_REPLAY_OF_TOKEN, token_nonce)
+async def find_replay_of_token(
+    conn: ConnectionLike,
+    *,
+    token_nonce: uuid.UUID,
+    tenant_id: uuid.UUID | None,
+) -> uuid.UUID | None:
+    row = await conn.fetchrow(FIND_REPLAY_OF_TOKEN, token_nonce, tenant_id)
     return None if row is None else row[0]
 
 
-FIND_RUNNING_REPLAY: typing.Final = """-- name: FindRunningReplay :one
-SELECT id FROM replays WHERE tenant_id = $1 AND status = 'running'
+FIND_ACTIVE_REPLAY: typing.Final = """-- name: FindActiveReplay :one
+SELECT id FROM replays WHERE tenant_id = $1 AND target = $2 AND status IN ('running', 'paused')
 """
 
 
-async def find_running_replay(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> uuid.UUID | None:
-    row = await conn.fetchrow(FIND_RUNNING_REPLAY, tenant_id)
+async def find_active_replay(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    target: str,
+) -> uuid.UUID | None:
+    row = await conn.fetchrow(FIND_ACTIVE_REPLAY, tenant_id, target)
     return None if row is None else row[0]
+
+
+LIST_REPLAYS: typing.Final = """-- name: ListReplays :many
+SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds FROM replays
+WHERE ($1::uuid IS NULL OR tenant_id = $1::uuid)
+  AND ($2::text = '' OR status = $2::text)
+  AND ($3::uuid IS NULL OR id < $3::uuid)
+ORDER BY id DESC
+LIMIT $4::integer
+"""
+
+
+async def list_replays(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID | None,
+    status: str,
+    before: uuid.UUID | None,
+    most: int,
+) -> list[models.Replay]:
+    """The newest first, before one of them."""
+    rows = await conn.fetch(LIST_REPLAYS, tenant_id, status, before, most)
+    return [models.Replay(*row) for row in rows]
+
+
+LOCK_REPLAY: typing.Final = """-- name: LockReplay :one
+SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds FROM replays
+WHERE id = $1 AND ($2::uuid IS NULL OR tenant_id = $2::uuid)
+FOR NO KEY UPDATE
+"""
+
+
+async def lock_replay(
+    conn: ConnectionLike,
+    *,
+    id: uuid.UUID,
+    tenant_id: uuid.UUID | None,
+) -> models.Replay | None:
+    row = await conn.fetchrow(LOCK_REPLAY, id, tenant_id)
+    return None if row is None else models.Replay(*row)
+
+
+MOVE_REPLAY: typing.Final = """-- name: MoveReplay :one
+UPDATE replays
+SET status = $1, status_note = $2, version = replays.version + 1,
+    failures_accepted = $3, armed_at = $4::timestamptz,
+    finished_at = CASE WHEN $1::text = 'canceled' THEN $4::timestamptz END
+WHERE tenant_id = $5 AND id = $6 AND status = ANY ($7::text[])
+RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds
+"""
+
+
+async def move_replay(
+    conn: ConnectionLike,
+    *,
+    status: str,
+    status_note: str,
+    failures_accepted: int,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+    from_statuses: collections.abc.Sequence[str],
+) -> models.Replay | None:
+    """By hand or by an error. Accepting failures is what resuming does."""
+    row = await conn.fetchrow(
+        MOVE_REPLAY,
+        status,
+        status_note,
+        failures_accepted,
+        now,
+        tenant_id,
+        id,
+        from_statuses,
+    )
+    return None if row is None else models.Replay(*row)
+
+
+HOLD_QUEUED: typing.Final = """-- name: HoldQueued :execrows
+UPDATE outbox SET attempts = outbox.attempts + 1, next_attempt_at = 'infinity'
+WHERE outbox.replay_id = $1::uuid AND outbox.next_attempt_at IS DISTINCT FROM 'infinity'
+"""
+
+
+async def hold_queued(conn: ConnectionLike, *, replay_id: uuid.UUID) -> int:
+    """What a paused replay has queued is looked at no more; the dispatcher skips what was tried and is not due again."""
+    return affected_rows(await conn.execute(HOLD_QUEUED, replay_id))
+
+
+RELEASE_QUEUED: typing.Final = """-- name: ReleaseQueued :execrows
+UPDATE outbox SET attempts = outbox.attempts - 1, next_attempt_at = NULL
+WHERE outbox.replay_id = $1::uuid AND outbox.next_attempt_at = 'infinity'
+"""
+
+
+async def release_queued(conn: ConnectionLike, *, replay_id: uuid.UUID) -> int:
+    return affected_rows(await conn.execute(RELEASE_QUEUED, replay_id))
+
+
+DROP_QUEUED: typing.Final = """-- name: DropQueued :execrows
+DELETE FROM outbox WHERE outbox.replay_id = $1::uuid
+"""
+
+
+async def drop_queued(conn: ConnectionLike, *, replay_id: uuid.UUID) -> int:
+    return affected_rows(await conn.execute(DROP_QUEUED, replay_id))
 
 
 GET_REPLAY: typing.Final = """-- name: GetReplay :one
-SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at FROM replays
+SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds FROM replays
 WHERE id = $1 AND ($2::uuid IS NULL OR tenant_id = $2::uuid)
 """
 
@@ -327,7 +498,7 @@ async def list_running(
 
 
 LOCK_RUNNING: typing.Final = """-- name: LockRunning :one
-SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at FROM replays WHERE tenant_id = $1 AND id = $2 AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds FROM replays WHERE tenant_id = $1 AND id = $2 AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
 """
 
 
@@ -343,12 +514,12 @@ async def lock_running(
 
 
 ARM_REPLAY: typing.Final = """-- name: ArmReplay :execrows
-INSERT INTO outbox (event_id, purpose, tenant_id, shard, priority, position, subject, resource, replay_id)
+INSERT INTO outbox (event_id, purpose, tenant_id, shard, priority, position, subject, resource, target, replay_id)
 SELECT g.event_id, $1, $2, g.hash % (SELECT shards FROM topology), 1, nextval('outbox_position'),
-       g.subject, g.resource, $3::uuid
+       g.subject, g.resource, $3, $4::uuid
 FROM (
     SELECT t.event_id, t.subject, t.resource, t.hash
-    FROM unnest($4::uuid[], $5::text[], $6::text[], $7::bigint[])
+    FROM unnest($5::uuid[], $6::text[], $7::text[], $8::bigint[])
          WITH ORDINALITY AS t (event_id, subject, resource, hash, place)
     ORDER BY t.place
 ) AS g
@@ -361,6 +532,7 @@ async def arm_replay(
     *,
     purpose: str,
     tenant_id: uuid.UUID,
+    target: str | None,
     replay_id: uuid.UUID,
     event_ids: collections.abc.Sequence[uuid.UUID],
     subjects: collections.abc.Sequence[str],
@@ -373,6 +545,7 @@ async def arm_replay(
             ARM_REPLAY,
             purpose,
             tenant_id,
+            target,
             replay_id,
             event_ids,
             subjects,
@@ -420,9 +593,10 @@ async def move_armed(
     )
 
 
-MOVE_SETTLED: typing.Final = """-- name: MoveSettled :execrows
-UPDATE replays SET settled_until = $1, armed_at = $2
-WHERE tenant_id = $3 AND id = $4 AND status = 'running'
+MOVE_SETTLED: typing.Final = """-- name: MoveSettled :one
+UPDATE replays SET settled_until = $1, armed_at = $2, rounds = $3
+WHERE tenant_id = $4 AND id = $5 AND status = 'running'
+RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds
 """
 
 
@@ -431,18 +605,20 @@ async def move_settled(
     *,
     settled_until: uuid.UUID | None,
     armed_at: datetime.datetime,
+    rounds: int,
     tenant_id: uuid.UUID,
     id: uuid.UUID,
-) -> int:
-    return affected_rows(await conn.execute(MOVE_SETTLED, settled_until, armed_at, tenant_id, id))
+) -> models.Replay | None:
+    row = await conn.fetchrow(MOVE_SETTLED, settled_until, armed_at, rounds, tenant_id, id)
+    return None if row is None else models.Replay(*row)
 
 
 FINISH_REPLAY: typing.Final = """-- name: FinishReplay :one
 UPDATE replays
-SET status = 'finished', finished_at = $1::timestamptz, version = version + 1,
+SET status = 'finished', finished_at = $1::timestamptz, version = version + 1, status_note = '',
     armed = replays.armed - $2::bigint, failed = replays.failed + $2::bigint
 WHERE tenant_id = $3 AND id = $4 AND status = 'running'
-RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at
+RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds
 """
 
 
@@ -484,3 +660,238 @@ async def find_started_event(
     """The event that told of the start: the cause of the one that tells of the end."""
     row = await conn.fetchrow(FIND_STARTED_EVENT, tenant_id, resource, first)
     return None if row is None else FindStartedEventRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListSamplesRow:
+    """One row of list_samples."""
+
+    id: uuid.UUID
+    subject: str
+    resource: str
+    occurred_at: datetime.datetime
+
+
+LIST_SAMPLES: typing.Final = """-- name: ListSamples :many
+SELECT e.id, e.subject, e.resource, e.occurred_at FROM billing_events e WHERE e.id = ANY ($1::uuid[]) ORDER BY e.id
+"""
+
+
+async def list_samples(
+    conn: ConnectionLike,
+    *,
+    ids: collections.abc.Sequence[uuid.UUID],
+) -> list[ListSamplesRow]:
+    """The first few of what a filter matches, to look at."""
+    rows = await conn.fetch(LIST_SAMPLES, ids)
+    return [ListSamplesRow(*row) for row in rows]
+
+
+LIST_USAGE_RESOURCES: typing.Final = """-- name: ListUsageResources :many
+SELECT DISTINCT e.resource FROM billing_events e
+WHERE e.tenant_id = $1 AND e.id BETWEEN $2::uuid AND $3::uuid AND e.subject = 'usage.reported'
+  AND starts_with(e.resource, 'bat_')
+LIMIT $4::integer
+"""
+
+
+async def list_usage_resources(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    first: uuid.UUID,
+    last: uuid.UUID,
+    most: int,
+) -> list[str]:
+    """The batches of usage that a replay would fold again; their periods are asked for next."""
+    rows = await conn.fetch(LIST_USAGE_RESOURCES, tenant_id, first, last, most)
+    return [row[0] for row in rows]
+
+
+COUNT_CLOSED_PERIODS: typing.Final = """-- name: CountClosedPeriods :one
+SELECT count(*)::bigint AS periods FROM (
+    SELECT DISTINCT p.item_id, p.period_start
+    FROM usage_records r
+    JOIN usage_periods p ON p.tenant_id = r.tenant_id AND p.item_id = r.item_id AND p.period_start = r.period_start
+    WHERE r.tenant_id = $1 AND r.batch_id = ANY ($2::uuid[]) AND p.status = 'billed'
+) AS closed
+"""
+
+
+async def count_closed_periods(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    batch_ids: collections.abc.Sequence[uuid.UUID],
+) -> int | None:
+    """How many billed usage periods the records of these batches belong to."""
+    row = await conn.fetchrow(COUNT_CLOSED_PERIODS, tenant_id, batch_ids)
+    return None if row is None else row[0]
+
+
+GET_OLDEST_INBOX: typing.Final = """-- name: GetOldestInbox :one
+SELECT oldest_inbox_id() AS "oldest?"
+"""
+
+
+async def get_oldest_inbox(conn: ConnectionLike) -> uuid.UUID | None:
+    """The first id that the inbox can know."""
+    row = await conn.fetchrow(GET_OLDEST_INBOX)
+    return None if row is None else row[0]
+
+
+MAKE_PARTITIONS: typing.Final = """-- name: MakePartitions :one
+SELECT make_event_partitions($1::timestamptz, $2::integer)::integer AS made
+"""
+
+
+async def make_partitions(
+    conn: ConnectionLike,
+    *,
+    first: datetime.datetime,
+    weeks: int,
+) -> int | None:
+    """Again for a stretch whose inbox was dropped, so that it can take the marks of what is handled now."""
+    row = await conn.fetchrow(MAKE_PARTITIONS, first, weeks)
+    return None if row is None else row[0]
+
+
+INSERT_INBOX_REPLAYS: typing.Final = """-- name: InsertInboxReplays :many
+INSERT INTO inbox_replays (tenant_id, consumer, event_id, replay_id)
+SELECT $1, $2, g.event_id, $3 FROM unnest($4::uuid[]) AS g (event_id)
+ORDER BY g.event_id
+ON CONFLICT DO NOTHING
+RETURNING event_id
+"""
+
+
+async def insert_inbox_replays(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    consumer: str,
+    replay_id: uuid.UUID,
+    event_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[uuid.UUID]:
+    """The events that this forced replay has not run yet for the consumer."""
+    rows = await conn.fetch(INSERT_INBOX_REPLAYS, tenant_id, consumer, replay_id, event_ids)
+    return [row[0] for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LockReplayEndpointRow:
+    """One row of lock_replay_endpoint."""
+
+    id: uuid.UUID
+    status: str
+    shard: int
+    subjects: list[str]
+
+
+LOCK_REPLAY_ENDPOINT: typing.Final = """-- name: LockReplayEndpoint :one
+SELECT id, status, shard, subjects FROM webhooks
+WHERE tenant_id = $1 AND id = $2 AND status <> 'deleted' FOR NO KEY UPDATE
+"""
+
+
+async def lock_replay_endpoint(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> LockReplayEndpointRow | None:
+    row = await conn.fetchrow(LOCK_REPLAY_ENDPOINT, tenant_id, id)
+    return None if row is None else LockReplayEndpointRow(*row)
+
+
+REDRIVE_DELIVERIES: typing.Final = """-- name: RedriveDeliveries :many
+WITH given AS (
+    SELECT g.event_id, g.subject FROM unnest($1::uuid[], $2::text[]) AS g (event_id, subject)
+), back AS (
+    UPDATE webhook_deliveries SET status = $3::text, attempts = 0, due_at = $4::timestamptz, finished_at = NULL
+    FROM given g
+    WHERE webhook_deliveries.tenant_id = $5 AND webhook_deliveries.webhook_id = $6
+      AND webhook_deliveries.event_id = g.event_id AND webhook_deliveries.nonce = 0
+      AND webhook_deliveries.status = 'dead'
+    RETURNING webhook_deliveries.event_id
+), gone AS (
+    DELETE FROM webhook_dlq USING back
+    WHERE webhook_dlq.tenant_id = $5 AND webhook_dlq.webhook_id = $6
+      AND webhook_dlq.event_id = back.event_id AND webhook_dlq.nonce = 0
+), made AS (
+    INSERT INTO webhook_deliveries (
+        tenant_id, webhook_id, event_id, shard, subject, status, due_at, created_at)
+    SELECT $5, $6, g.event_id, $7::smallint, g.subject, $3::text, $4::timestamptz,
+           $4::timestamptz
+    FROM given g
+    ORDER BY g.event_id
+    ON CONFLICT DO NOTHING
+    RETURNING event_id
+), counted AS (
+    INSERT INTO webhook_matched (tenant_id, webhook_id, partition, count)
+    SELECT $5, $6, $8::smallint, (SELECT count(*) FROM made)
+    WHERE EXISTS (SELECT 1 FROM made)
+    ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET count = webhook_matched.count + excluded.count
+)
+SELECT back.event_id FROM back UNION ALL SELECT made.event_id FROM made
+"""
+
+
+async def redrive_deliveries(
+    conn: ConnectionLike,
+    *,
+    event_ids: collections.abc.Sequence[uuid.UUID],
+    subjects: collections.abc.Sequence[str],
+    status: str,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+    webhook_id: uuid.UUID,
+    shard: int,
+    partition: int,
+) -> list[uuid.UUID]:
+    """What the endpoint never got of these events is due again under its own id: dead letters, and deliveries that were
+    never made. Those delivered, on their way or parked stay as they are.
+    """
+    rows = await conn.fetch(
+        REDRIVE_DELIVERIES,
+        event_ids,
+        subjects,
+        status,
+        now,
+        tenant_id,
+        webhook_id,
+        shard,
+        partition,
+    )
+    return [row[0] for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListDeadOfRow:
+    """One row of list_dead_of."""
+
+    id: uuid.UUID
+    consumer: str
+    event_id: uuid.UUID
+
+
+LIST_DEAD_OF: typing.Final = """-- name: ListDeadOf :many
+SELECT d.id, ''::text AS consumer, d.event_id FROM outbox_dead_letters d WHERE d.event_id = ANY ($1::uuid[])
+UNION ALL
+SELECT d.id, d.consumer, d.event_id FROM router_dead_letters d
+WHERE d.resource = ANY ($2::text[]) AND d.event_id = ANY ($1::uuid[])
+  AND d.consumer <> ALL ($3::text[])
+ORDER BY id
+"""
+
+
+async def list_dead_of(
+    conn: ConnectionLike,
+    *,
+    event_ids: collections.abc.Sequence[uuid.UUID],
+    resources: collections.abc.Sequence[str],
+    left_out: collections.abc.Sequence[str],
+) -> list[ListDeadOfRow]:
+    """The dead letters of these events, of the dispatcher and of the consumers, but not of those left out."""
+    rows = await conn.fetch(LIST_DEAD_OF, event_ids, resources, left_out)
+    return [ListDeadOfRow(*row) for row in rows]

@@ -17,6 +17,7 @@ __all__ = [
     "CountOutboxDeadLettersRow",
     "CountOutboxRow",
     "CountRatingDueRow",
+    "CountRatingFailuresRow",
     "CountRouterDeadLettersRow",
     "CountRouterWaitingRow",
     "ListLeasesRow",
@@ -26,6 +27,7 @@ __all__ = [
     "count_outbox",
     "count_outbox_dead_letters",
     "count_rating_due",
+    "count_rating_failures",
     "count_router_dead_letters",
     "count_router_waiting",
     "list_leases",
@@ -136,6 +138,32 @@ FROM (SELECT m.created_at AS at FROM usage_period_marks m WHERE m.kind = 'due' L
 async def count_rating_due(conn: ConnectionLike, *, most: int) -> CountRatingDueRow | None:
     row = await conn.fetchrow(COUNT_RATING_DUE, most)
     return None if row is None else CountRatingDueRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CountRatingFailuresRow:
+    """One row of count_rating_failures."""
+
+    pending: int
+    oldest: datetime.datetime | None
+
+
+COUNT_RATING_FAILURES: typing.Final = """-- name: CountRatingFailures :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (
+    SELECT s.rated_at AS at FROM subscriptions s WHERE s.rating_failure IS NOT NULL
+    ORDER BY s.tenant_id, s.id LIMIT $1::integer
+) AS q
+"""
+
+
+async def count_rating_failures(
+    conn: ConnectionLike,
+    *,
+    most: int,
+) -> CountRatingFailuresRow | None:
+    row = await conn.fetchrow(COUNT_RATING_FAILURES, most)
+    return None if row is None else CountRatingFailuresRow(*row)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

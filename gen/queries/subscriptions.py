@@ -66,6 +66,7 @@ JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
 JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id
 WHERE i.tenant_id = $1 AND i.customer_id = $2 AND i.meter_id = ANY ($3::uuid[])
   AND (s.canceled_at IS NULL OR s.canceled_at > $4::timestamptz)
+  AND NOT i.subscription_required
 ORDER BY i.id
 LIMIT 1
 """
@@ -79,7 +80,9 @@ async def find_priced_meter(
     meter_ids: collections.abc.Sequence[uuid.UUID],
     start_at: datetime.datetime,
 ) -> FindPricedMeterRow | None:
-    """One of these meters that another subscription of the customer prices at or after @start_at."""
+    """One of these meters that another subscription of the customer prices at or after @start_at, and whose usage need not
+    name that subscription.
+    """
     row = await conn.fetchrow(FIND_PRICED_METER, tenant_id, customer_id, meter_ids, start_at)
     return None if row is None else FindPricedMeterRow(*row)
 
@@ -199,7 +202,7 @@ async def get_subscription_by_external_id(
 
 
 LIST_SUBSCRIPTION_ITEMS: typing.Final = """-- name: ListSubscriptionItems :many
-SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
 """
 
 

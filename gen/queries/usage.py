@@ -15,13 +15,16 @@ __all__ = [
     "CompareUsageRecordsRow",
     "ListCustomersByExternalIdsRow",
     "ListMetersByKeysRow",
+    "ListNamingItemsRow",
     "ListSubscriptionsByIdsRow",
     "compare_usage_records",
     "insert_usage_records",
     "list_customers_by_external_ids",
     "list_customers_by_ids",
     "list_meters_by_keys",
+    "list_naming_items",
     "list_subscriptions_by_ids",
+    "require_subscription",
 ]
 
 
@@ -35,11 +38,15 @@ class ListMetersByKeysRow:
     value_property: str | None
     unique_property: str | None
     archived_at: datetime.datetime | None
+    demands_name: bool
 
 
 LIST_METERS_BY_KEYS: typing.Final = """-- name: ListMetersByKeys :many
-SELECT id, key, aggregation, value_property, unique_property, archived_at
-FROM meters WHERE tenant_id = $1 AND key = ANY ($2::text[])
+SELECT m.id, m.key, m.aggregation, m.value_property, m.unique_property, m.archived_at, EXISTS (
+    SELECT FROM subscription_items i
+    WHERE i.tenant_id = m.tenant_id AND i.meter_id = m.id AND i.subscription_required
+)::boolean AS demands_name
+FROM meters m WHERE m.tenant_id = $1 AND m.key = ANY ($2::text[])
 """
 
 
@@ -52,6 +59,40 @@ async def list_meters_by_keys(
     """Usage path, step 1: take records in, once each."""
     rows = await conn.fetch(LIST_METERS_BY_KEYS, tenant_id, keys)
     return [ListMetersByKeysRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListNamingItemsRow:
+    """One row of list_naming_items."""
+
+    customer_id: uuid.UUID
+    meter_id: uuid.UUID
+    begin_us: int
+    end_us: int
+
+
+LIST_NAMING_ITEMS: typing.Final = """-- name: ListNamingItems :many
+SELECT i.customer_id, i.meter_id::uuid AS meter_id,
+       (extract(epoch FROM coalesce(i.started_at, s.start_at)) * 1000000)::bigint AS begin_us,
+       coalesce((extract(epoch FROM least(i.ended_at, s.canceled_at)) * 1000000)::bigint, 9223372036854775807)::bigint
+           AS end_us
+FROM subscription_items i
+JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
+WHERE i.tenant_id = $1 AND i.meter_id = ANY ($2::uuid[])
+  AND i.customer_id = ANY ($3::uuid[]) AND i.subscription_required
+"""
+
+
+async def list_naming_items(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    meter_ids: collections.abc.Sequence[uuid.UUID],
+    customer_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[ListNamingItemsRow]:
+    """When these customers' usage of these meters must name its subscription, in microseconds since 1970."""
+    rows = await conn.fetch(LIST_NAMING_ITEMS, tenant_id, meter_ids, customer_ids)
+    return [ListNamingItemsRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -217,3 +258,19 @@ async def compare_usage_records(
         tenant_id,
     )
     return [CompareUsageRecordsRow(*row) for row in rows]
+
+
+REQUIRE_SUBSCRIPTION: typing.Final = """-- name: RequireSubscription :execrows
+UPDATE subscription_items SET subscription_required = true
+WHERE tenant_id = $1 AND subscription_id = $2 AND meter_id IS NOT NULL
+"""
+
+
+async def require_subscription(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> int:
+    """From now on the usage of the subscription's meters must name it. For callers that hold the customer."""
+    return affected_rows(await conn.execute(REQUIRE_SUBSCRIPTION, tenant_id, subscription_id))

@@ -79,7 +79,7 @@ LEFT JOIN LATERAL (
         LIMIT 1
     ) AS p
     WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
-      AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+      AND (w.subscription_id = i.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
       AND p.period_end > w.used_at
     ORDER BY i.id
     LIMIT 1
@@ -188,7 +188,7 @@ WITH reported AS MATERIALIZED (
             LIMIT 1
         ) AS p
         WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
-          AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+          AND (w.subscription_id = i.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
           AND p.period_end > w.used_at
         ORDER BY i.id
         LIMIT 1
@@ -289,7 +289,7 @@ WITH reported AS MATERIALIZED (
             LIMIT 1
         ) AS p
         WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
-          AND (w.subscription_id IS NULL OR w.subscription_id = i.subscription_id)
+          AND (w.subscription_id = i.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
           AND p.period_end > w.used_at
         ORDER BY i.id
         LIMIT 1
@@ -344,7 +344,7 @@ WITH reported AS MATERIALIZED (
                SELECT FROM subscription_items i
                JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
                WHERE i.tenant_id = f.tenant_id AND i.customer_id = f.customer_id AND i.meter_id = f.meter_id
-                 AND (f.subscription_id IS NULL OR s.id = f.subscription_id)
+                 AND (s.id = f.subscription_id OR (f.subscription_id IS NULL AND NOT i.subscription_required))
                  AND s.start_at <= f.used_at AND (s.canceled_at IS NULL OR f.used_at < s.canceled_at)
            ))) AS is_ready
     FROM found f

@@ -18,6 +18,7 @@ __all__ = [
     "ListUsageRevisionsRow",
     "copy_usage_revisions",
     "insert_usage_revision",
+    "list_unassigned_of_keys",
     "list_unassigned_roots",
     "list_usage_revisions",
     "lock_usage_roots",
@@ -161,15 +162,16 @@ INSERT INTO usage_records (
     tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id, customer_id, subscription_id, used_at,
     quantity, properties, accepted_at, note)
 SELECT l.tenant_id, g.idempotency_key, g.batch_id, g.root_key, l.revision + 1, $1::boolean, l.meter_id, l.customer_id,
-       l.subscription_id, l.used_at, l.quantity, l.properties, $2::timestamptz, $3::text
-FROM unnest($4::text[], $5::text[], $6::uuid[]) AS g (root_key, idempotency_key, batch_id)
+       coalesce($2::uuid, l.subscription_id), l.used_at, l.quantity, l.properties,
+       $3::timestamptz, $4::text
+FROM unnest($5::text[], $6::text[], $7::uuid[]) AS g (root_key, idempotency_key, batch_id)
 CROSS JOIN LATERAL (
     SELECT c.tenant_id, c.idempotency_key, c.batch_id, c.root_key, c.revision, c.voided, c.meter_id, c.customer_id, c.subscription_id, c.used_at, c.quantity, c.properties, c.accepted_at, c.folded, c.item_id, c.period_start, c.note
     FROM (
         SELECT root.tenant_id, root.idempotency_key, root.batch_id, root.root_key, root.revision, root.voided, root.meter_id, root.customer_id, root.subscription_id, root.used_at, root.quantity, root.properties, root.accepted_at, root.folded, root.item_id, root.period_start, root.note FROM usage_records root
-        WHERE root.tenant_id = $7 AND root.idempotency_key = g.root_key
+        WHERE root.tenant_id = $8 AND root.idempotency_key = g.root_key
         UNION ALL
-        SELECT later.tenant_id, later.idempotency_key, later.batch_id, later.root_key, later.revision, later.voided, later.meter_id, later.customer_id, later.subscription_id, later.used_at, later.quantity, later.properties, later.accepted_at, later.folded, later.item_id, later.period_start, later.note FROM usage_records later WHERE later.tenant_id = $7 AND later.root_key = g.root_key
+        SELECT later.tenant_id, later.idempotency_key, later.batch_id, later.root_key, later.revision, later.voided, later.meter_id, later.customer_id, later.subscription_id, later.used_at, later.quantity, later.properties, later.accepted_at, later.folded, later.item_id, later.period_start, later.note FROM usage_records later WHERE later.tenant_id = $8 AND later.root_key = g.root_key
     ) AS c
     ORDER BY c.revision DESC
     LIMIT 1
@@ -184,6 +186,7 @@ async def copy_usage_revisions(
     conn: ConnectionLike,
     *,
     void: bool,
+    subscription_id: uuid.UUID | None,
     accepted_at: datetime.datetime,
     note: str,
     root_keys: collections.abc.Sequence[str],
@@ -192,11 +195,12 @@ async def copy_usage_revisions(
     tenant_id: uuid.UUID,
 ) -> list[CopyUsageRevisionsRow]:
     """A further revision of each root like its latest, for callers that hold the roots' locks: to be given an owner anew, or,
-    with @void, to count no more. A root whose latest revision is voided gets none.
+    with @void, to count no more, or with another named subscription. A root whose latest revision is voided gets none.
     """
     rows = await conn.fetch(
         COPY_USAGE_REVISIONS,
         void,
+        subscription_id,
         accepted_at,
         note,
         root_keys,
@@ -218,11 +222,12 @@ class ListUnassignedRootsRow:
 LIST_UNASSIGNED_ROOTS: typing.Final = """-- name: ListUnassignedRoots :many
 SELECT DISTINCT r.used_at, coalesce(r.root_key, r.idempotency_key)::text AS root_key
 FROM usage_periods p
+JOIN subscription_items i ON i.tenant_id = p.tenant_id AND i.id = p.item_id
 JOIN usage_records r ON r.tenant_id = p.tenant_id AND r.customer_id = p.customer_id AND r.meter_id = p.meter_id
     AND r.used_at >= p.period_start AND r.used_at < p.period_end
 WHERE p.tenant_id = $1 AND p.subscription_id = $2
   AND r.folded AND r.item_id IS NULL AND NOT r.voided
-  AND (r.subscription_id IS NULL OR r.subscription_id = p.subscription_id)
+  AND (r.subscription_id = p.subscription_id OR (r.subscription_id IS NULL AND NOT i.subscription_required))
   AND NOT EXISTS (
       SELECT FROM usage_records later
       WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
@@ -243,3 +248,29 @@ async def list_unassigned_roots(
     """Effective records without an owner that a usage period of the subscription covers now, the oldest first."""
     rows = await conn.fetch(LIST_UNASSIGNED_ROOTS, tenant_id, subscription_id, most)
     return [ListUnassignedRootsRow(*row) for row in rows]
+
+
+LIST_UNASSIGNED_OF_KEYS: typing.Final = """-- name: ListUnassignedOfKeys :many
+SELECT coalesce(r.root_key, r.idempotency_key)::text AS root_key
+FROM usage_records r
+WHERE r.tenant_id = $1 AND r.customer_id = $2
+  AND (r.idempotency_key = ANY ($3::text[]) OR r.root_key = ANY ($3::text[]))
+  AND r.folded AND r.item_id IS NULL AND NOT r.voided
+  AND NOT EXISTS (
+      SELECT FROM usage_records later
+      WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)
+        AND later.revision > r.revision
+  )
+"""
+
+
+async def list_unassigned_of_keys(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    customer_id: uuid.UUID,
+    keys: collections.abc.Sequence[str],
+) -> list[str]:
+    """Those of the records of these keys that are a customer's, have no owner, and are not on their way to one."""
+    rows = await conn.fetch(LIST_UNASSIGNED_OF_KEYS, tenant_id, customer_id, keys)
+    return [row[0] for row in rows]

@@ -10,7 +10,7 @@ from tollway.type.v1 import money_pb2
 
 from billing.domain.decimals import decimal_text
 from billing.domain.ids import Prefix, decode, encode
-from billing.domain.invoice import InvoiceStatus
+from billing.domain.invoice import InvoiceKind, InvoiceStatus
 from billing.domain.money import Money
 from billing.runtime.db import Connection
 from billing.services import finalize_now, invoice_preview, invoices
@@ -25,6 +25,7 @@ from server.convert import to_money, to_range, to_timestamp
 from server.house import House
 from server.interceptor import Context
 from server.paging import cut_page, page_size, read_token
+from server.request_fields import instant
 
 
 class InvoiceServicer(rpc.InvoiceServiceServicer):
@@ -111,8 +112,9 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
 
 
 def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
-    """What to list, as the wire says it. Raises InvalidId."""
+    """What to list, as the wire says it. Raises Invalid, InvalidId."""
     status = pb.InvoiceStatus.Name(request.status).removeprefix("INVOICE_STATUS_").lower()
+    kind = pb.InvoiceKind.Name(request.kind).removeprefix("INVOICE_KIND_").lower()
     return invoices.InvoiceFilter(
         decode(Prefix.CUSTOMER, request.customer_id, path="customer_id")
         if request.customer_id
@@ -122,6 +124,12 @@ def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
         else None,
         InvoiceStatus(status) if request.status else None,
         request.blocked,
+        kind=InvoiceKind(kind) if request.kind else None,
+        number=request.number or None,
+        created_from=instant(request, "created_from"),
+        created_until=instant(request, "created_until"),
+        finalized_from=instant(request, "finalized_from"),
+        finalized_until=instant(request, "finalized_until"),
     )
 
 

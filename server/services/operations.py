@@ -32,15 +32,15 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         if tenant_id is not None:
             async with self._house.api.transaction(tenant_id) as tx:
                 queues = await operations_status.list_queues(tx)
-                differing = await reconciliation.unreconciled_buckets(tx, tenant_id)
+                reconciled = await reconciliation.reconciliation(tx)
                 paused = await pauses.list_pauses(tx)
-            return messages.to_status(queues, [], differing, paused)
+            return messages.to_status(queues, [], reconciled, paused)
         async with self._house.worker.connection() as connection:
             queues = await operations_status.list_queues(connection)
             leases = await operations_status.list_leases(connection)
-            differing = await reconciliation.unreconciled_buckets(connection, None)
+            reconciled = await reconciliation.reconciliation(connection)
             paused = await pauses.list_pauses(connection)
-        return messages.to_status(queues, leases, differing, paused)
+        return messages.to_status(queues, leases, reconciled, paused)
 
     async def ListDeadLetters(
         self, request: pb.ListDeadLettersRequest, context: Context

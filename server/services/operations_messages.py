@@ -13,6 +13,7 @@ from billing.services.dead_letters import DeadLetter, ListedLetter
 from billing.services.lag import Lag
 from billing.services.operations_status import LeaseState, Queue
 from billing.services.pauses import Pause, PauseTarget
+from billing.services.reconciliation import Reconciliation
 from billing.services.routing import CONSUMER_LENGTH_MAX, LIVE
 from billing.services.waiting import FIRST, WaitingEvent, WaitingFilter
 from server.convert import to_timestamp
@@ -22,7 +23,10 @@ PLACE_BYTES: Final = _ID_BYTES + CONSUMER_LENGTH_MAX + _ID_BYTES
 
 
 def to_status(
-    queues: Sequence[Queue], leases: Sequence[LeaseState], differing: int, paused: Sequence[Pause]
+    queues: Sequence[Queue],
+    leases: Sequence[LeaseState],
+    reconciled: Reconciliation,
+    paused: Sequence[Pause],
 ) -> pb.GetStatusResponse:
     """The state of the pipeline."""
     return pb.GetStatusResponse(
@@ -39,7 +43,8 @@ def to_status(
             )
             for lease in leases
         ],
-        unreconciled_buckets=differing,
+        unreconciled_buckets=reconciled.differing,
+        reconcile_time=to_timestamp(reconciled.finished_at),
         pauses=map(to_pause, paused),
     )
 

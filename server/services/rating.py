@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+from uuid import UUID
+
+from tollway.error.v1 import error_reason_pb2
 from tollway.invoice.v1.invoice_service_pb2 import LineKind
 from tollway.rating.v1 import rating_service_pb2 as pb
 from tollway.rating.v1 import rating_service_pb2_grpc as rpc
@@ -10,10 +14,19 @@ from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
 from billing.services.charges import RunningCharge, get_charges
 from billing.services.quantity_reads import group_of
-from server.call import Call
+from billing.services.rating_failures import (
+    START,
+    RatingFailure,
+    list_failures,
+    retry_rating,
+)
+from server.call import Call, current_call
 from server.convert import to_decimal, to_money, to_range, to_timestamp
 from server.house import House
 from server.interceptor import Context
+from server.paging import cut_keyed_page, page_size, read_key
+
+_KEY_BYTES: Final = 32  # tenant and subscription
 
 
 class RatingServicer(rpc.RatingServiceServicer):
@@ -44,6 +57,47 @@ class RatingServicer(rpc.RatingServiceServicer):
             )
 
         return await self._house.read(work, snapshot=True)
+
+    async def ListRatingFailures(
+        self, request: pb.ListRatingFailuresRequest, context: Context
+    ) -> pb.ListRatingFailuresResponse:
+        """See the proto."""
+        tenant_id = current_call().principal.tenant_id
+        key = read_key(request, _KEY_BYTES)
+        after = START if key is None else (UUID(bytes=key[:16]), UUID(bytes=key[16:]))
+        limit = page_size(request.page_size) + 1
+        async with self._house.worker.connection() as connection:
+            rows = await list_failures(connection, tenant_id, after=after, limit=limit)
+        page, token = cut_keyed_page(
+            request, rows, lambda n: rows[n].tenant_id.bytes + rows[n].id.bytes
+        )
+        return pb.ListRatingFailuresResponse(failures=map(to_failure, page), next_page_token=token)
+
+    async def RetryRating(
+        self, request: pb.RetryRatingRequest, context: Context
+    ) -> pb.RetryRatingResponse:
+        """See the proto."""
+        named = decode(Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id")
+
+        async def work(tx: Connection, call: Call) -> pb.RetryRatingResponse:
+            row = await retry_rating(tx, call.tenant_id, named)
+            return pb.RetryRatingResponse(failure=to_failure(row))
+
+        return await self._house.mutate(request, pb.RetryRatingResponse, work)
+
+
+def to_failure(row: RatingFailure) -> pb.RatingFailure:
+    """A failed rating for the wire."""
+    reason = f"ERROR_REASON_{row.rating_failure or 'UNSPECIFIED'}"
+    return pb.RatingFailure(
+        subscription_id=encode(Prefix.SUBSCRIPTION, row.id),
+        tenant_id=encode(Prefix.TENANT, row.tenant_id),
+        external_subscription_id=row.external_id or "",
+        reason=error_reason_pb2.ErrorReason.Value(reason),
+        message=row.rating_error,
+        attempts=row.rating_attempts,
+        retry_time=to_timestamp(row.rating_retry_at),
+    )
 
 
 def to_charge(row: RunningCharge) -> pb.Charge:

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
+from google.protobuf.message import Message
 from tollway.replay.v1 import replay_service_pb2 as pb
 from tollway.replay.v1 import replay_service_pb2_grpc as rpc
 
-from billing.domain.ids import Prefix, decode, encode
+from billing.domain.errors import Precondition
+from billing.domain.ids import Prefix, decode
+from billing.domain.replay import ACTIVE, Mode, ReplayAction
 from billing.runtime.db import Connection, Database
-from billing.services import replay_plan, replay_token, replays
+from billing.services import replay_control, replay_plan, replay_token, replays
 from billing.services.consumers import WANTED
-from billing.services.replay_filter import FilterDraft
+from billing.services.keys import OperatorRequired
 from server.authentication import tenant_named
 from server.call import Call, current_call
-from server.convert import from_timestamp, to_range, to_timestamp
-from server.house import House
+from server.house import Answer, House, Work
 from server.interceptor import Context
+from server.paging import cut_page, page_size, read_token
+from server.replay_convert import status_text, to_draft, to_plan, to_replay
 
-_STATUS: Final = {
-    "running": pb.REPLAY_STATUS_RUNNING,
-    "finished": pb.REPLAY_STATUS_FINISHED,
-}
+PHRASE: Final = "replay all tenants"
+WATCH_PAUSE_S: Final = 0.25
+
+
+class PhraseMissing(Precondition):
+    """A replay of all tenants needs the phrase "replay all tenants"."""
+
+    reason = "REPLAY_PHRASE_MISSING"
 
 
 class ReplayServicer(rpc.ReplayServiceServicer):
@@ -38,7 +48,8 @@ class ReplayServicer(rpc.ReplayServiceServicer):
     ) -> pb.PlanReplayResponse:
         """See the proto."""
         call = current_call()
-        draft = to_draft(request, tenant_named(call.principal, request.filter.tenant_id))
+        draft = to_draft(request, _tenant_of(request, call))
+        _require_operator(draft, call)
         async with self._pool(call).transaction(draft.filter.tenant_id, snapshot=True) as tx:
             planned = await replay_plan.plan_replay(tx, draft, WANTED, now=call.now)
         token, confirmation = self._confirmations.give(
@@ -53,95 +64,136 @@ class ReplayServicer(rpc.ReplayServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.StartReplayResponse:
             confirmed = self._confirmations.read(request.confirmation_token)
-            started = await replays.start_replay(
-                tx, confirmed, request.note, call.cause, method=call.method, now=call.now
-            )
-            return pb.StartReplayResponse(replay=to_replay(started))
+            order = replays.StartOrder(call.cause, call.method, request.note, request.plan_hash)
+            started = await replays.start_replay(tx, confirmed, order, now=call.now)
+            shown = [to_replay(view, call.now) for view in started]
+            return pb.StartReplayResponse(replay=shown[0], replays=shown)
 
-        operator = current_call().principal.is_operator
-        mutate = self._house.mutate_as_operator if operator else self._house.mutate
-        return await mutate(request, pb.StartReplayResponse, work)
+        return await self._mutate(request, pb.StartReplayResponse, work)
 
     async def GetReplay(
         self, request: pb.GetReplayRequest, context: Context
     ) -> pb.GetReplayResponse:
         """See the proto."""
         call = current_call()
-        replay_id = decode(Prefix.REPLAY, request.replay_id, path="replay_id")
+        found = await self._get(_replay_id(request.replay_id), call)
+        return pb.GetReplayResponse(replay=to_replay(found, call.now))
+
+    async def ListReplays(
+        self, request: pb.ListReplaysRequest, context: Context
+    ) -> pb.ListReplaysResponse:
+        """See the proto."""
+        call = current_call()
         tenant_id = call.principal.tenant_id
         async with self._pool(call).transaction(tenant_id, snapshot=True) as tx:
-            found = await replays.get_replay(tx, replay_id, tenant_id)
-        return pb.GetReplayResponse(replay=to_replay(found))
+            found = await replays.list_replays(
+                tx,
+                tenant_id,
+                status_text(request.status),
+                before=read_token(request),
+                limit=page_size(request.page_size) + 1,
+            )
+        page, token = cut_page(request, found, [view.row.id for view in found])
+        return pb.ListReplaysResponse(
+            replays=[to_replay(view, call.now) for view in page], next_page_token=token
+        )
+
+    async def WatchReplay(
+        self, request: pb.WatchReplayRequest, context: Context
+    ) -> AsyncIterator[pb.WatchReplayResponse]:
+        """See the proto."""
+        call = current_call()
+        replay_id = _replay_id(request.replay_id)
+        told: replays.ReplayView | None = None
+        while told is None or told.row.status in ACTIVE:
+            found = await self._get(replay_id, call)
+            if found != told:
+                now = self._house.clock.now()
+                yield pb.WatchReplayResponse(replay=to_replay(found, now))
+                told = found
+            else:
+                await asyncio.sleep(WATCH_PAUSE_S)
+
+    async def PauseReplay(
+        self, request: pb.PauseReplayRequest, context: Context
+    ) -> pb.PauseReplayResponse:
+        """See the proto."""
+
+        async def work(tx: Connection, call: Call) -> pb.PauseReplayResponse:
+            return pb.PauseReplayResponse(
+                replay=await _moved(tx, call, request, ReplayAction.PAUSE)
+            )
+
+        return await self._mutate(request, pb.PauseReplayResponse, work)
+
+    async def ResumeReplay(
+        self, request: pb.ResumeReplayRequest, context: Context
+    ) -> pb.ResumeReplayResponse:
+        """See the proto."""
+
+        async def work(tx: Connection, call: Call) -> pb.ResumeReplayResponse:
+            return pb.ResumeReplayResponse(
+                replay=await _moved(tx, call, request, ReplayAction.RESUME)
+            )
+
+        return await self._mutate(request, pb.ResumeReplayResponse, work)
+
+    async def CancelReplay(
+        self, request: pb.CancelReplayRequest, context: Context
+    ) -> pb.CancelReplayResponse:
+        """See the proto."""
+
+        async def work(tx: Connection, call: Call) -> pb.CancelReplayResponse:
+            return pb.CancelReplayResponse(
+                replay=await _moved(tx, call, request, ReplayAction.CANCEL)
+            )
+
+        return await self._mutate(request, pb.CancelReplayResponse, work)
+
+    async def _mutate(self, request: Message, kind: type[Answer], work: Work[Answer]) -> Answer:
+        operator = current_call().principal.is_operator
+        mutate = self._house.mutate_as_operator if operator else self._house.mutate
+        return await mutate(request, kind, work)
+
+    async def _get(self, replay_id: UUID, call: Call) -> replays.ReplayView:
+        tenant_id = call.principal.tenant_id
+        async with self._pool(call).transaction(tenant_id, snapshot=True) as tx:
+            return await replays.get_replay(tx, replay_id, tenant_id)
 
     def _pool(self, call: Call) -> Database:
         return self._house.worker if call.principal.is_operator else self._house.api
 
 
-def to_draft(request: pb.PlanReplayRequest, tenant_id: UUID) -> replay_plan.PlanDraft:
-    """What to plan, from the wire."""
-    asked = request.filter
-    span = asked.time_range
-    correlation_id = (
-        decode(Prefix.CORRELATION, asked.correlation_id, path="filter.correlation_id")
-        if asked.correlation_id
-        else None
-    )
-    selected = FilterDraft(
-        tenant_id,
-        tuple(asked.subjects),
-        asked.resource_id,
-        correlation_id,
-        tuple(
-            decode(Prefix.EVENT, text, path=f"filter.event_ids[{place}]")
-            for place, text in enumerate(asked.event_ids)
-        ),
-        from_timestamp(span.start, path="filter.time_range.start")
-        if span.HasField("start")
-        else None,
-        from_timestamp(span.end, path="filter.time_range.end") if span.HasField("end") else None,
-    )
-    targets = [target.WhichOneof("target") or "" for target in request.targets]
-    return replay_plan.PlanDraft(selected, targets, request.max_events, request.rate_per_second)
+def _tenant_of(request: pb.PlanReplayRequest, call: Call) -> UUID | None:
+    """The tenant to replay, or None for all of them. Raises OperatorRequired or PhraseMissing."""
+    if not request.filter.all_tenants:
+        return tenant_named(call.principal, request.filter.tenant_id)
+    if not call.principal.is_operator or call.principal.tenant_id is not None:
+        raise OperatorRequired("Only an operator's key that names no tenant may replay all.")
+    if request.phrase != PHRASE:
+        raise PhraseMissing()
+    return None
 
 
-def to_plan(
-    planned: replay_plan.Planned, token: str, confirmation: replay_token.Confirmation
-) -> pb.PlanReplayResponse:
-    """A plan and its confirmation for the wire."""
-    plan, found = planned.plan, planned.found
-    by_count = sorted(found.subjects.items(), key=lambda item: (-item[1], item[0]))
-    span = plan.filter.span
-    return pb.PlanReplayResponse(
-        matched=plan.matched,
-        subjects=[pb.SubjectCount(subject=subject, count=count) for subject, count in by_count],
-        consumers=[
-            pb.ConsumerCount(
-                consumer=consumer, wanted=count, processed=found.processed.get(consumer, 0)
-            )
-            for consumer, count in planned.wanted.items()
-        ],
-        time_range=to_range(span.start, span.end),
-        first_event_id=encode(Prefix.EVENT, plan.first_id) if plan.first_id else "",
-        last_event_id=encode(Prefix.EVENT, plan.last_id) if plan.last_id else "",
-        warnings=planned.warnings,
-        plan_hash=plan.digest.hex(),
-        confirmation_token=token,
-        token_expire_time=to_timestamp(confirmation.expires_at),
-    )
+def _require_operator(draft: replay_plan.PlanDraft, call: Call) -> None:
+    beyond = draft.safety.mode is Mode.FORCE or draft.safety.allow_older_than_inbox
+    if beyond and not call.principal.is_operator:
+        raise OperatorRequired(
+            "FORCE, and what is older than the inbox, need an operator's key that names the tenant."
+        )
 
 
-def to_replay(view: replays.ReplayView) -> pb.Replay:
-    """A replay for the wire."""
-    row = view.row
-    return pb.Replay(
-        id=encode(Prefix.REPLAY, row.id),
-        tenant_id=encode(Prefix.TENANT, row.tenant_id),
-        status=_STATUS[row.status],
-        matched=row.matched,
-        published=view.published,
-        skipped=row.skipped,
-        failed=view.failed,
-        note=row.note,
-        start_time=to_timestamp(row.started_at),
-        finish_time=to_timestamp(row.finished_at),
-    )
+async def _moved(
+    tx: Connection,
+    call: Call,
+    request: pb.PauseReplayRequest | pb.ResumeReplayRequest | pb.CancelReplayRequest,
+    action: ReplayAction,
+) -> pb.Replay:
+    order = replay_control.Order(call.cause, call.method, request.note, call.principal.tenant_id)
+    replay_id = _replay_id(request.replay_id)
+    row = await replay_control.move(tx, replay_id, action, order, now=call.now)
+    return to_replay(await replays.view_of(tx, row), call.now)
+
+
+def _replay_id(text: str) -> UUID:
+    return decode(Prefix.REPLAY, text, path="replay_id")

@@ -10,17 +10,25 @@ from collections.abc import AsyncIterator
 from tollway.usage.v1 import usage_service_pb2 as pb
 from tollway.usage.v1 import usage_service_pb2_grpc as rpc
 
+from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
+from billing.services.subscriptions import get_subscription
 from billing.services.usage_amendments import amend_usage, void_usage
+from billing.services.usage_assignment import assign_usage, require_subscription
 from billing.services.usage_batch import BatchAnswer, UsageBatch
 from billing.services.usage_group_commit import GroupCommit, Share
 from billing.services.usage_ingest import record_usage
+from billing.services.usage_lists import list_unassigned, list_usage
 from billing.services.usage_records import get_history
 from billing.services.usage_revisions import Author
+from billing.services.usage_summary import summarize_usage
+from server import usage_lists as lists
 from server import usage_messages as messages
 from server.call import Call, current_call
+from server.convert import optional_id
 from server.house import House
 from server.interceptor import Context
+from server.paging import page_size
 
 
 class UsageServicer(rpc.UsageServiceServicer):
@@ -34,7 +42,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         self, request: pb.BatchRecordUsageRequest, context: Context
     ) -> pb.BatchRecordUsageResponse:
         """See the proto."""
-        batch = messages.from_records(request.records, request.allow_backfill)
+        batch = messages.from_batch(request)
         answer = await self._record(batch)
         return pb.BatchRecordUsageResponse(
             results=messages.to_results(answer),
@@ -48,7 +56,7 @@ class UsageServicer(rpc.UsageServiceServicer):
         """See the proto."""
         call = current_call()
         share = Share(call.principal.actor, call.correlation, request.allow_backfill)
-        one = await self._group.record(call.tenant_id, request.record, share, call.cause)
+        one = await self._group.record(call.tenant_id, request.record, share, call)
         return pb.RecordUsageResponse(
             result=messages.to_result(one.verdict), batch_id=messages.to_batch_id(one.batch_id)
         )
@@ -58,7 +66,7 @@ class UsageServicer(rpc.UsageServiceServicer):
     ) -> AsyncIterator[pb.StreamUsageResponse]:
         """See the proto."""
         async for request in request_iterator:
-            batch = messages.from_records(request.records, request.allow_backfill)
+            batch = messages.from_batch(request)
             answer = await self._record(batch)
             yield pb.StreamUsageResponse(
                 results=messages.to_results(answer),
@@ -112,6 +120,85 @@ class UsageServicer(rpc.UsageServiceServicer):
             return pb.VoidUsageResponse(record=messages.to_latest(history))
 
         return await self._house.mutate(request, pb.VoidUsageResponse, work)
+
+    async def ListUsage(
+        self, request: pb.ListUsageRequest, context: Context
+    ) -> pb.ListUsageResponse:
+        """See the proto."""
+
+        async def work(tx: Connection, call: Call) -> pb.ListUsageResponse:
+            wanted = await lists.from_filter(tx, call.tenant_id, request)
+            rows = await list_usage(
+                tx,
+                call.tenant_id,
+                wanted,
+                lists.read_place(request),
+                limit=page_size(request.page_size) + 1,
+            )
+            return lists.to_page(request, rows)
+
+        return await self._house.read(work)
+
+    async def SummarizeUsage(
+        self, request: pb.SummarizeUsageRequest, context: Context
+    ) -> pb.SummarizeUsageResponse:
+        """See the proto."""
+        wanted = lists.from_summary(request)
+
+        async def work(tx: Connection, call: Call) -> pb.SummarizeUsageResponse:
+            return lists.to_summary(await summarize_usage(tx, call.tenant_id, wanted))
+
+        return await self._house.read(work, snapshot=True)
+
+    async def ListUnassignedUsage(
+        self, request: pb.ListUnassignedUsageRequest, context: Context
+    ) -> pb.ListUnassignedUsageResponse:
+        """See the proto."""
+        customer_id = optional_id(Prefix.CUSTOMER, request.customer_id, path="customer_id")
+
+        async def work(tx: Connection, call: Call) -> pb.ListUnassignedUsageResponse:
+            rows = await list_unassigned(
+                tx,
+                call.tenant_id,
+                customer_id,
+                lists.read_pair(request),
+                limit=page_size(request.page_size) + 1,
+            )
+            return lists.to_unassigned(request, rows)
+
+        return await self._house.read(work)
+
+    async def AssignUsage(
+        self, request: pb.AssignUsageRequest, context: Context
+    ) -> pb.AssignUsageResponse:
+        """See the proto."""
+        subscription_id = decode(
+            Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id"
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.AssignUsageResponse:
+            found = await get_subscription(tx, call.tenant_id, subscription_id=subscription_id)
+            author = Author(call.cause, request.note)
+            keys = list(request.idempotency_keys)
+            count, more = await assign_usage(tx, found.row, keys, author, now=call.now)
+            return pb.AssignUsageResponse(records=count, has_more=more)
+
+        return await self._house.mutate(request, pb.AssignUsageResponse, work)
+
+    async def RequireSubscription(
+        self, request: pb.RequireSubscriptionRequest, context: Context
+    ) -> pb.RequireSubscriptionResponse:
+        """See the proto."""
+        subscription_id = decode(
+            Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id"
+        )
+
+        async def work(tx: Connection, call: Call) -> pb.RequireSubscriptionResponse:
+            found = await get_subscription(tx, call.tenant_id, subscription_id=subscription_id)
+            items = await require_subscription(tx, found.row)
+            return pb.RequireSubscriptionResponse(items=items)
+
+        return await self._house.mutate(request, pb.RequireSubscriptionResponse, work)
 
     async def _record(self, batch: UsageBatch) -> BatchAnswer:
         call = current_call()

@@ -15,7 +15,7 @@ import pytest
 
 from billing.runtime.db import Connection, Database
 from billing.services.consumers import WANTED
-from billing.services.replays import ReplayView, start_replay
+from billing.services.replays import ReplayView, StartOrder, start_replay
 from tests.conftest import Databases
 from tests.replay_world import (
     ACTOR,
@@ -108,7 +108,7 @@ async def test_a_start_that_dies_anywhere_leaves_nothing_and_can_be_done_again(
         database = Mortal(world.databases.api, fatal)
         try:
             async with database.transaction(world.tenant_id) as tx:
-                await start_replay(tx, confirmed, "why", cause, method=METHOD, now=world.now)
+                await start_replay(tx, confirmed, StartOrder(cause, METHOD, "why"), now=world.now)
             break
         except Died:
             for table in ("replays", "audit_log", "outbox"):

@@ -36,7 +36,7 @@ async def world(rim: Rim) -> ReplayWorld:
     return world
 
 
-def plan_of(*subjects: str, tenant: str = "", **limits: int) -> pb.PlanReplayRequest:
+def plan_of(*subjects: str, tenant: str = "", **limits: Any) -> pb.PlanReplayRequest:
     selected = pb.ReplayFilter(subjects=subjects, tenant_id=tenant)
     return pb.PlanReplayRequest(filter=selected, targets=BUS, **limits)
 
@@ -200,7 +200,7 @@ async def test_the_command_plans_by_default_and_starts_by_the_token_alone(
     name = next(word for word in told.split() if word.startswith("rpl_"))
     assert await world.value("SELECT note FROM replays") == "because [of] it"
 
-    watching = asyncio.create_task(tollway(rim, "show", name, "--follow"))
+    watching = asyncio.create_task(tollway(rim, "watch", name))
     await carry_out(world, decode(Prefix.REPLAY, name), watching)
     status, told = await watching
     assert status == 0, told

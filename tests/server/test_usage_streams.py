@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -98,14 +99,20 @@ async def test_a_record_that_the_database_refuses_fails_alone(world: World) -> N
     """Whatever the checks have overlooked: here, a quantity that they were not asked about."""
     group = GroupCommit(world.databases.api, world.databases.clock, _unchecked(world))
     share = Share("key_test", "", False)
-    cause = Cause("key_test", world.new())
+    caller = _Caller("", Cause("key_test", world.new()))
     answers = await asyncio.gather(
-        *(group.record(world.tenant_id, {"key": key}, share, cause) for key in ("a", "bad", "b")),
+        *(group.record(world.tenant_id, {"key": key}, share, caller) for key in ("a", "bad", "b")),
         return_exceptions=True,
     )
     assert isinstance(answers[1], asyncpg.DataError)
     assert [getattr(answers[n], "verdict", "failed") for n in (0, 2)] == [None, None]
     assert await world.value("SELECT count(*) FROM usage_records") == 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    traceparent: str
+    cause: Cause
 
 
 def _unchecked(world: World) -> Any:
@@ -208,10 +215,10 @@ async def test_the_drainer_goes_home_when_nobody_waits(world: World) -> None:
         world.databases.clock,
         lambda records, allow: world.batch(*records, allow_backfill=allow),
     )
-    share, cause = Share("key_test", "", False), Cause("key_test", world.new())
+    share, caller = Share("key_test", "", False), _Caller("", Cause("key_test", world.new()))
     for key in ("a", "b"):
-        answer = await group.record(world.tenant_id, {"key": key}, share, cause)
+        answer = await group.record(world.tenant_id, {"key": key}, share, caller)
         assert answer.verdict is None
-    again = await group.record(world.tenant_id, {"key": "a"}, share, cause)
+    again = await group.record(world.tenant_id, {"key": "a"}, share, caller)
     assert again.verdict is not None
     assert again.verdict.outcome is Outcome.DUPLICATE

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from google.protobuf.message import Message
+from tollway.event.v1 import event_pb2
 from tollway.event.v1 import event_service_pb2 as pb
 from tollway.event.v1.event_service_pb2_grpc import EventServiceStub
 from tollway.tenant.v1 import tenant_events_pb2
@@ -19,9 +21,11 @@ from billing.domain.ids import Prefix, encode
 from billing.runtime.ids import new_id
 from billing.services import event_feed
 from billing.services.actor import Cause
+from billing.services.event_feed import FeedFilter
 from billing.services.events import NewEvent, emit
 from billing.services.incoming import Incoming
 from billing.services.keys import Scope
+from server.feed import watch
 from tests.server.rim import Company, Rim, read_refusal, until
 
 METHOD = "/tollway.event.v1.EventService/WatchEvents"
@@ -110,6 +114,35 @@ async def test_a_watcher_resumes_behind_its_cursor(rim: Rim) -> None:
     assert [answer.event.id for answer in got] == expected[:120]
     async with watching(rim, pb.WatchEventsRequest(cursor=got[-1].cursor)) as watcher:
         assert await watcher.ids(130) == expected[120:]
+
+
+async def test_a_hint_about_its_tenant_makes_a_watcher_look(rim: Rim) -> None:
+    hints: dict[str, asyncio.Event] = {}
+
+    def hints_on(topic: str) -> asyncio.Event:
+        return hints.setdefault(topic, asyncio.Event())
+
+    house = replace(rim.house, hints=hints_on)
+    seen = watch(house, rim.acme.id, None, FeedFilter.of([]))
+    envelope, _ = await anext(seen)
+    assert envelope == b""
+
+    async def look() -> tuple[bytes, event_feed.Positions]:
+        return await anext(seen)
+
+    looking = asyncio.create_task(look())
+    hinted = hints[event_feed.hint_topic(rim.acme.id)]
+    hinted.set()
+
+    async def taken() -> bool:
+        return not hinted.is_set()
+
+    await until(taken)
+    [expected] = await feed(rim, rim.acme, 1)
+    hinted.set()
+    envelope, _ = await looking
+    assert event_pb2.Event.FromString(envelope).id == expected
+    assert list(hints) == [event_feed.hint_topic(rim.acme.id)]
 
 
 async def test_a_cursor_behind_what_is_kept_is_too_old_and_the_beginning_is_what_is_left(

@@ -17,9 +17,11 @@ from tollway.replay.v1 import replay_events_pb2
 
 from billing.domain.errors import BillingError, Invalid
 from billing.domain.ids import Prefix, encode
+from billing.domain.replay import Effects, Mode, Safety, Target, TargetKind
 from billing.runtime.ids import new_id
 from billing.runtime.vault import Vault
 from billing.services import replay_token, replays
+from billing.services.replay_control import ReplayNotFound
 from billing.services.replay_filter import EVENT_IDS_MAX, FilterDraft, ReplayFilter, Span
 from billing.services.replay_plan import PlanDraft, TargetMissing, TooLarge
 from billing.services.replay_token import Confirmations, ReplayPlan, TokenInvalid
@@ -29,6 +31,7 @@ from tests.conftest import Databases
 from tests.replay_world import (
     ACTOR,
     AGO,
+    BUS,
     CHANGED,
     DRAFTED,
     KEY_MADE,
@@ -117,7 +120,7 @@ async def test_each_filter_selects_what_it_says_and_nothing_else(world: ReplayWo
     ]  # fmt: skip
     for options, predicate in filters:
         expected = [row["id"] for row in log if predicate(row)]
-        planned = await world.plan_as(PlanDraft(FilterDraft(world.tenant_id, **options), ["bus"]))
+        planned = await world.plan_as(PlanDraft(FilterDraft(world.tenant_id, **options), [BUS]))
         plan = planned.plan
         assert plan.matched == len(expected), options
         assert (plan.first_id, plan.last_id) == (
@@ -206,13 +209,13 @@ async def test_a_filter_that_makes_no_sense_is_refused_by_field(world: ReplayWor
         (crowded, "filter.event_ids"),
     ):
         with pytest.raises(Invalid) as refused:
-            await world.plan_as(PlanDraft(draft, ["bus"]))
+            await world.plan_as(PlanDraft(draft, [BUS]))
         assert [violation.path for violation in refused.value.violations] == [path]
     for pattern in ("invoice.*.changed", "Invoice", "%", "invoice*"):
         with pytest.raises(SubjectInvalid):
             await world.plan(pattern)
     with pytest.raises(TenantNotFound):
-        await world.plan_as(PlanDraft(FilterDraft(new_id(now)), ["bus"]))
+        await world.plan_as(PlanDraft(FilterDraft(new_id(now)), [BUS]))
 
 
 # --- tokens
@@ -232,12 +235,14 @@ numbers = st.integers(0, 10**6)
 plans = st.builds(
     ReplayPlan,
     filters,
-    st.just(("bus",)),
+    st.builds(Target, st.sampled_from(TargetKind), st.text("abc_", max_size=9)),
+    st.builds(Safety, st.sampled_from(Mode), st.sampled_from(Effects), st.booleans()),
     numbers,
     numbers,
     numbers,
     st.none() | uuids,
     st.none() | uuids,
+    st.dictionaries(uuids, numbers, max_size=3),
 )
 NOW = datetime(2026, 1, 1, 12, 0, 0, 5, tzinfo=UTC)
 KEY = Vault(bytes(32)).derive(replay_token.KEY_LABEL)
@@ -266,7 +271,7 @@ def test_the_largest_filter_fits_into_a_token() -> None:
     events = tuple(new_id(NOW) for _ in range(EVENT_IDS_MAX))
     subjects = tuple(f"{new_id(NOW).hex}{new_id(NOW).hex}{new_id(NOW).hex}.*" for _ in range(50))
     selected = ReplayFilter(new_id(NOW), Span(0, 1), subjects, "r" * 80, new_id(NOW), events)
-    plan = ReplayPlan(selected, ("bus",), 10**6, 10**5, 1000, events[0], events[-1])
+    plan = ReplayPlan(selected, BUS, Safety(), 10**6, 10**5, 1000, events[0], events[-1])
     token, _ = Confirmations(KEY).give(plan, ACTOR, now=NOW)
     assert len(token) <= 65_536
 
@@ -293,14 +298,15 @@ async def test_a_start_commits_the_replay_its_audit_and_its_event_together(
     assert view.row.plan_hash == planned.plan.digest
     assert ReplayPlan.parse(view.row.plan) == planned.plan
     audit = await world.fetch("SELECT actor, method, resource, note FROM audit_log")
-    assert [tuple(line) for line in audit] == [(ACTOR, METHOD, resource, "because")]
+    why = f"bus {planned.plan.digest.hex()} because"
+    assert [tuple(line) for line in audit] == [(ACTOR, METHOD, resource, why)]
     (row,) = await world.fetch(
         "SELECT envelope, resource_version FROM billing_events WHERE resource = $1", resource
     )
     told = replay_events_pb2.BillingReplayStarted()
     assert event_pb2.Event.FromString(row["envelope"]).data.Unpack(told)
     assert told == replay_events_pb2.BillingReplayStarted(
-        replay_id=resource, matched=2, plan_hash=planned.plan.digest.hex()
+        replay_id=resource, matched=2, plan_hash=planned.plan.digest.hex(), target="bus"
     )
     assert row["resource_version"] == view.row.version == 1
     for role in (world.databases.api, world.databases.worker):
@@ -361,8 +367,8 @@ async def test_tenants_replay_side_by_side_and_do_not_see_each_other(world: Repl
     await other.history(DRAFTED)
     mine, theirs = await world.started(), await other.started()
     assert (await world.seen(mine.row.id)).row == mine.row
-    with pytest.raises(replays.ReplayNotFound):
+    with pytest.raises(ReplayNotFound):
         await world.seen(theirs.row.id)
     async with world.databases.api.transaction(world.tenant_id, snapshot=True) as tx:
-        with pytest.raises(replays.ReplayNotFound):  # row-level security alone
+        with pytest.raises(ReplayNotFound):  # row-level security alone
             await replays.get_replay(tx, theirs.row.id, None)

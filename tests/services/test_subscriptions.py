@@ -21,6 +21,7 @@ from billing.services.subscriptions import (
     SubscriptionNotFound,
     get_subscription,
 )
+from billing.services.usage_assignment import require_subscription
 from tests.conftest import Databases
 from tests.driver import DAY, Driver, house_of, subscription_text, utc
 
@@ -157,6 +158,19 @@ async def test_a_meter_is_priced_once_per_customer_at_any_instant(house: Driver)
     await house.subscribe(plan="seats")
     await house.customer("LH")
     await house.subscribe("LH", plan="other")
+
+
+async def test_a_meter_is_priced_by_several_subscriptions_that_demand_to_be_named(
+    house: Driver,
+) -> None:
+    first = await house.subscribe()
+    await house.plan("other", per_minute="0.20")
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        assert await require_subscription(tx, first.row) == 1
+    second = await house.subscribe(plan="other")
+    with pytest.raises(MeterAlreadyPriced) as raised:
+        await house.subscribe(plan="other")
+    assert raised.value.metadata["subscription"] == subscription_text(second)
 
 
 async def test_of_two_subscriptions_at_once_that_price_one_meter_one_is_made(

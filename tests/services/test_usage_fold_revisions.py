@@ -20,8 +20,9 @@ from billing.services.actor import Cause
 from billing.services.incoming import Incoming
 from billing.services.reconciliation import unreconciled_buckets
 from billing.services.usage_amendments import Amendment, amend_usage, void_usage
+from billing.services.usage_assignment import assign_unassigned
 from billing.services.usage_checks import instant_us
-from billing.services.usage_revisions import Author, assign_unassigned
+from billing.services.usage_revisions import Author
 from tests.conftest import LONG, Databases
 from tests.services.usage_world import World, make_world
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import grpc.aio
 from prometheus_client import CollectorRegistry
 from tollway.rating.v1.rating_service_pb2_grpc import add_RatingServiceServicer_to_server
+from tollway.usage.v1.backfill_service_pb2_grpc import add_BackfillServiceServicer_to_server
+from tollway.usage.v1.threshold_service_pb2_grpc import add_ThresholdServiceServicer_to_server
 from tollway.usage.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 from billing.runtime.vault import Vault
@@ -18,7 +20,9 @@ from server.authentication import Authenticator
 from server.house import House
 from server.interceptor import Rim
 from server.metrics import RpcMetrics
+from server.services.backfill import BackfillServicer
 from server.services.rating import RatingServicer
+from server.services.threshold import ThresholdServicer
 from server.services.usage import UsageServicer
 from tests.services.usage_world import World
 
@@ -42,6 +46,8 @@ async def usage_server(world: World) -> AsyncIterator[Client]:
     house = House(databases.api, databases.worker, databases.clock, Vault(bytes(32)))
     add_UsageServiceServicer_to_server(UsageServicer(house), server)
     add_RatingServiceServicer_to_server(RatingServicer(house), server)
+    add_BackfillServiceServicer_to_server(BackfillServicer(house), server)
+    add_ThresholdServiceServicer_to_server(ThresholdServicer(house), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with databases.worker.transaction() as tx:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,13 +14,15 @@ from tollway.event.v1 import event_pb2
 from tollway.replay.v1 import replay_events_pb2
 
 from billing.domain.ids import Prefix, encode
+from billing.domain.replay import Safety, Target
 from billing.services.consumers import WANTED
 from billing.services.replay_filter import FilterDraft
-from billing.services.replay_plan import BUS, PlanDraft, plan_replay
+from billing.services.replay_plan import PlanDraft, plan_replay
 from billing.services.replays import ReplayView
 from tests.backbone import SHARDS, Backbone, Effects, Routing, wipe_streams
 from tests.conftest import Databases
 from tests.replay_world import (
+    BUS,
     CHANGED,
     DRAFTED,
     REPORTED,
@@ -320,7 +323,7 @@ async def test_a_replay_over_the_bus_changes_nothing_and_mends_what_was_missed(
         if message.headers.get("replayid") == name
     ]
     assert sorted(message.bus_id for message in again) == sorted(
-        f"{encode(Prefix.EVENT, event_id)}:{name}" for event_id in ids
+        f"{encode(Prefix.EVENT, event_id)}:{name}:@!webhooks" for event_id in ids
     )
 
 
@@ -355,10 +358,13 @@ async def let_pass(world: ReplayWorld, view: ReplayView) -> None:
     )
 
 
-async def start_over(backbone: Backbone, world: ReplayWorld, ids: list[UUID]) -> ReplayView:
+async def start_over(
+    backbone: Backbone, world: ReplayWorld, ids: list[UUID], target: Target = BUS, **safety: Any
+) -> ReplayView:
     """Starts a replay of exactly these events, which are younger than a range may end: planned a little ahead."""
     async with backbone.databases.api.transaction(world.tenant_id, snapshot=True) as tx:
-        draft = PlanDraft(FilterDraft(world.tenant_id, event_ids=tuple(ids)), [BUS])
+        selected = FilterDraft(world.tenant_id, event_ids=tuple(ids))
+        draft = PlanDraft(selected, [target], safety=Safety(**safety))
         planned = await plan_replay(tx, draft, WANTED, now=backbone.now + timedelta(seconds=5))
     assert planned.plan.matched == len(ids)
     return await world.start(world.confirm(planned))

@@ -38,12 +38,26 @@ def message_of(row: Pending, occurred_at: datetime, envelope: bytes) -> BusMessa
     if row.replay_id is not None:
         replay = encode(Prefix.REPLAY, row.replay_id)
         headers += (("replayid", replay),)
-        bus_id = f"{event}:{replay}"
+        bus_id = bus_id_of_replay(event, row)
+        if row.target:
+            headers += (("replaytarget", row.target),)
     elif row.purpose != FIRST:
         bus_id = f"{event}:{row.purpose}"
     return BusMessage(
         row.shard, tenant, row.subject, f"{tenant}/{row.resource}", bus_id, headers, envelope
     )
+
+
+def bus_id_of_replay(event: str, row: Pending) -> str:
+    """`evt_…:rpl_…`, with `:n` for the n-th round and `:@usage` for whom it is, which the router reads from here."""
+    assert row.replay_id is not None, "the row is a replay's"
+    parts = [event, encode(Prefix.REPLAY, row.replay_id)]
+    _, _, again = row.purpose.removeprefix("replay_").partition("_")
+    if again:
+        parts.append(again)
+    if row.target:
+        parts.append(f"@{row.target}")
+    return ":".join(parts)
 
 
 @lru_cache(maxsize=4096)

@@ -56,7 +56,7 @@ def read_arrivals(
     for message in messages:
         try:
             incoming = read_incoming(message.body, partition)
-            replay_id = _replay_id(message.bus_id)
+            replay_id, target = _replay_of(message.bus_id)
         except (DecodeError, InvalidId) as error:
             unreadable += 1
             log.warning("partition %d, %d: no envelope: %s", partition, message.sequence, error)
@@ -66,6 +66,8 @@ def read_arrivals(
             continue
         seen.add(incoming.event_id)
         route = routes.of(incoming.subject, incoming.envelope.schema_version)
+        if target:
+            route = routes.addressed(route, target)
         wanted = routes.begun(route.wanted, incoming.event_id)
         arrivals.append(Arrival(incoming, wanted, route.unknown, replay_id))
     return arrivals, unreadable
@@ -100,11 +102,14 @@ def event_id_of(text: str) -> UUID:
     return decode(Prefix.EVENT, text)
 
 
-def _replay_id(bus_id: str) -> UUID:
+def _replay_of(bus_id: str) -> tuple[UUID, str]:
+    """The replay that a message comes from, and whom it is for; LIVE and nobody in particular in the usual case."""
     _, _, suffix = bus_id.partition(":")
-    if suffix.startswith(Prefix.REPLAY):
-        return decode(Prefix.REPLAY, suffix)
-    return LIVE
+    if not suffix.startswith(Prefix.REPLAY):
+        return LIVE, ""
+    replay, *rest = suffix.split(":")
+    target = rest[-1][1:] if rest and rest[-1].startswith("@") else ""
+    return decode(Prefix.REPLAY, replay), target
 
 
 @lru_cache(maxsize=4096)

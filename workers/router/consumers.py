@@ -139,6 +139,14 @@ class Routes:
             return Route(self._all_takers)
         return Route(self._all_takers, unknown=True)
 
+    def addressed(self, route: Route, target: str) -> Route:
+        """The route of a replayed event that is for one consumer, or (`!name`) for all but one."""
+        place = self._places.get(target.removeprefix("!"))
+        bit = 0 if place is None else 1 << place
+        if target.startswith("!"):
+            return Route(route.wanted & ~bit, route.unknown)
+        return Route(route.wanted & bit)
+
     def begun(self, wanted: int, event_id: UUID) -> int:
         """Those of the wanting consumers that the event is not too old for."""
         if not self._added_later or event_id >= self._newest:

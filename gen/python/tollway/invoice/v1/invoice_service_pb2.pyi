@@ -557,6 +557,12 @@ class ListInvoicesRequest(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_UNTIL_FIELD_NUMBER: _builtins.int
+    FINALIZED_FROM_FIELD_NUMBER: _builtins.int
+    FINALIZED_UNTIL_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
@@ -566,25 +572,51 @@ class ListInvoicesRequest(_message.Message):
     """Only of this subscription, "sub_…"; empty for all."""
     status: Global___InvoiceStatus.ValueType
     """Only in this state; unspecified for all."""
+    kind: Global___InvoiceKind.ValueType
+    """Only of this kind; unspecified for all."""
+    number: _builtins.str
+    """Only the one with this number, such as "INV-000001"; empty for all."""
     page_size: _builtins.int
     """How many at most; 0 means 50, more than 200 is taken as 200."""
     page_token: _builtins.str
     """The next_page_token of the page before."""
     blocked: _builtins.bool
     """Only drafts that are blocked, for whatever reason."""
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those made from this instant on; unset for all."""
+
+    @_builtins.property
+    def created_until(self) -> _timestamp_pb2.Timestamp:
+        """Only those made before this instant; unset for all."""
+
+    @_builtins.property
+    def finalized_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those that became final from this instant on; unset for all."""
+
+    @_builtins.property
+    def finalized_until(self) -> _timestamp_pb2.Timestamp:
+        """Only those that became final before this instant; unset for all."""
+
     def __init__(
         self,
         *,
         customer_id: _builtins.str = ...,
         subscription_id: _builtins.str = ...,
         status: Global___InvoiceStatus.ValueType = ...,
+        kind: Global___InvoiceKind.ValueType = ...,
+        number: _builtins.str = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_until: _timestamp_pb2.Timestamp | None = ...,
+        finalized_from: _timestamp_pb2.Timestamp | None = ...,
+        finalized_until: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         blocked: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_from", b"created_from", "created_until", b"created_until", "finalized_from", b"finalized_from", "finalized_until", b"finalized_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "created_from", b"created_from", "created_until", b"created_until", "customer_id", b"customer_id", "finalized_from", b"finalized_from", "finalized_until", b"finalized_until", "kind", b"kind", "number", b"number", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -429,8 +429,11 @@ class GetStatusResponse(_message.Message):
     LEASES_FIELD_NUMBER: _builtins.int
     UNRECONCILED_BUCKETS_FIELD_NUMBER: _builtins.int
     PAUSES_FIELD_NUMBER: _builtins.int
+    RECONCILE_TIME_FIELD_NUMBER: _builtins.int
     unreconciled_buckets: _builtins.int
-    """How the router's buckets and the recorded rows differ: 0 when they agree."""
+    """In how many hour buckets the router's sums and the recorded rows were found to differ: 0 when they agree. They are
+    compared slice by slice, round after round.
+    """
     @_builtins.property
     def queues(self) -> _containers.RepeatedCompositeFieldContainer[Global___Queue]:
         """The queues in the order of the path."""
@@ -443,6 +446,10 @@ class GetStatusResponse(_message.Message):
     def pauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivePause]:
         """What is paused, or being resumed; for a tenant's key its own pause."""
 
+    @_builtins.property
+    def reconcile_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last round of that comparison came to its end; unset before the first."""
+
     def __init__(
         self,
         *,
@@ -450,10 +457,11 @@ class GetStatusResponse(_message.Message):
         leases: _abc.Iterable[Global___Lease] | None = ...,
         unreconciled_buckets: _builtins.int = ...,
         pauses: _abc.Iterable[Global___ActivePause] | None = ...,
+        reconcile_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reconcile_time", b"reconcile_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "pauses", b"pauses", "queues", b"queues", "unreconciled_buckets", b"unreconciled_buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "pauses", b"pauses", "queues", b"queues", "reconcile_time", b"reconcile_time", "unreconciled_buckets", b"unreconciled_buckets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,12 +25,13 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tollway.error.v1 import error_reason_pb2 as tollway_dot_error_dot_v1_dot_error__reason__pb2
 from tollway.invoice.v1 import invoice_service_pb2 as tollway_dot_invoice_dot_v1_dot_invoice__service__pb2
 from tollway.type.v1 import money_pb2 as tollway_dot_type_dot_v1_dot_money__pb2
 from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/rating/v1/rating_service.proto\x12\x11tollway.rating.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tollway/invoice/v1/invoice_service.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"\xe5\x03\n\x06\x43harge\x12\x30\n\x14subscription_item_id\x18\x01 \x01(\tR\x12subscriptionItemId\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12\x19\n\x08price_id\x18\x03 \x01(\tR\x07priceId\x12\x32\n\x06period\x18\x04 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x05 \x01(\tR\x08quantity\x12.\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x06\x61mount\x12\x37\n\trate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08rateTime\x12\x30\n\x04kind\x18\x08 \x01(\x0e\x32\x1c.tollway.invoice.v1.LineKindR\x04kind\x12I\n\ndimensions\x18\t \x03(\x0b\x32).tollway.rating.v1.Charge.DimensionsEntryR\ndimensions\x1a=\n\x0f\x44imensionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xa4\x01\n\x11GetChargesRequest\x12\x32\n\x0fsubscription_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x0esubscriptionId\x12\x44\n\x18\x65xternal_subscription_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\x16\x65xternalSubscriptionIdB\x15\n\x0csubscription\x12\x05\xbaH\x02\x08\x01\"c\n\x12GetChargesResponse\x12\x33\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x19.tollway.rating.v1.ChargeR\x07\x63harges\x12\x18\n\x07\x66\x61ilure\x18\x02 \x01(\tR\x07\x66\x61ilure2\xb6\x01\n\rRatingService\x12\xa4\x01\n\nGetCharges\x12$.tollway.rating.v1.GetChargesRequest\x1a%.tollway.rating.v1.GetChargesResponse\"I\x82\xd3\xe4\x93\x02\x43\x12+/v1/subscriptions/{subscription_id}/chargesZ\x14\x12\x12/v1/charges:lookupBZ\n\x14io.tollway.rating.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/rating/v1;ratingv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/rating/v1/rating_service.proto\x12\x11tollway.rating.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tollway/error/v1/error_reason.proto\x1a(tollway/invoice/v1/invoice_service.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"\xe5\x03\n\x06\x43harge\x12\x30\n\x14subscription_item_id\x18\x01 \x01(\tR\x12subscriptionItemId\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12\x19\n\x08price_id\x18\x03 \x01(\tR\x07priceId\x12\x32\n\x06period\x18\x04 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x05 \x01(\tR\x08quantity\x12.\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x06\x61mount\x12\x37\n\trate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08rateTime\x12\x30\n\x04kind\x18\x08 \x01(\x0e\x32\x1c.tollway.invoice.v1.LineKindR\x04kind\x12I\n\ndimensions\x18\t \x03(\x0b\x32).tollway.rating.v1.Charge.DimensionsEntryR\ndimensions\x1a=\n\x0f\x44imensionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xa4\x01\n\x11GetChargesRequest\x12\x32\n\x0fsubscription_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\x0esubscriptionId\x12\x44\n\x18\x65xternal_subscription_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\x16\x65xternalSubscriptionIdB\x15\n\x0csubscription\x12\x05\xbaH\x02\x08\x01\"c\n\x12GetChargesResponse\x12\x33\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x19.tollway.rating.v1.ChargeR\x07\x63harges\x12\x18\n\x07\x66\x61ilure\x18\x02 \x01(\tR\x07\x66\x61ilure\"\xb7\x02\n\rRatingFailure\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12\x38\n\x18\x65xternal_subscription_id\x18\x03 \x01(\tR\x16\x65xternalSubscriptionId\x12\x35\n\x06reason\x18\x04 \x01(\x0e\x32\x1d.tollway.error.v1.ErrorReasonR\x06reason\x12\x18\n\x07message\x18\x05 \x01(\tR\x07message\x12\x1a\n\x08\x61ttempts\x18\x06 \x01(\x05R\x08\x61ttempts\x12\x39\n\nretry_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tretryTime\"j\n\x19ListRatingFailuresRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"\x82\x01\n\x1aListRatingFailuresResponse\x12<\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32 .tollway.rating.v1.RatingFailureR\x08\x66\x61ilures\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"p\n\x12RetryRatingRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x32\n\x0fsubscription_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x0esubscriptionId\"Q\n\x13RetryRatingResponse\x12:\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32 .tollway.rating.v1.RatingFailureR\x07\x66\x61ilure2\xe2\x03\n\rRatingService\x12\xa4\x01\n\nGetCharges\x12$.tollway.rating.v1.GetChargesRequest\x1a%.tollway.rating.v1.GetChargesResponse\"I\x82\xd3\xe4\x93\x02\x43\x12+/v1/subscriptions/{subscription_id}/chargesZ\x14\x12\x12/v1/charges:lookup\x12\x8e\x01\n\x12ListRatingFailures\x12,.tollway.rating.v1.ListRatingFailuresRequest\x1a-.tollway.rating.v1.ListRatingFailuresResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/rating-failures\x12\x98\x01\n\x0bRetryRating\x12%.tollway.rating.v1.RetryRatingRequest\x1a&.tollway.rating.v1.RetryRatingResponse\":\x82\xd3\xe4\x93\x02\x34\"//v1/subscriptions/{subscription_id}:retryRating:\x01*BZ\n\x14io.tollway.rating.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/rating/v1;ratingv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,16 +47,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHARGESREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\004r\002\030('
   _globals['_GETCHARGESREQUEST'].fields_by_name['external_subscription_id']._loaded_options = None
   _globals['_GETCHARGESREQUEST'].fields_by_name['external_subscription_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_LISTRATINGFAILURESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTRATINGFAILURESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTRATINGFAILURESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTRATINGFAILURESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\010'
+  _globals['_RETRYRATINGREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RETRYRATINGREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_RETRYRATINGREQUEST'].fields_by_name['subscription_id']._loaded_options = None
+  _globals['_RETRYRATINGREQUEST'].fields_by_name['subscription_id']._serialized_options = b'\272H\006r\004\020\001\030('
   _globals['_RATINGSERVICE'].methods_by_name['GetCharges']._loaded_options = None
   _globals['_RATINGSERVICE'].methods_by_name['GetCharges']._serialized_options = b'\202\323\344\223\002C\022+/v1/subscriptions/{subscription_id}/chargesZ\024\022\022/v1/charges:lookup'
-  _globals['_CHARGE']._serialized_start=259
-  _globals['_CHARGE']._serialized_end=744
-  _globals['_CHARGE_DIMENSIONSENTRY']._serialized_start=683
-  _globals['_CHARGE_DIMENSIONSENTRY']._serialized_end=744
-  _globals['_GETCHARGESREQUEST']._serialized_start=747
-  _globals['_GETCHARGESREQUEST']._serialized_end=911
-  _globals['_GETCHARGESRESPONSE']._serialized_start=913
-  _globals['_GETCHARGESRESPONSE']._serialized_end=1012
-  _globals['_RATINGSERVICE']._serialized_start=1015
-  _globals['_RATINGSERVICE']._serialized_end=1197
+  _globals['_RATINGSERVICE'].methods_by_name['ListRatingFailures']._loaded_options = None
+  _globals['_RATINGSERVICE'].methods_by_name['ListRatingFailures']._serialized_options = b'\202\323\344\223\002\025\022\023/v1/rating-failures'
+  _globals['_RATINGSERVICE'].methods_by_name['RetryRating']._loaded_options = None
+  _globals['_RATINGSERVICE'].methods_by_name['RetryRating']._serialized_options = b'\202\323\344\223\0024\"//v1/subscriptions/{subscription_id}:retryRating:\001*'
+  _globals['_CHARGE']._serialized_start=296
+  _globals['_CHARGE']._serialized_end=781
+  _globals['_CHARGE_DIMENSIONSENTRY']._serialized_start=720
+  _globals['_CHARGE_DIMENSIONSENTRY']._serialized_end=781
+  _globals['_GETCHARGESREQUEST']._serialized_start=784
+  _globals['_GETCHARGESREQUEST']._serialized_end=948
+  _globals['_GETCHARGESRESPONSE']._serialized_start=950
+  _globals['_GETCHARGESRESPONSE']._serialized_end=1049
+  _globals['_RATINGFAILURE']._serialized_start=1052
+  _globals['_RATINGFAILURE']._serialized_end=1363
+  _globals['_LISTRATINGFAILURESREQUEST']._serialized_start=1365
+  _globals['_LISTRATINGFAILURESREQUEST']._serialized_end=1471
+  _globals['_LISTRATINGFAILURESRESPONSE']._serialized_start=1474
+  _globals['_LISTRATINGFAILURESRESPONSE']._serialized_end=1604
+  _globals['_RETRYRATINGREQUEST']._serialized_start=1606
+  _globals['_RETRYRATINGREQUEST']._serialized_end=1718
+  _globals['_RETRYRATINGRESPONSE']._serialized_start=1720
+  _globals['_RETRYRATINGRESPONSE']._serialized_end=1801
+  _globals['_RATINGSERVICE']._serialized_start=1804
+  _globals['_RATINGSERVICE']._serialized_end=2286
 # @@protoc_insertion_point(module_scope)

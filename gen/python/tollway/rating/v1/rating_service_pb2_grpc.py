@@ -40,6 +40,16 @@ class RatingServiceStub:
                 request_serializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.GetChargesRequest.SerializeToString,
                 response_deserializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.GetChargesResponse.FromString,
                 _registered_method=True)
+        self.ListRatingFailures = channel.unary_unary(
+                '/tollway.rating.v1.RatingService/ListRatingFailures',
+                request_serializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.ListRatingFailuresRequest.SerializeToString,
+                response_deserializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.ListRatingFailuresResponse.FromString,
+                _registered_method=True)
+        self.RetryRating = channel.unary_unary(
+                '/tollway.rating.v1.RatingService/RetryRating',
+                request_serializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.RetryRatingRequest.SerializeToString,
+                response_deserializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.RetryRatingResponse.FromString,
+                _registered_method=True)
 
 
 class RatingServiceServicer:
@@ -58,6 +68,30 @@ class RatingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRatingFailures(self, request, context):
+        """Lists the subscriptions whose last rating failed, with the reason: of the key's tenant, or of all for an operator's
+        key without a tenant. They are tried again by themselves, at most ten minutes apart.
+
+        Permission: read, without tenant for operators.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{}' $ADDR tollway.rating.v1.RatingService/ListRatingFailures
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRating(self, request, context):
+        """Tries a subscription's rating again now, and the invoices that wait for it, without waiting for the next turn. Ask for
+        it when the cause is mended: the record voided, or the subscription migrated to a price that fits.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\"}" $ADDR tollway.rating.v1.RatingService/RetryRating
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RatingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +99,16 @@ def add_RatingServiceServicer_to_server(servicer, server):
                     servicer.GetCharges,
                     request_deserializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.GetChargesRequest.FromString,
                     response_serializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.GetChargesResponse.SerializeToString,
+            ),
+            'ListRatingFailures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRatingFailures,
+                    request_deserializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.ListRatingFailuresRequest.FromString,
+                    response_serializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.ListRatingFailuresResponse.SerializeToString,
+            ),
+            'RetryRating': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRating,
+                    request_deserializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.RetryRatingRequest.FromString,
+                    response_serializer=tollway_dot_rating_dot_v1_dot_rating__service__pb2.RetryRatingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +139,60 @@ class RatingService:
             '/tollway.rating.v1.RatingService/GetCharges',
             tollway_dot_rating_dot_v1_dot_rating__service__pb2.GetChargesRequest.SerializeToString,
             tollway_dot_rating_dot_v1_dot_rating__service__pb2.GetChargesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRatingFailures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.rating.v1.RatingService/ListRatingFailures',
+            tollway_dot_rating_dot_v1_dot_rating__service__pb2.ListRatingFailuresRequest.SerializeToString,
+            tollway_dot_rating_dot_v1_dot_rating__service__pb2.ListRatingFailuresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRating(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.rating.v1.RatingService/RetryRating',
+            tollway_dot_rating_dot_v1_dot_rating__service__pb2.RetryRatingRequest.SerializeToString,
+            tollway_dot_rating_dot_v1_dot_rating__service__pb2.RetryRatingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,6 +24,22 @@ class RatingServiceStub:
     Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_subscription_id": "sub-UA"}' $ADDR tollway.rating.v1.RatingService/GetCharges
     """
+    ListRatingFailures: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.ListRatingFailuresRequest, _rating_service_pb2.ListRatingFailuresResponse]
+    """Lists the subscriptions whose last rating failed, with the reason: of the key's tenant, or of all for an operator's
+    key without a tenant. They are tried again by themselves, at most ten minutes apart.
+
+    Permission: read, without tenant for operators.
+    Errors: PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{}' $ADDR tollway.rating.v1.RatingService/ListRatingFailures
+    """
+    RetryRating: _aio.UnaryUnaryMultiCallable[_rating_service_pb2.RetryRatingRequest, _rating_service_pb2.RetryRatingResponse]
+    """Tries a subscription's rating again now, and the invoices that wait for it, without waiting for the next turn. Ask for
+    it when the cause is mended: the record voided, or the subscription migrated to a price that fits.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.rating.v1.RatingService/RetryRating
+    """
 
 class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows what usage costs so far."""
@@ -40,6 +56,34 @@ class RatingServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_subscription_id": "sub-UA"}' $ADDR tollway.rating.v1.RatingService/GetCharges
+        """
+
+    @_abc_1.abstractmethod
+    def ListRatingFailures(
+        self,
+        request: _rating_service_pb2.ListRatingFailuresRequest,
+        context: _aio.ServicerContext[_rating_service_pb2.ListRatingFailuresRequest, _abc.Awaitable[_rating_service_pb2.ListRatingFailuresResponse]],
+    ) -> _abc.Awaitable[_rating_service_pb2.ListRatingFailuresResponse]:
+        """Lists the subscriptions whose last rating failed, with the reason: of the key's tenant, or of all for an operator's
+        key without a tenant. They are tried again by themselves, at most ten minutes apart.
+
+        Permission: read, without tenant for operators.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{}' $ADDR tollway.rating.v1.RatingService/ListRatingFailures
+        """
+
+    @_abc_1.abstractmethod
+    def RetryRating(
+        self,
+        request: _rating_service_pb2.RetryRatingRequest,
+        context: _aio.ServicerContext[_rating_service_pb2.RetryRatingRequest, _abc.Awaitable[_rating_service_pb2.RetryRatingResponse]],
+    ) -> _abc.Awaitable[_rating_service_pb2.RetryRatingResponse]:
+        """Tries a subscription's rating again now, and the invoices that wait for it, without waiting for the next turn. Ask for
+        it when the cause is mended: the record voided, or the subscription migrated to a price that fits.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.rating.v1.RatingService/RetryRating
         """
 
 def add_RatingServiceServicer_to_server(servicer: RatingServiceServicer, server: _aio.Server) -> None: ...

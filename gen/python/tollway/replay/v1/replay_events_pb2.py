@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollway/replay/v1/replay_events.proto\x12\x11tollway.replay.v1\x1a tollway/options/v1/subject.proto\"\x86\x01\n\x14\x42illingReplayStarted\x12\x1b\n\treplay_id\x18\x01 \x01(\tR\x08replayId\x12\x18\n\x07matched\x18\x02 \x01(\x03R\x07matched\x12\x1b\n\tplan_hash\x18\x03 \x01(\tR\x08planHash:\x1a\x8a\xb2\x19\x16\x62illing.replay.started\"\xa1\x01\n\x15\x42illingReplayFinished\x12\x1b\n\treplay_id\x18\x01 \x01(\tR\x08replayId\x12\x1c\n\tpublished\x18\x02 \x01(\x03R\tpublished\x12\x18\n\x07skipped\x18\x03 \x01(\x03R\x07skipped\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x03R\x06\x66\x61iled:\x1b\x8a\xb2\x19\x17\x62illing.replay.finishedBZ\n\x14io.tollway.replay.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/replay/v1;replayv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollway/replay/v1/replay_events.proto\x12\x11tollway.replay.v1\x1a tollway/options/v1/subject.proto\"\x9e\x01\n\x14\x42illingReplayStarted\x12\x1b\n\treplay_id\x18\x01 \x01(\tR\x08replayId\x12\x18\n\x07matched\x18\x02 \x01(\x03R\x07matched\x12\x1b\n\tplan_hash\x18\x03 \x01(\tR\x08planHash\x12\x16\n\x06target\x18\x04 \x01(\tR\x06target:\x1a\x8a\xb2\x19\x16\x62illing.replay.started\"\xdd\x01\n\x15\x42illingReplayFinished\x12\x1b\n\treplay_id\x18\x01 \x01(\tR\x08replayId\x12\x1c\n\tpublished\x18\x02 \x01(\x03R\tpublished\x12\x18\n\x07skipped\x18\x03 \x01(\x03R\x07skipped\x12\x16\n\x06\x66\x61iled\x18\x04 \x01(\x03R\x06\x66\x61iled\x12:\n\x07outcome\x18\x05 \x01(\x0e\x32 .tollway.replay.v1.ReplayOutcomeR\x07outcome:\x1b\x8a\xb2\x19\x17\x62illing.replay.finished*i\n\rReplayOutcome\x12\x1e\n\x1aREPLAY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17REPLAY_OUTCOME_FINISHED\x10\x01\x12\x1b\n\x17REPLAY_OUTCOME_CANCELED\x10\x02\x42Z\n\x14io.tollway.replay.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/replay/v1;replayv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BILLINGREPLAYSTARTED']._serialized_options = b'\212\262\031\026billing.replay.started'
   _globals['_BILLINGREPLAYFINISHED']._loaded_options = None
   _globals['_BILLINGREPLAYFINISHED']._serialized_options = b'\212\262\031\027billing.replay.finished'
+  _globals['_REPLAYOUTCOME']._serialized_start=479
+  _globals['_REPLAYOUTCOME']._serialized_end=584
   _globals['_BILLINGREPLAYSTARTED']._serialized_start=95
-  _globals['_BILLINGREPLAYSTARTED']._serialized_end=229
-  _globals['_BILLINGREPLAYFINISHED']._serialized_start=232
-  _globals['_BILLINGREPLAYFINISHED']._serialized_end=393
+  _globals['_BILLINGREPLAYSTARTED']._serialized_end=253
+  _globals['_BILLINGREPLAYFINISHED']._serialized_start=256
+  _globals['_BILLINGREPLAYFINISHED']._serialized_end=477
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +17,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ReplayOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplayOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplayOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLAY_OUTCOME_UNSPECIFIED: _ReplayOutcome.ValueType  # 0
+    """Never stored."""
+    REPLAY_OUTCOME_FINISHED: _ReplayOutcome.ValueType  # 1
+    """Every event was given to the target."""
+    REPLAY_OUTCOME_CANCELED: _ReplayOutcome.ValueType  # 2
+    """It was canceled before."""
+
+class ReplayOutcome(_ReplayOutcome, metaclass=_ReplayOutcomeEnumTypeWrapper):
+    """How a replay ended."""
+
+REPLAY_OUTCOME_UNSPECIFIED: ReplayOutcome.ValueType  # 0
+"""Never stored."""
+REPLAY_OUTCOME_FINISHED: ReplayOutcome.ValueType  # 1
+"""Every event was given to the target."""
+REPLAY_OUTCOME_CANCELED: ReplayOutcome.ValueType  # 2
+"""It was canceled before."""
+Global___ReplayOutcome: _TypeAlias = ReplayOutcome  # noqa: Y015
+
 @_typing.final
 class BillingReplayStarted(_message.Message):
     """A replay was started."""
@@ -25,22 +50,26 @@ class BillingReplayStarted(_message.Message):
     REPLAY_ID_FIELD_NUMBER: _builtins.int
     MATCHED_FIELD_NUMBER: _builtins.int
     PLAN_HASH_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     replay_id: _builtins.str
     """The replay, "rpl_…"."""
     matched: _builtins.int
     """How many events it sends."""
     plan_hash: _builtins.str
     """The hash of its plan."""
+    target: _builtins.str
+    """Where to: bus, consumer:usage, endpoint:whe_…, dead_letters."""
     def __init__(
         self,
         *,
         replay_id: _builtins.str = ...,
         matched: _builtins.int = ...,
         plan_hash: _builtins.str = ...,
+        target: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "plan_hash", b"plan_hash", "replay_id", b"replay_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "plan_hash", b"plan_hash", "replay_id", b"replay_id", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -48,7 +77,7 @@ Global___BillingReplayStarted: _TypeAlias = BillingReplayStarted  # noqa: Y015
 
 @_typing.final
 class BillingReplayFinished(_message.Message):
-    """A replay was finished."""
+    """A replay has ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -56,14 +85,17 @@ class BillingReplayFinished(_message.Message):
     PUBLISHED_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     replay_id: _builtins.str
     """The replay, "rpl_…"."""
     published: _builtins.int
-    """How many events were published."""
+    """How many events were given to the target."""
     skipped: _builtins.int
     """How many a consumer skipped as processed."""
     failed: _builtins.int
-    """How many could not be published."""
+    """How many could not be given to it."""
+    outcome: Global___ReplayOutcome.ValueType
+    """How it ended."""
     def __init__(
         self,
         *,
@@ -71,10 +103,11 @@ class BillingReplayFinished(_message.Message):
         published: _builtins.int = ...,
         skipped: _builtins.int = ...,
         failed: _builtins.int = ...,
+        outcome: Global___ReplayOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "published", b"published", "replay_id", b"replay_id", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "outcome", b"outcome", "published", b"published", "replay_id", b"replay_id", "skipped", b"skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -32,7 +33,11 @@ class _ReplayStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplaySt
     REPLAY_STATUS_RUNNING: _ReplayStatus.ValueType  # 1
     """Events are being sent again."""
     REPLAY_STATUS_FINISHED: _ReplayStatus.ValueType  # 2
-    """Every event has been sent and, for consumers, accounted for."""
+    """Every event has been given to the target and, for consumers, accounted for."""
+    REPLAY_STATUS_PAUSED: _ReplayStatus.ValueType  # 3
+    """Nothing is sent until it is resumed."""
+    REPLAY_STATUS_CANCELED: _ReplayStatus.ValueType  # 4
+    """Ended by hand before its time."""
 
 class ReplayStatus(_ReplayStatus, metaclass=_ReplayStatusEnumTypeWrapper):
     """The state of a replay."""
@@ -42,8 +47,84 @@ REPLAY_STATUS_UNSPECIFIED: ReplayStatus.ValueType  # 0
 REPLAY_STATUS_RUNNING: ReplayStatus.ValueType  # 1
 """Events are being sent again."""
 REPLAY_STATUS_FINISHED: ReplayStatus.ValueType  # 2
-"""Every event has been sent and, for consumers, accounted for."""
+"""Every event has been given to the target and, for consumers, accounted for."""
+REPLAY_STATUS_PAUSED: ReplayStatus.ValueType  # 3
+"""Nothing is sent until it is resumed."""
+REPLAY_STATUS_CANCELED: ReplayStatus.ValueType  # 4
+"""Ended by hand before its time."""
 Global___ReplayStatus: _TypeAlias = ReplayStatus  # noqa: Y015
+
+class _ReplayMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplayModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplayMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLAY_MODE_UNSPECIFIED: _ReplayMode.ValueType  # 0
+    """Takes PRESERVE."""
+    REPLAY_MODE_PRESERVE: _ReplayMode.ValueType  # 1
+    """Nothing: the inbox decides, and it is counted as skipped."""
+    REPLAY_MODE_FORCE: _ReplayMode.ValueType  # 2
+    """The consumer computes anew what the event touched, from the facts. For a consumer that can, which is usage."""
+
+class ReplayMode(_ReplayMode, metaclass=_ReplayModeEnumTypeWrapper):
+    """What becomes of an event that its target has handled before."""
+
+REPLAY_MODE_UNSPECIFIED: ReplayMode.ValueType  # 0
+"""Takes PRESERVE."""
+REPLAY_MODE_PRESERVE: ReplayMode.ValueType  # 1
+"""Nothing: the inbox decides, and it is counted as skipped."""
+REPLAY_MODE_FORCE: ReplayMode.ValueType  # 2
+"""The consumer computes anew what the event touched, from the facts. For a consumer that can, which is usage."""
+Global___ReplayMode: _TypeAlias = ReplayMode  # noqa: Y015
+
+class _ExternalEffects:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExternalEffectsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExternalEffects.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXTERNAL_EFFECTS_UNSPECIFIED: _ExternalEffects.ValueType  # 0
+    """Takes SUPPRESS."""
+    EXTERNAL_EFFECTS_SUPPRESS: _ExternalEffects.ValueType  # 1
+    """The consumer webhooks gets nothing."""
+    EXTERNAL_EFFECTS_ALLOW: _ExternalEffects.ValueType  # 2
+    """It gets what it has not handled."""
+
+class ExternalEffects(_ExternalEffects, metaclass=_ExternalEffectsEnumTypeWrapper):
+    """Whether a replay may reach anybody outside of the house: tenants' webhook endpoints."""
+
+EXTERNAL_EFFECTS_UNSPECIFIED: ExternalEffects.ValueType  # 0
+"""Takes SUPPRESS."""
+EXTERNAL_EFFECTS_SUPPRESS: ExternalEffects.ValueType  # 1
+"""The consumer webhooks gets nothing."""
+EXTERNAL_EFFECTS_ALLOW: ExternalEffects.ValueType  # 2
+"""It gets what it has not handled."""
+Global___ExternalEffects: _TypeAlias = ExternalEffects  # noqa: Y015
+
+class _ReplayEventStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplayEventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplayEventStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLAY_EVENT_STATUS_UNSPECIFIED: _ReplayEventStatus.ValueType  # 0
+    """Any."""
+    REPLAY_EVENT_STATUS_DISPATCHED: _ReplayEventStatus.ValueType  # 1
+    """It is on the bus."""
+    REPLAY_EVENT_STATUS_DEAD_LETTER: _ReplayEventStatus.ValueType  # 2
+    """The dispatcher or a consumer has given it up."""
+
+class ReplayEventStatus(_ReplayEventStatus, metaclass=_ReplayEventStatusEnumTypeWrapper):
+    """How far an event has come."""
+
+REPLAY_EVENT_STATUS_UNSPECIFIED: ReplayEventStatus.ValueType  # 0
+"""Any."""
+REPLAY_EVENT_STATUS_DISPATCHED: ReplayEventStatus.ValueType  # 1
+"""It is on the bus."""
+REPLAY_EVENT_STATUS_DEAD_LETTER: ReplayEventStatus.ValueType  # 2
+"""The dispatcher or a consumer has given it up."""
+Global___ReplayEventStatus: _TypeAlias = ReplayEventStatus  # noqa: Y015
 
 @_typing.final
 class ReplayFilter(_message.Message):
@@ -57,12 +138,18 @@ class ReplayFilter(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     EVENT_IDS_FIELD_NUMBER: _builtins.int
     TIME_RANGE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ALL_TENANTS_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """The tenant; empty means the caller's own."""
     resource_id: _builtins.str
     """Only of this resource; empty for all."""
     correlation_id: _builtins.str
     """Only of this correlation id, "cor_…"; empty for all."""
+    status: Global___ReplayEventStatus.ValueType
+    """Only events that have come so far; unspecified for all."""
+    all_tenants: _builtins.bool
+    """The events of all tenants, with an operator's key and the phrase. Each tenant then has a replay of its own."""
     @_builtins.property
     def subjects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Subjects; "*" stands for one or more words at the end. Empty means all."""
@@ -84,10 +171,12 @@ class ReplayFilter(_message.Message):
         correlation_id: _builtins.str = ...,
         event_ids: _abc.Iterable[_builtins.str] | None = ...,
         time_range: _time_range_pb2.TimeRange | None = ...,
+        status: Global___ReplayEventStatus.ValueType = ...,
+        all_tenants: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time_range", b"time_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "event_ids", b"event_ids", "resource_id", b"resource_id", "subjects", b"subjects", "tenant_id", b"tenant_id", "time_range", b"time_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_tenants", b"all_tenants", "correlation_id", b"correlation_id", "event_ids", b"event_ids", "resource_id", b"resource_id", "status", b"status", "subjects", b"subjects", "tenant_id", b"tenant_id", "time_range", b"time_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,26 +200,105 @@ class BusTarget(_message.Message):
 Global___BusTarget: _TypeAlias = BusTarget  # noqa: Y015
 
 @_typing.final
+class ConsumerTarget(_message.Message):
+    """One consumer of the router: it gets the events over the bus, in order with live ones; the others skip them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    """Its name: subscription, usage, scheduler, invoice, webhooks or feed."""
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsumerTarget: _TypeAlias = ConsumerTarget  # noqa: Y015
+
+@_typing.final
+class EndpointTarget(_message.Message):
+    """One webhook endpoint: what it never got is due again, under the webhook-id that it always had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.str
+    """The endpoint, "whe_…"."""
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointTarget: _TypeAlias = EndpointTarget  # noqa: Y015
+
+@_typing.final
+class DeadLettersTarget(_message.Message):
+    """Dead letters go back where they came from: to the outbox, or to the consumer that gave them up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLettersTarget: _TypeAlias = DeadLettersTarget  # noqa: Y015
+
+@_typing.final
 class ReplayTarget(_message.Message):
     """Where to replay to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BUS_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bus(self) -> Global___BusTarget:
         """The bus."""
+
+    @_builtins.property
+    def consumer(self) -> Global___ConsumerTarget:
+        """A consumer."""
+
+    @_builtins.property
+    def endpoint(self) -> Global___EndpointTarget:
+        """A webhook endpoint."""
+
+    @_builtins.property
+    def dead_letters(self) -> Global___DeadLettersTarget:
+        """The dead letters."""
 
     def __init__(
         self,
         *,
         bus: Global___BusTarget | None = ...,
+        consumer: Global___ConsumerTarget | None = ...,
+        endpoint: Global___EndpointTarget | None = ...,
+        dead_letters: Global___DeadLettersTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bus", b"bus", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bus", b"bus", "consumer", b"consumer", "dead_letters", b"dead_letters", "endpoint", b"endpoint", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bus", b"bus", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bus", b"bus", "consumer", b"consumer", "dead_letters", b"dead_letters", "endpoint", b"endpoint", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["bus"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["bus", "consumer", "endpoint", "dead_letters"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -146,17 +314,38 @@ class PlanReplayRequest(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     MAX_EVENTS_FIELD_NUMBER: _builtins.int
     RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    EXTERNAL_EFFECTS_FIELD_NUMBER: _builtins.int
+    ALLOW_CLOSED_PERIODS_FIELD_NUMBER: _builtins.int
+    ALLOW_OLDER_THAN_INBOX_FIELD_NUMBER: _builtins.int
+    STOP_ON_ERRORS_FIELD_NUMBER: _builtins.int
+    EMIT_FOLLOW_UPS_FIELD_NUMBER: _builtins.int
+    PHRASE_FIELD_NUMBER: _builtins.int
     max_events: _builtins.int
     """The most events that may match; 0 means 1000, at most 1,000,000."""
     rate_per_second: _builtins.int
     """The most events a second; 0 means as fast as the bus takes them."""
+    mode: Global___ReplayMode.ValueType
+    """What becomes of events that were handled before."""
+    external_effects: Global___ExternalEffects.ValueType
+    """Whether tenants' endpoints may be reached."""
+    allow_closed_periods: _builtins.bool
+    """Also where usage periods are touched that are billed; what changes is adjusted on the next invoice."""
+    allow_older_than_inbox: _builtins.bool
+    """Also where the inbox no longer knows what was handled, so that it is handled again. Needs an operator's key."""
+    stop_on_errors: _builtins.bool
+    """Pauses at the first event that cannot be given to the target."""
+    emit_follow_ups: _builtins.bool
+    """With FORCE: rate every period that is touched, and tell it, also where nothing has changed."""
+    phrase: _builtins.str
+    """For all tenants: the words "replay all tenants"."""
     @_builtins.property
     def filter(self) -> Global___ReplayFilter:
         """Which events."""
 
     @_builtins.property
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplayTarget]:
-        """Where to; there is no default."""
+        """Where to: exactly one, since each replay has a progress of its own. There is no default."""
 
     def __init__(
         self,
@@ -165,10 +354,17 @@ class PlanReplayRequest(_message.Message):
         targets: _abc.Iterable[Global___ReplayTarget] | None = ...,
         max_events: _builtins.int = ...,
         rate_per_second: _builtins.int = ...,
+        mode: Global___ReplayMode.ValueType = ...,
+        external_effects: Global___ExternalEffects.ValueType = ...,
+        allow_closed_periods: _builtins.bool = ...,
+        allow_older_than_inbox: _builtins.bool = ...,
+        stop_on_errors: _builtins.bool = ...,
+        emit_follow_ups: _builtins.bool = ...,
+        phrase: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "max_events", b"max_events", "rate_per_second", b"rate_per_second", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_closed_periods", b"allow_closed_periods", "allow_older_than_inbox", b"allow_older_than_inbox", "emit_follow_ups", b"emit_follow_ups", "external_effects", b"external_effects", "filter", b"filter", "max_events", b"max_events", "mode", b"mode", "phrase", b"phrase", "rate_per_second", b"rate_per_second", "stop_on_errors", b"stop_on_errors", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,6 +427,132 @@ class ConsumerCount(_message.Message):
 Global___ConsumerCount: _TypeAlias = ConsumerCount  # noqa: Y015
 
 @_typing.final
+class TenantCount(_message.Message):
+    """How many events of a tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant, "tnt_…"."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantCount: _TypeAlias = TenantCount  # noqa: Y015
+
+@_typing.final
+class DeliveryCounts(_message.Message):
+    """What has become of the events at the endpoint that a replay is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERED_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    delivered: _builtins.int
+    """The endpoint has them."""
+    pending: _builtins.int
+    """On their way."""
+    parked: _builtins.int
+    """Kept while the endpoint is disabled."""
+    dead: _builtins.int
+    """Given up: they are due again."""
+    missing: _builtins.int
+    """Never made for this endpoint: they are made now."""
+    def __init__(
+        self,
+        *,
+        delivered: _builtins.int = ...,
+        pending: _builtins.int = ...,
+        parked: _builtins.int = ...,
+        dead: _builtins.int = ...,
+        missing: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead", b"dead", "delivered", b"delivered", "missing", b"missing", "parked", b"parked", "pending", b"pending"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveryCounts: _TypeAlias = DeliveryCounts  # noqa: Y015
+
+@_typing.final
+class DeadLetterCount(_message.Message):
+    """How many dead letters there are of the events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    consumer: _builtins.str
+    """The consumer that gave them up; empty for the dispatcher."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        consumer: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetterCount: _TypeAlias = DeadLetterCount  # noqa: Y015
+
+@_typing.final
+class ReplaySample(_message.Message):
+    """One of the events, to see whether it is the right stretch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event, "evt_…"."""
+    subject: _builtins.str
+    """Its subject."""
+    resource_id: _builtins.str
+    """Its resource."""
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
+        """When it occurred."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        resource_id: _builtins.str = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "occur_time", b"occur_time", "resource_id", b"resource_id", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaySample: _TypeAlias = ReplaySample  # noqa: Y015
+
+@_typing.final
 class PlanReplayResponse(_message.Message):
     """The plan."""
 
@@ -246,6 +568,11 @@ class PlanReplayResponse(_message.Message):
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     CONFIRMATION_TOKEN_FIELD_NUMBER: _builtins.int
     TOKEN_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    ESTIMATED_DURATION_FIELD_NUMBER: _builtins.int
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     matched: _builtins.int
     """How many events match."""
     first_event_id: _builtins.str
@@ -276,6 +603,26 @@ class PlanReplayResponse(_message.Message):
     def token_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the token stops working."""
 
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedCompositeFieldContainer[Global___TenantCount]:
+        """By tenant, most first."""
+
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplaySample]:
+        """The first and the last event."""
+
+    @_builtins.property
+    def estimated_duration(self) -> _duration_pb2.Duration:
+        """How long the sending takes at least."""
+
+    @_builtins.property
+    def deliveries(self) -> Global___DeliveryCounts:
+        """For an endpoint."""
+
+    @_builtins.property
+    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetterCount]:
+        """The dead letters of these events."""
+
     def __init__(
         self,
         *,
@@ -289,10 +636,15 @@ class PlanReplayResponse(_message.Message):
         plan_hash: _builtins.str = ...,
         confirmation_token: _builtins.str = ...,
         token_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        tenants: _abc.Iterable[Global___TenantCount] | None = ...,
+        samples: _abc.Iterable[Global___ReplaySample] | None = ...,
+        estimated_duration: _duration_pb2.Duration | None = ...,
+        deliveries: Global___DeliveryCounts | None = ...,
+        dead_letters: _abc.Iterable[Global___DeadLetterCount] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_range", b"time_range", "token_expire_time", b"token_expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "estimated_duration", b"estimated_duration", "time_range", b"time_range", "token_expire_time", b"token_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "consumers", b"consumers", "first_event_id", b"first_event_id", "last_event_id", b"last_event_id", "matched", b"matched", "plan_hash", b"plan_hash", "subjects", b"subjects", "time_range", b"time_range", "token_expire_time", b"token_expire_time", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "consumers", b"consumers", "dead_letters", b"dead_letters", "deliveries", b"deliveries", "estimated_duration", b"estimated_duration", "first_event_id", b"first_event_id", "last_event_id", b"last_event_id", "matched", b"matched", "plan_hash", b"plan_hash", "samples", b"samples", "subjects", b"subjects", "tenants", b"tenants", "time_range", b"time_range", "token_expire_time", b"token_expire_time", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,22 +659,26 @@ class StartReplayRequest(_message.Message):
     CONFIRMATION_TOKEN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
     confirmation_token: _builtins.str
     """The token of the plan."""
     note: _builtins.str
-    """Why, for the audit."""
+    """Why, for the audit; FORCE needs one."""
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
+    plan_hash: _builtins.str
+    """The plan_hash that was read and agreed to; empty to trust the token. Another plan is refused."""
     def __init__(
         self,
         *,
         confirmation_token: _builtins.str = ...,
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        plan_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "note", b"note", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation_token", b"confirmation_token", "note", b"note", "plan_hash", b"plan_hash", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -331,6 +687,116 @@ Global___StartReplayRequest: _TypeAlias = StartReplayRequest  # noqa: Y015
 @_typing.final
 class StartReplayResponse(_message.Message):
     """The started replay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replay(self) -> Global___Replay:
+        """The replay; of a plan over all tenants, the first one."""
+
+    @_builtins.property
+    def replays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replay]:
+        """All replays that the plan has become: one, or one for each tenant."""
+
+    def __init__(
+        self,
+        *,
+        replay: Global___Replay | None = ...,
+        replays: _abc.Iterable[Global___Replay] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay", "replays", b"replays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartReplayResponse: _TypeAlias = StartReplayResponse  # noqa: Y015
+
+@_typing.final
+class ListReplaysRequest(_message.Message):
+    """Which replays to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    status: Global___ReplayStatus.ValueType
+    """Only in this state; unspecified for all."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50, more than 200 is taken as 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        status: Global___ReplayStatus.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReplaysRequest: _TypeAlias = ListReplaysRequest  # noqa: Y015
+
+@_typing.final
+class ListReplaysResponse(_message.Message):
+    """A page of replays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Give it back for the next page; empty on the last."""
+    @_builtins.property
+    def replays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replay]:
+        """The replays."""
+
+    def __init__(
+        self,
+        *,
+        replays: _abc.Iterable[Global___Replay] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "replays", b"replays"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReplaysResponse: _TypeAlias = ListReplaysResponse  # noqa: Y015
+
+@_typing.final
+class WatchReplayRequest(_message.Message):
+    """Which replay to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_ID_FIELD_NUMBER: _builtins.int
+    replay_id: _builtins.str
+    """The id, "rpl_…"."""
+    def __init__(
+        self,
+        *,
+        replay_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replay_id", b"replay_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchReplayRequest: _TypeAlias = WatchReplayRequest  # noqa: Y015
+
+@_typing.final
+class WatchReplayResponse(_message.Message):
+    """How far it has come."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,7 +816,169 @@ class StartReplayResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___StartReplayResponse: _TypeAlias = StartReplayResponse  # noqa: Y015
+Global___WatchReplayResponse: _TypeAlias = WatchReplayResponse  # noqa: Y015
+
+@_typing.final
+class PauseReplayRequest(_message.Message):
+    """Which replay to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    replay_id: _builtins.str
+    """The id, "rpl_…"."""
+    note: _builtins.str
+    """Why, for the audit."""
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    def __init__(
+        self,
+        *,
+        replay_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "replay_id", b"replay_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseReplayRequest: _TypeAlias = PauseReplayRequest  # noqa: Y015
+
+@_typing.final
+class PauseReplayResponse(_message.Message):
+    """The paused replay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replay(self) -> Global___Replay:
+        """The replay."""
+
+    def __init__(
+        self,
+        *,
+        replay: Global___Replay | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseReplayResponse: _TypeAlias = PauseReplayResponse  # noqa: Y015
+
+@_typing.final
+class ResumeReplayRequest(_message.Message):
+    """Which replay to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    replay_id: _builtins.str
+    """The id, "rpl_…"."""
+    note: _builtins.str
+    """Why, for the audit."""
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    def __init__(
+        self,
+        *,
+        replay_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "replay_id", b"replay_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeReplayRequest: _TypeAlias = ResumeReplayRequest  # noqa: Y015
+
+@_typing.final
+class ResumeReplayResponse(_message.Message):
+    """The resumed replay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replay(self) -> Global___Replay:
+        """The replay."""
+
+    def __init__(
+        self,
+        *,
+        replay: Global___Replay | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeReplayResponse: _TypeAlias = ResumeReplayResponse  # noqa: Y015
+
+@_typing.final
+class CancelReplayRequest(_message.Message):
+    """Which replay to cancel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    replay_id: _builtins.str
+    """The id, "rpl_…"."""
+    note: _builtins.str
+    """Why, for the audit."""
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    def __init__(
+        self,
+        *,
+        replay_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "replay_id", b"replay_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelReplayRequest: _TypeAlias = CancelReplayRequest  # noqa: Y015
+
+@_typing.final
+class CancelReplayResponse(_message.Message):
+    """The canceled replay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replay(self) -> Global___Replay:
+        """The replay."""
+
+    def __init__(
+        self,
+        *,
+        replay: Global___Replay | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelReplayResponse: _TypeAlias = CancelReplayResponse  # noqa: Y015
 
 @_typing.final
 class GetReplayRequest(_message.Message):
@@ -414,6 +1042,14 @@ class Replay(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    EXTERNAL_EFFECTS_FIELD_NUMBER: _builtins.int
+    RATE_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STATUS_NOTE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REMAINING_DURATION_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "rpl_…"."""
     tenant_id: _builtins.str
@@ -423,13 +1059,27 @@ class Replay(_message.Message):
     matched: _builtins.int
     """How many events it sends."""
     published: _builtins.int
-    """How many are on the bus."""
+    """How many the target has been given: for the bus and a consumer, how many are on the bus."""
     skipped: _builtins.int
-    """How many had been handled before by a consumer, which therefore skips them."""
+    """How many had been handled before, or are not wanted by the target."""
     failed: _builtins.int
-    """How many could not be published: those in the dead letters, now or before."""
+    """How many could not be given: those in the dead letters, now or before."""
     note: _builtins.str
     """Why it was started."""
+    target: _builtins.str
+    """Where to: bus, consumer:usage, endpoint:whe_…, dead_letters."""
+    mode: Global___ReplayMode.ValueType
+    """What becomes of events that were handled before."""
+    external_effects: Global___ExternalEffects.ValueType
+    """Whether tenants' endpoints may be reached."""
+    rate_per_second: _builtins.int
+    """The most events a second; 0 means no limit."""
+    status_note: _builtins.str
+    """Why it is paused or was canceled."""
+    actor: _builtins.str
+    """The key that started it."""
+    rounds: _builtins.int
+    """How often what was lost on the way was sent again."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it was started."""
@@ -437,6 +1087,10 @@ class Replay(_message.Message):
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When it was finished; unset while it runs."""
+
+    @_builtins.property
+    def remaining_duration(self) -> _duration_pb2.Duration:
+        """How long it still takes, as fast as it went so far; unset when that is not known."""
 
     def __init__(
         self,
@@ -451,10 +1105,18 @@ class Replay(_message.Message):
         note: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        target: _builtins.str = ...,
+        mode: Global___ReplayMode.ValueType = ...,
+        external_effects: Global___ExternalEffects.ValueType = ...,
+        rate_per_second: _builtins.int = ...,
+        status_note: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        remaining_duration: _duration_pb2.Duration | None = ...,
+        rounds: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "remaining_duration", b"remaining_duration", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "finish_time", b"finish_time", "id", b"id", "matched", b"matched", "note", b"note", "published", b"published", "skipped", b"skipped", "start_time", b"start_time", "status", b"status", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "external_effects", b"external_effects", "failed", b"failed", "finish_time", b"finish_time", "id", b"id", "matched", b"matched", "mode", b"mode", "note", b"note", "published", b"published", "rate_per_second", b"rate_per_second", "remaining_duration", b"remaining_duration", "rounds", b"rounds", "skipped", b"skipped", "start_time", b"start_time", "status", b"status", "status_note", b"status_note", "target", b"target", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

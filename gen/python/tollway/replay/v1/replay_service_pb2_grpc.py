@@ -28,6 +28,7 @@ if _version_not_supported:
 class ReplayServiceStub:
     """Replays: a stretch of the log sent again, planned first and confirmed with the plan's token. A replay adds no fact but
     its own started and finished, keeps ids, correlation and causation, and changes nothing that was handled before.
+    Everything that can do harm is off until it is asked for by name; docs/replay.md has the flags in one table.
     """
 
     def __init__(self, channel):
@@ -51,18 +52,45 @@ class ReplayServiceStub:
                 request_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.GetReplayRequest.SerializeToString,
                 response_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.GetReplayResponse.FromString,
                 _registered_method=True)
+        self.ListReplays = channel.unary_unary(
+                '/tollway.replay.v1.ReplayService/ListReplays',
+                request_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ListReplaysRequest.SerializeToString,
+                response_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ListReplaysResponse.FromString,
+                _registered_method=True)
+        self.WatchReplay = channel.unary_stream(
+                '/tollway.replay.v1.ReplayService/WatchReplay',
+                request_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.WatchReplayRequest.SerializeToString,
+                response_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.WatchReplayResponse.FromString,
+                _registered_method=True)
+        self.PauseReplay = channel.unary_unary(
+                '/tollway.replay.v1.ReplayService/PauseReplay',
+                request_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.PauseReplayRequest.SerializeToString,
+                response_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.PauseReplayResponse.FromString,
+                _registered_method=True)
+        self.ResumeReplay = channel.unary_unary(
+                '/tollway.replay.v1.ReplayService/ResumeReplay',
+                request_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ResumeReplayRequest.SerializeToString,
+                response_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ResumeReplayResponse.FromString,
+                _registered_method=True)
+        self.CancelReplay = channel.unary_unary(
+                '/tollway.replay.v1.ReplayService/CancelReplay',
+                request_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.CancelReplayRequest.SerializeToString,
+                response_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.CancelReplayResponse.FromString,
+                _registered_method=True)
 
 
 class ReplayServiceServicer:
     """Replays: a stretch of the log sent again, planned first and confirmed with the plan's token. A replay adds no fact but
     its own started and finished, keeps ids, correlation and causation, and changes nothing that was handled before.
+    Everything that can do harm is off until it is asked for by name; docs/replay.md has the flags in one table.
     """
 
     def PlanReplay(self, request, context):
         """Plans a replay: a dry run that counts what would be sent and answers with a single-use confirmation token.
 
-        Permission: admin; operator for a tenant that is not the key's own.
-        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+        Permission: admin; operator for a tenant that is not the key's own, for all of them, for FORCE and for what is older
+        than the inbox.
+        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, REPLAY_EXTERNAL_EFFECTS_SUPPRESSED, REPLAY_CONSUMER_NOT_REPLAYABLE, REPLAY_PERIODS_CLOSED, REPLAY_OLDER_THAN_INBOX, REPLAY_PHRASE_MISSING, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"filter": {"subjects": ["invoice.*"]}, "targets": [{"bus": {}}], "max_events": 1000}' $ADDR tollway.replay.v1.ReplayService/PlanReplay
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -73,7 +101,7 @@ class ReplayServiceServicer:
         """Starts a planned replay. It counts once more and refuses when the range has drifted.
 
         Permission: admin; operator for a tenant that is not the key's own.
-        Errors: REPLAY_TOKEN_INVALID, REPLAY_TOKEN_EXPIRED, REPLAY_TOKEN_USED, REPLAY_ACTOR_MISMATCH, REPLAY_RANGE_DRIFTED, REPLAY_TARGET_BUSY.
+        Errors: REPLAY_TOKEN_INVALID, REPLAY_TOKEN_EXPIRED, REPLAY_TOKEN_USED, REPLAY_ACTOR_MISMATCH, REPLAY_PLAN_CHANGED, REPLAY_RANGE_DRIFTED, REPLAY_TARGET_BUSY, REPLAY_REASON_MISSING.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"confirmation_token\": \"$TOKEN\", \"note\": \"by hand\"}" $ADDR tollway.replay.v1.ReplayService/StartReplay
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -86,6 +114,61 @@ class ReplayServiceServicer:
         Permission: read; operator for a tenant that is not the key's own.
         Errors: REPLAY_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"replay_id\": \"$REPLAY\"}" $ADDR tollway.replay.v1.ReplayService/GetReplay
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReplays(self, request, context):
+        """Lists replays, the newest first.
+
+        Permission: read; an operator's key that names no tenant sees those of all.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "REPLAY_STATUS_RUNNING"}' $ADDR tollway.replay.v1.ReplayService/ListReplays
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchReplay(self, request, context):
+        """Streams a replay's progress: at once, whenever it changes, and for the last time when it has ended.
+
+        Permission: read; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"replay_id\": \"$REPLAY\"}" $ADDR tollway.replay.v1.ReplayService/WatchReplay
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseReplay(self, request, context):
+        """Pauses a replay at once: nothing more of it is sent but what is on its way to the bus in this moment.
+
+        Permission: admin; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"replay_id\": \"$REPLAY\", \"note\": \"the receiver is slow\"}" $ADDR tollway.replay.v1.ReplayService/PauseReplay
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeReplay(self, request, context):
+        """Lets a paused replay go on where it was; failures so far are accepted.
+
+        Permission: admin; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"replay_id\": \"$REPLAY\"}" $ADDR tollway.replay.v1.ReplayService/ResumeReplay
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelReplay(self, request, context):
+        """Ends a replay before its time. What was sent stays sent; what is queued is not.
+
+        Permission: admin; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"replay_id\": \"$REPLAY\", \"note\": \"planned for the wrong week\"}" $ADDR tollway.replay.v1.ReplayService/CancelReplay
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +192,31 @@ def add_ReplayServiceServicer_to_server(servicer, server):
                     request_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.GetReplayRequest.FromString,
                     response_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.GetReplayResponse.SerializeToString,
             ),
+            'ListReplays': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReplays,
+                    request_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ListReplaysRequest.FromString,
+                    response_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ListReplaysResponse.SerializeToString,
+            ),
+            'WatchReplay': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchReplay,
+                    request_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.WatchReplayRequest.FromString,
+                    response_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.WatchReplayResponse.SerializeToString,
+            ),
+            'PauseReplay': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseReplay,
+                    request_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.PauseReplayRequest.FromString,
+                    response_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.PauseReplayResponse.SerializeToString,
+            ),
+            'ResumeReplay': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeReplay,
+                    request_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ResumeReplayRequest.FromString,
+                    response_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.ResumeReplayResponse.SerializeToString,
+            ),
+            'CancelReplay': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelReplay,
+                    request_deserializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.CancelReplayRequest.FromString,
+                    response_serializer=tollway_dot_replay_dot_v1_dot_replay__service__pb2.CancelReplayResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tollway.replay.v1.ReplayService', rpc_method_handlers)
@@ -120,6 +228,7 @@ def add_ReplayServiceServicer_to_server(servicer, server):
 class ReplayService:
     """Replays: a stretch of the log sent again, planned first and confirmed with the plan's token. A replay adds no fact but
     its own started and finished, keeps ids, correlation and causation, and changes nothing that was handled before.
+    Everything that can do harm is off until it is asked for by name; docs/replay.md has the flags in one table.
     """
 
     @staticmethod
@@ -193,6 +302,141 @@ class ReplayService:
             '/tollway.replay.v1.ReplayService/GetReplay',
             tollway_dot_replay_dot_v1_dot_replay__service__pb2.GetReplayRequest.SerializeToString,
             tollway_dot_replay_dot_v1_dot_replay__service__pb2.GetReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReplays(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.replay.v1.ReplayService/ListReplays',
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.ListReplaysRequest.SerializeToString,
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.ListReplaysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchReplay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollway.replay.v1.ReplayService/WatchReplay',
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.WatchReplayRequest.SerializeToString,
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.WatchReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseReplay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.replay.v1.ReplayService/PauseReplay',
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.PauseReplayRequest.SerializeToString,
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.PauseReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeReplay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.replay.v1.ReplayService/ResumeReplay',
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.ResumeReplayRequest.SerializeToString,
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.ResumeReplayResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelReplay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.replay.v1.ReplayService/CancelReplay',
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.CancelReplayRequest.SerializeToString,
+            tollway_dot_replay_dot_v1_dot_replay__service__pb2.CancelReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

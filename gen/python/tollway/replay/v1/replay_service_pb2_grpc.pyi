@@ -15,21 +15,23 @@ GRPC_VERSION: str
 class ReplayServiceStub:
     """Replays: a stretch of the log sent again, planned first and confirmed with the plan's token. A replay adds no fact but
     its own started and finished, keeps ids, correlation and causation, and changes nothing that was handled before.
+    Everything that can do harm is off until it is asked for by name; docs/replay.md has the flags in one table.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlanReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.PlanReplayRequest, _replay_service_pb2.PlanReplayResponse]
     """Plans a replay: a dry run that counts what would be sent and answers with a single-use confirmation token.
 
-    Permission: admin; operator for a tenant that is not the key's own.
-    Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+    Permission: admin; operator for a tenant that is not the key's own, for all of them, for FORCE and for what is older
+    than the inbox.
+    Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, REPLAY_EXTERNAL_EFFECTS_SUPPRESSED, REPLAY_CONSUMER_NOT_REPLAYABLE, REPLAY_PERIODS_CLOSED, REPLAY_OLDER_THAN_INBOX, REPLAY_PHRASE_MISSING, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"filter": {"subjects": ["invoice.*"]}, "targets": [{"bus": {}}], "max_events": 1000}' $ADDR tollway.replay.v1.ReplayService/PlanReplay
     """
     StartReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.StartReplayRequest, _replay_service_pb2.StartReplayResponse]
     """Starts a planned replay. It counts once more and refuses when the range has drifted.
 
     Permission: admin; operator for a tenant that is not the key's own.
-    Errors: REPLAY_TOKEN_INVALID, REPLAY_TOKEN_EXPIRED, REPLAY_TOKEN_USED, REPLAY_ACTOR_MISMATCH, REPLAY_RANGE_DRIFTED, REPLAY_TARGET_BUSY.
+    Errors: REPLAY_TOKEN_INVALID, REPLAY_TOKEN_EXPIRED, REPLAY_TOKEN_USED, REPLAY_ACTOR_MISMATCH, REPLAY_PLAN_CHANGED, REPLAY_RANGE_DRIFTED, REPLAY_TARGET_BUSY, REPLAY_REASON_MISSING.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"confirmation_token\\": \\"$TOKEN\\", \\"note\\": \\"by hand\\"}" $ADDR tollway.replay.v1.ReplayService/StartReplay
     """
     GetReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.GetReplayRequest, _replay_service_pb2.GetReplayResponse]
@@ -39,10 +41,46 @@ class ReplayServiceStub:
     Errors: REPLAY_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\"}" $ADDR tollway.replay.v1.ReplayService/GetReplay
     """
+    ListReplays: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.ListReplaysRequest, _replay_service_pb2.ListReplaysResponse]
+    """Lists replays, the newest first.
+
+    Permission: read; an operator's key that names no tenant sees those of all.
+    Errors: PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "REPLAY_STATUS_RUNNING"}' $ADDR tollway.replay.v1.ReplayService/ListReplays
+    """
+    WatchReplay: _aio.UnaryStreamMultiCallable[_replay_service_pb2.WatchReplayRequest, _replay_service_pb2.WatchReplayResponse]
+    """Streams a replay's progress: at once, whenever it changes, and for the last time when it has ended.
+
+    Permission: read; operator for a tenant that is not the key's own.
+    Errors: REPLAY_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\"}" $ADDR tollway.replay.v1.ReplayService/WatchReplay
+    """
+    PauseReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.PauseReplayRequest, _replay_service_pb2.PauseReplayResponse]
+    """Pauses a replay at once: nothing more of it is sent but what is on its way to the bus in this moment.
+
+    Permission: admin; operator for a tenant that is not the key's own.
+    Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\", \\"note\\": \\"the receiver is slow\\"}" $ADDR tollway.replay.v1.ReplayService/PauseReplay
+    """
+    ResumeReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.ResumeReplayRequest, _replay_service_pb2.ResumeReplayResponse]
+    """Lets a paused replay go on where it was; failures so far are accepted.
+
+    Permission: admin; operator for a tenant that is not the key's own.
+    Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\"}" $ADDR tollway.replay.v1.ReplayService/ResumeReplay
+    """
+    CancelReplay: _aio.UnaryUnaryMultiCallable[_replay_service_pb2.CancelReplayRequest, _replay_service_pb2.CancelReplayResponse]
+    """Ends a replay before its time. What was sent stays sent; what is queued is not.
+
+    Permission: admin; operator for a tenant that is not the key's own.
+    Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\", \\"note\\": \\"planned for the wrong week\\"}" $ADDR tollway.replay.v1.ReplayService/CancelReplay
+    """
 
 class ReplayServiceServicer(metaclass=_abc_1.ABCMeta):
     """Replays: a stretch of the log sent again, planned first and confirmed with the plan's token. A replay adds no fact but
     its own started and finished, keeps ids, correlation and causation, and changes nothing that was handled before.
+    Everything that can do harm is off until it is asked for by name; docs/replay.md has the flags in one table.
     """
 
     @_abc_1.abstractmethod
@@ -53,8 +91,9 @@ class ReplayServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_replay_service_pb2.PlanReplayResponse]:
         """Plans a replay: a dry run that counts what would be sent and answers with a single-use confirmation token.
 
-        Permission: admin; operator for a tenant that is not the key's own.
-        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+        Permission: admin; operator for a tenant that is not the key's own, for all of them, for FORCE and for what is older
+        than the inbox.
+        Errors: REPLAY_TARGET_MISSING, REPLAY_TOO_LARGE, REPLAY_EXTERNAL_EFFECTS_SUPPRESSED, REPLAY_CONSUMER_NOT_REPLAYABLE, REPLAY_PERIODS_CLOSED, REPLAY_OLDER_THAN_INBOX, REPLAY_PHRASE_MISSING, SUBJECT_INVALID, INVALID_ARGUMENT, INVALID_ID, TENANT_NOT_FOUND, OPERATOR_REQUIRED.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"filter": {"subjects": ["invoice.*"]}, "targets": [{"bus": {}}], "max_events": 1000}' $ADDR tollway.replay.v1.ReplayService/PlanReplay
         """
 
@@ -67,7 +106,7 @@ class ReplayServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a planned replay. It counts once more and refuses when the range has drifted.
 
         Permission: admin; operator for a tenant that is not the key's own.
-        Errors: REPLAY_TOKEN_INVALID, REPLAY_TOKEN_EXPIRED, REPLAY_TOKEN_USED, REPLAY_ACTOR_MISMATCH, REPLAY_RANGE_DRIFTED, REPLAY_TARGET_BUSY.
+        Errors: REPLAY_TOKEN_INVALID, REPLAY_TOKEN_EXPIRED, REPLAY_TOKEN_USED, REPLAY_ACTOR_MISMATCH, REPLAY_PLAN_CHANGED, REPLAY_RANGE_DRIFTED, REPLAY_TARGET_BUSY, REPLAY_REASON_MISSING.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"confirmation_token\\": \\"$TOKEN\\", \\"note\\": \\"by hand\\"}" $ADDR tollway.replay.v1.ReplayService/StartReplay
         """
 
@@ -82,6 +121,71 @@ class ReplayServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read; operator for a tenant that is not the key's own.
         Errors: REPLAY_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\"}" $ADDR tollway.replay.v1.ReplayService/GetReplay
+        """
+
+    @_abc_1.abstractmethod
+    def ListReplays(
+        self,
+        request: _replay_service_pb2.ListReplaysRequest,
+        context: _aio.ServicerContext[_replay_service_pb2.ListReplaysRequest, _abc.Awaitable[_replay_service_pb2.ListReplaysResponse]],
+    ) -> _abc.Awaitable[_replay_service_pb2.ListReplaysResponse]:
+        """Lists replays, the newest first.
+
+        Permission: read; an operator's key that names no tenant sees those of all.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "REPLAY_STATUS_RUNNING"}' $ADDR tollway.replay.v1.ReplayService/ListReplays
+        """
+
+    @_abc_1.abstractmethod
+    def WatchReplay(
+        self,
+        request: _replay_service_pb2.WatchReplayRequest,
+        context: _aio.ServicerContext[_replay_service_pb2.WatchReplayRequest, _abc.AsyncIterator[_replay_service_pb2.WatchReplayResponse]],
+    ) -> _abc.AsyncIterator[_replay_service_pb2.WatchReplayResponse]:
+        """Streams a replay's progress: at once, whenever it changes, and for the last time when it has ended.
+
+        Permission: read; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\"}" $ADDR tollway.replay.v1.ReplayService/WatchReplay
+        """
+
+    @_abc_1.abstractmethod
+    def PauseReplay(
+        self,
+        request: _replay_service_pb2.PauseReplayRequest,
+        context: _aio.ServicerContext[_replay_service_pb2.PauseReplayRequest, _abc.Awaitable[_replay_service_pb2.PauseReplayResponse]],
+    ) -> _abc.Awaitable[_replay_service_pb2.PauseReplayResponse]:
+        """Pauses a replay at once: nothing more of it is sent but what is on its way to the bus in this moment.
+
+        Permission: admin; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\", \\"note\\": \\"the receiver is slow\\"}" $ADDR tollway.replay.v1.ReplayService/PauseReplay
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeReplay(
+        self,
+        request: _replay_service_pb2.ResumeReplayRequest,
+        context: _aio.ServicerContext[_replay_service_pb2.ResumeReplayRequest, _abc.Awaitable[_replay_service_pb2.ResumeReplayResponse]],
+    ) -> _abc.Awaitable[_replay_service_pb2.ResumeReplayResponse]:
+        """Lets a paused replay go on where it was; failures so far are accepted.
+
+        Permission: admin; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\"}" $ADDR tollway.replay.v1.ReplayService/ResumeReplay
+        """
+
+    @_abc_1.abstractmethod
+    def CancelReplay(
+        self,
+        request: _replay_service_pb2.CancelReplayRequest,
+        context: _aio.ServicerContext[_replay_service_pb2.CancelReplayRequest, _abc.Awaitable[_replay_service_pb2.CancelReplayResponse]],
+    ) -> _abc.Awaitable[_replay_service_pb2.CancelReplayResponse]:
+        """Ends a replay before its time. What was sent stays sent; what is queued is not.
+
+        Permission: admin; operator for a tenant that is not the key's own.
+        Errors: REPLAY_NOT_FOUND, INVALID_TRANSITION, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"replay_id\\": \\"$REPLAY\\", \\"note\\": \\"planned for the wrong week\\"}" $ADDR tollway.replay.v1.ReplayService/CancelReplay
         """
 
 def add_ReplayServiceServicer_to_server(servicer: ReplayServiceServicer, server: _aio.Server) -> None: ...

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
+from tollway.type.v1 import money_pb2 as tollway_dot_type_dot_v1_dot_money__pb2
 from tollway.type.v1 import time_range_pb2 as tollway_dot_type_dot_v1_dot_time__range__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollway/usage/v1/usage_events.proto\x12\x10tollway.usage.v1\x1a tollway/options/v1/subject.proto\x1a tollway/type/v1/time_range.proto\"\x97\x01\n\rUsageReported\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\tR\x07\x62\x61tchId\x12!\n\x0crecord_count\x18\x02 \x01(\x05R\x0brecordCount\x12\x34\n\x06\x63ounts\x18\x03 \x03(\x0b\x32\x1c.tollway.usage.v1.UsageCountR\x06\x63ounts:\x12\x8a\xb2\x19\x0eusage.reported\"k\n\nUsageCount\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12!\n\x0crecord_count\x18\x03 \x01(\x05R\x0brecordCount\"~\n\nUsageRated\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x36\n\x07periods\x18\x02 \x03(\x0b\x32\x1c.tollway.usage.v1.RatedUsageR\x07periods:\x0f\x8a\xb2\x19\x0busage.rated\"\xa9\x01\n\nRatedUsage\x12\x30\n\x14subscription_item_id\x18\x01 \x01(\tR\x12subscriptionItemId\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12\x32\n\x06period\x18\x03 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x04 \x01(\tR\x08quantity\"\x9f\x01\n\x0bUsageBilled\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x1d\n\ninvoice_id\x18\x02 \x01(\tR\tinvoiceId\x12\x36\n\x07periods\x18\x03 \x03(\x0b\x32\x1c.tollway.usage.v1.RatedUsageR\x07periods:\x10\x8a\xb2\x19\x0cusage.billedBW\n\x13io.tollway.usage.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/usage/v1;usagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tollway/usage/v1/usage_events.proto\x12\x10tollway.usage.v1\x1a tollway/options/v1/subject.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"\x97\x01\n\rUsageReported\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\tR\x07\x62\x61tchId\x12!\n\x0crecord_count\x18\x02 \x01(\x05R\x0brecordCount\x12\x34\n\x06\x63ounts\x18\x03 \x03(\x0b\x32\x1c.tollway.usage.v1.UsageCountR\x06\x63ounts:\x12\x8a\xb2\x19\x0eusage.reported\"k\n\nUsageCount\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12!\n\x0crecord_count\x18\x03 \x01(\x05R\x0brecordCount\"~\n\nUsageRated\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x36\n\x07periods\x18\x02 \x03(\x0b\x32\x1c.tollway.usage.v1.RatedUsageR\x07periods:\x0f\x8a\xb2\x19\x0busage.rated\"\xa9\x01\n\nRatedUsage\x12\x30\n\x14subscription_item_id\x18\x01 \x01(\tR\x12subscriptionItemId\x12\x19\n\x08meter_id\x18\x02 \x01(\tR\x07meterId\x12\x32\n\x06period\x18\x03 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x04 \x01(\tR\x08quantity\"\x9f\x01\n\x0bUsageBilled\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x1d\n\ninvoice_id\x18\x02 \x01(\tR\tinvoiceId\x12\x36\n\x07periods\x18\x03 \x03(\x0b\x32\x1c.tollway.usage.v1.RatedUsageR\x07periods:\x10\x8a\xb2\x19\x0cusage.billed\"\xc7\x03\n\x15UsageThresholdCrossed\x12\x1f\n\x0b\x63rossing_id\x18\x01 \x01(\tR\ncrossingId\x12!\n\x0cthreshold_id\x18\x02 \x01(\tR\x0bthresholdId\x12\x1f\n\x0b\x63ustomer_id\x18\x03 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x04 \x01(\tR\x0esubscriptionId\x12\x19\n\x08meter_id\x18\x05 \x01(\tR\x07meterId\x12\x32\n\x06period\x18\x06 \x01(\x0b\x32\x1a.tollway.type.v1.TimeRangeR\x06period\x12\x1a\n\x08quantity\x18\x07 \x01(\tR\x08quantity\x12)\n\x10reached_quantity\x18\x08 \x01(\tR\x0freachedQuantity\x12.\n\x06\x61mount\x18\t \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x06\x61mount\x12=\n\x0ereached_amount\x18\n \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\rreachedAmount:\x1b\x8a\xb2\x19\x17usage.threshold.crossedBW\n\x13io.tollway.usage.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/usage/v1;usagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,14 +41,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGERATED']._serialized_options = b'\212\262\031\013usage.rated'
   _globals['_USAGEBILLED']._loaded_options = None
   _globals['_USAGEBILLED']._serialized_options = b'\212\262\031\014usage.billed'
-  _globals['_USAGEREPORTED']._serialized_start=126
-  _globals['_USAGEREPORTED']._serialized_end=277
-  _globals['_USAGECOUNT']._serialized_start=279
-  _globals['_USAGECOUNT']._serialized_end=386
-  _globals['_USAGERATED']._serialized_start=388
-  _globals['_USAGERATED']._serialized_end=514
-  _globals['_RATEDUSAGE']._serialized_start=517
-  _globals['_RATEDUSAGE']._serialized_end=686
-  _globals['_USAGEBILLED']._serialized_start=689
-  _globals['_USAGEBILLED']._serialized_end=848
+  _globals['_USAGETHRESHOLDCROSSED']._loaded_options = None
+  _globals['_USAGETHRESHOLDCROSSED']._serialized_options = b'\212\262\031\027usage.threshold.crossed'
+  _globals['_USAGEREPORTED']._serialized_start=155
+  _globals['_USAGEREPORTED']._serialized_end=306
+  _globals['_USAGECOUNT']._serialized_start=308
+  _globals['_USAGECOUNT']._serialized_end=415
+  _globals['_USAGERATED']._serialized_start=417
+  _globals['_USAGERATED']._serialized_end=543
+  _globals['_RATEDUSAGE']._serialized_start=546
+  _globals['_RATEDUSAGE']._serialized_end=715
+  _globals['_USAGEBILLED']._serialized_start=718
+  _globals['_USAGEBILLED']._serialized_end=877
+  _globals['_USAGETHRESHOLDCROSSED']._serialized_start=880
+  _globals['_USAGETHRESHOLDCROSSED']._serialized_end=1335
 # @@protoc_insertion_point(module_scope)

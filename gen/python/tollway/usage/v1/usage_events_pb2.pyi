@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from tollway.type.v1 import money_pb2 as _money_pb2
 from tollway.type.v1 import time_range_pb2 as _time_range_pb2
 import builtins as _builtins
 import sys
@@ -176,3 +177,67 @@ class UsageBilled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageBilled: _TypeAlias = UsageBilled  # noqa: Y015
+
+@_typing.final
+class UsageThresholdCrossed(_message.Message):
+    """What a customer used, or what it costs so far, has reached a threshold: told once per threshold, subscription and period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CROSSING_ID_FIELD_NUMBER: _builtins.int
+    THRESHOLD_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    REACHED_QUANTITY_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REACHED_AMOUNT_FIELD_NUMBER: _builtins.int
+    crossing_id: _builtins.str
+    """The crossing, "utc_…"."""
+    threshold_id: _builtins.str
+    """The threshold, "uth_…"."""
+    customer_id: _builtins.str
+    """The customer, "cus_…"."""
+    subscription_id: _builtins.str
+    """The subscription whose usage it is, "sub_…"."""
+    meter_id: _builtins.str
+    """The meter, "mtr_…"; empty when the threshold is for all of them."""
+    quantity: _builtins.str
+    """The threshold, as a decimal string, if it is a quantity."""
+    reached_quantity: _builtins.str
+    """What was reached of it."""
+    @_builtins.property
+    def period(self) -> _time_range_pb2.TimeRange:
+        """What one invoice bills."""
+
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """The threshold, if it is an amount."""
+
+    @_builtins.property
+    def reached_amount(self) -> _money_pb2.Money:
+        """What was reached of it."""
+
+    def __init__(
+        self,
+        *,
+        crossing_id: _builtins.str = ...,
+        threshold_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        period: _time_range_pb2.TimeRange | None = ...,
+        quantity: _builtins.str = ...,
+        reached_quantity: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        reached_amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "period", b"period", "reached_amount", b"reached_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "crossing_id", b"crossing_id", "customer_id", b"customer_id", "meter_id", b"meter_id", "period", b"period", "quantity", b"quantity", "reached_amount", b"reached_amount", "reached_quantity", b"reached_quantity", "subscription_id", b"subscription_id", "threshold_id", b"threshold_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageThresholdCrossed: _TypeAlias = UsageThresholdCrossed  # noqa: Y015

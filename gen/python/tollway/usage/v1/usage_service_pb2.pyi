@@ -95,6 +95,38 @@ USAGE_STATE_SUPERSEDED: UsageState.ValueType  # 6
 """A later revision counts in its place."""
 Global___UsageState: _TypeAlias = UsageState  # noqa: Y015
 
+class _UsageGrain:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageGrainEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGrain.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_GRAIN_UNSPECIFIED: _UsageGrain.ValueType  # 0
+    """Never sent."""
+    USAGE_GRAIN_HOUR: _UsageGrain.ValueType  # 1
+    """An hour."""
+    USAGE_GRAIN_DAY: _UsageGrain.ValueType  # 2
+    """A day of the zone."""
+    USAGE_GRAIN_MONTH: _UsageGrain.ValueType  # 3
+    """A month of the zone."""
+    USAGE_GRAIN_PERIOD: _UsageGrain.ValueType  # 4
+    """A usage period."""
+
+class UsageGrain(_UsageGrain, metaclass=_UsageGrainEnumTypeWrapper):
+    """What a row of a summary stands for."""
+
+USAGE_GRAIN_UNSPECIFIED: UsageGrain.ValueType  # 0
+"""Never sent."""
+USAGE_GRAIN_HOUR: UsageGrain.ValueType  # 1
+"""An hour."""
+USAGE_GRAIN_DAY: UsageGrain.ValueType  # 2
+"""A day of the zone."""
+USAGE_GRAIN_MONTH: UsageGrain.ValueType  # 3
+"""A month of the zone."""
+USAGE_GRAIN_PERIOD: UsageGrain.ValueType  # 4
+"""A usage period."""
+Global___UsageGrain: _TypeAlias = UsageGrain  # noqa: Y015
+
 @_typing.final
 class UsageRecord(_message.Message):
     """One use of something that a meter counts."""
@@ -179,8 +211,11 @@ class BatchRecordUsageRequest(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     ALLOW_BACKFILL_FIELD_NUMBER: _builtins.int
+    BACKFILL_ID_FIELD_NUMBER: _builtins.int
     allow_backfill: _builtins.bool
     """Accept timestamps older than the backdating limit of 35 days."""
+    backfill_id: _builtins.str
+    """Record them under this backfill job, "bkf_…", which accepts old timestamps too."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """The records; they may be of many meters and customers."""
@@ -190,10 +225,11 @@ class BatchRecordUsageRequest(_message.Message):
         *,
         records: _abc.Iterable[Global___UsageRecord] | None = ...,
         allow_backfill: _builtins.bool = ...,
+        backfill_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_backfill", b"allow_backfill", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_backfill", b"allow_backfill", "backfill_id", b"backfill_id", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -337,8 +373,11 @@ class StreamUsageRequest(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     ALLOW_BACKFILL_FIELD_NUMBER: _builtins.int
+    BACKFILL_ID_FIELD_NUMBER: _builtins.int
     allow_backfill: _builtins.bool
     """Accept timestamps older than the backdating limit of 35 days."""
+    backfill_id: _builtins.str
+    """Record them under this backfill job, "bkf_…", which accepts old timestamps too."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """The records; they may be of many meters and customers."""
@@ -348,10 +387,11 @@ class StreamUsageRequest(_message.Message):
         *,
         records: _abc.Iterable[Global___UsageRecord] | None = ...,
         allow_backfill: _builtins.bool = ...,
+        backfill_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_backfill", b"allow_backfill", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_backfill", b"allow_backfill", "backfill_id", b"backfill_id", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -724,3 +764,463 @@ class VoidUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VoidUsageResponse: _TypeAlias = VoidUsageResponse  # noqa: Y015
+
+@_typing.final
+class ListUsageRequest(_message.Message):
+    """Which records. Of what is not given, all pass."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    METER_KEY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    BACKFILL_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ITEM_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_START_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The customer's id, "cus_…"."""
+    external_customer_id: _builtins.str
+    """The tenant's own id for the customer."""
+    subscription_id: _builtins.str
+    """The subscription that the records belong to, or name, "sub_…"."""
+    meter_key: _builtins.str
+    """The key of the meter."""
+    state: Global___UsageState.ValueType
+    """Where the records stand."""
+    batch_id: _builtins.str
+    """The batch that they came in, "bat_…"."""
+    backfill_id: _builtins.str
+    """The backfill job that they came under, "bkf_…"."""
+    subscription_item_id: _builtins.str
+    """The item that they belong to, "sit_…", as a line of an invoice names it."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50, and more than 200 means 200."""
+    page_token: _builtins.str
+    """From the answer before, with the other fields unchanged."""
+    @_builtins.property
+    def period_start(self) -> _timestamp_pb2.Timestamp:
+        """With an item: the start of the usage period, as a line of an invoice has it."""
+
+    @_builtins.property
+    def used(self) -> _time_range_pb2.TimeRange:
+        """When they were used."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        external_customer_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        meter_key: _builtins.str = ...,
+        state: Global___UsageState.ValueType = ...,
+        batch_id: _builtins.str = ...,
+        backfill_id: _builtins.str = ...,
+        subscription_item_id: _builtins.str = ...,
+        period_start: _timestamp_pb2.Timestamp | None = ...,
+        used: _time_range_pb2.TimeRange | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "period_start", b"period_start", "used", b"used"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill_id", b"backfill_id", "batch_id", b"batch_id", "customer", b"customer", "customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "meter_key", b"meter_key", "page_size", b"page_size", "page_token", b"page_token", "period_start", b"period_start", "state", b"state", "subscription_id", b"subscription_id", "subscription_item_id", b"subscription_item_id", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_customer: _TypeAlias = _typing.Literal["customer_id", "external_customer_id"]  # noqa: Y015
+    _WhichOneofArgType_customer: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_customer) -> _WhichOneofReturnType_customer | None: ...
+
+Global___ListUsageRequest: _TypeAlias = ListUsageRequest  # noqa: Y015
+
+@_typing.final
+class ListUsageResponse(_message.Message):
+    """A page of records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedUsage]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___RecordedUsage] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015
+
+@_typing.final
+class SummarizeUsageRequest(_message.Message):
+    """Of which usage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_KEY_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    GRAIN_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    meter_key: _builtins.str
+    """The key of the meter."""
+    customer_id: _builtins.str
+    """The customer's id, "cus_…"."""
+    external_customer_id: _builtins.str
+    """The tenant's own id for the customer."""
+    subscription_id: _builtins.str
+    """Of one subscription only, "sub_…"."""
+    grain: Global___UsageGrain.ValueType
+    """What a row stands for."""
+    time_zone: _builtins.str
+    """An IANA time zone, of whose hours, days and months; empty takes the customer's."""
+    @_builtins.property
+    def range(self) -> _time_range_pb2.TimeRange:
+        """When it was used."""
+
+    def __init__(
+        self,
+        *,
+        meter_key: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        external_customer_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        range: _time_range_pb2.TimeRange | None = ...,
+        grain: Global___UsageGrain.ValueType = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "grain", b"grain", "meter_key", b"meter_key", "range", b"range", "subscription_id", b"subscription_id", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_customer: _TypeAlias = _typing.Literal["customer_id", "external_customer_id"]  # noqa: Y015
+    _WhichOneofArgType_customer: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_customer) -> _WhichOneofReturnType_customer | None: ...
+
+Global___SummarizeUsageRequest: _TypeAlias = SummarizeUsageRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeUsageResponse(_message.Message):
+    """How much was used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """The time zone that was taken."""
+    truncated: _builtins.bool
+    """There are more rows; ask for less time."""
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSummary]:
+        """In the order of time, then of the group."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___UsageSummary] | None = ...,
+        time_zone: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "time_zone", b"time_zone", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageSummary(_message.Message):
+    """How much was used in a stretch of time by one group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class GroupEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STRETCH_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    """How many records."""
+    quantity: _builtins.str
+    """How much by the meter's aggregation, as a decimal string; of a weighted sum, by how much the level changed."""
+    @_builtins.property
+    def stretch(self) -> _time_range_pb2.TimeRange:
+        """The stretch."""
+
+    @_builtins.property
+    def group(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The group's values by property; empty where the meter has no groups."""
+
+    def __init__(
+        self,
+        *,
+        stretch: _time_range_pb2.TimeRange | None = ...,
+        group: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        records: _builtins.int = ...,
+        quantity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stretch", b"stretch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "quantity", b"quantity", "records", b"records", "stretch", b"stretch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
+
+@_typing.final
+class ListUnassignedUsageRequest(_message.Message):
+    """Whose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """Of one customer only, "cus_…"."""
+    page_size: _builtins.int
+    """How many at most; 0 means 50, and more than 200 means 200."""
+    page_token: _builtins.str
+    """From the answer before, with the other fields unchanged."""
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnassignedUsageRequest: _TypeAlias = ListUnassignedUsageRequest  # noqa: Y015
+
+@_typing.final
+class ListUnassignedUsageResponse(_message.Message):
+    """A page of what belongs to nobody."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last."""
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnassignedUsage]:
+        """By customer and meter."""
+
+    def __init__(
+        self,
+        *,
+        usage: _abc.Iterable[Global___UnassignedUsage] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnassignedUsageResponse: _TypeAlias = ListUnassignedUsageResponse  # noqa: Y015
+
+@_typing.final
+class UnassignedUsage(_message.Message):
+    """What belongs to no subscription of one customer and meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    METER_KEY_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    FIRST_TIME_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
+    customer_id: _builtins.str
+    """The customer, "cus_…"."""
+    external_customer_id: _builtins.str
+    """The tenant's own id for it; empty if it has none."""
+    meter_key: _builtins.str
+    """The key of the meter."""
+    records: _builtins.int
+    """How many records."""
+    quantity: _builtins.str
+    """The sum of their quantities, as a decimal string."""
+    @_builtins.property
+    def first_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first was used."""
+
+    @_builtins.property
+    def last_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last was used."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: _builtins.str = ...,
+        external_customer_id: _builtins.str = ...,
+        meter_key: _builtins.str = ...,
+        records: _builtins.int = ...,
+        quantity: _builtins.str = ...,
+        first_time: _timestamp_pb2.Timestamp | None = ...,
+        last_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_time", b"first_time", "last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "first_time", b"first_time", "last_time", b"last_time", "meter_key", b"meter_key", "quantity", b"quantity", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnassignedUsage: _TypeAlias = UnassignedUsage  # noqa: Y015
+
+@_typing.final
+class AssignUsageRequest(_message.Message):
+    """What to assign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEYS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription that covers it, "sub_…"."""
+    note: _builtins.str
+    """Why, for those who ask later."""
+    request_id: _builtins.str
+    """A repeated request with the same id gets the first answer."""
+    @_builtins.property
+    def idempotency_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Unassigned records of the subscription's customer that are to name the subscription from now on, by their keys; none
+        takes those that it covers anyhow.
+        """
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        idempotency_keys: _abc.Iterable[_builtins.str] | None = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_keys", b"idempotency_keys", "note", b"note", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignUsageRequest: _TypeAlias = AssignUsageRequest  # noqa: Y015
+
+@_typing.final
+class AssignUsageResponse(_message.Message):
+    """What was assigned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    """How many records are on their way to it."""
+    has_more: _builtins.bool
+    """There may be more; call again."""
+    def __init__(
+        self,
+        *,
+        records: _builtins.int = ...,
+        has_more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more", b"has_more", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignUsageResponse: _TypeAlias = AssignUsageResponse  # noqa: Y015
+
+@_typing.final
+class RequireSubscriptionRequest(_message.Message):
+    """Which subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    request_id: _builtins.str
+    """A repeated request with the same id gets the first answer."""
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequireSubscriptionRequest: _TypeAlias = RequireSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class RequireSubscriptionResponse(_message.Message):
+    """What demands a name now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """How many metered items it has."""
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequireSubscriptionResponse: _TypeAlias = RequireSubscriptionResponse  # noqa: Y015

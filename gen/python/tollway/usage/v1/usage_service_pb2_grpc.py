@@ -65,6 +65,31 @@ class UsageServiceStub:
                 request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageRequest.SerializeToString,
                 response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageResponse.FromString,
                 _registered_method=True)
+        self.ListUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/ListUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageResponse.FromString,
+                _registered_method=True)
+        self.SummarizeUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/SummarizeUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.SummarizeUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.SummarizeUsageResponse.FromString,
+                _registered_method=True)
+        self.ListUnassignedUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/ListUnassignedUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUnassignedUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUnassignedUsageResponse.FromString,
+                _registered_method=True)
+        self.AssignUsage = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/AssignUsage',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageResponse.FromString,
+                _registered_method=True)
+        self.RequireSubscription = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/RequireSubscription',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -76,7 +101,8 @@ class UsageServiceServicer:
         once per tenant and idempotency key, however often it is sent. All accepted records are committed together.
 
         Permission: write.
-        Errors: INVALID_ARGUMENT for an empty or too large batch. Per record: METER_NOT_FOUND, METER_ARCHIVED,
+        Errors: INVALID_ARGUMENT for an empty or too large batch, BACKFILL_NOT_FOUND, BACKFILL_CLOSED. Per record:
+        SUBSCRIPTION_REQUIRED, METER_NOT_FOUND, METER_ARCHIVED,
         CUSTOMER_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, IDEMPOTENCY_KEY_INVALID, IDEMPOTENCY_KEY_REUSED, QUANTITY_INVALID,
         TIMESTAMP_INVALID, TIMESTAMP_IN_FUTURE, TIMESTAMP_TOO_OLD, PROPERTIES_INVALID, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"records\": [{\"idempotency_key\": \"by-hand-1\", \"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"quantity\": \"12.5\", \"timestamp\": \"$NOW\"}]}" $ADDR tollway.usage.v1.UsageService/BatchRecordUsage
@@ -103,8 +129,8 @@ class UsageServiceServicer:
         that were sent and not answered when the stream breaks may be sent again: they are counted once.
 
         Permission: write; a key that is revoked ends its stream.
-        Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
-        the results: the reasons of BatchRecordUsage.
+        Errors: INVALID_ARGUMENT for an empty or too large batch, BACKFILL_NOT_FOUND, BACKFILL_CLOSED; any of them ends the
+        stream, and what was answered before stands. In the results: the reasons of BatchRecordUsage.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"records\": [{\"idempotency_key\": \"by-hand-3\", \"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"quantity\": \"12.5\", \"timestamp\": \"$NOW\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -147,6 +173,69 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListUsage(self, request, context):
+        """Lists records as they count now, newest first: of a customer, a subscription, a subscription item (with period_start: what
+        a line of an invoice counts), a batch or a backfill job; or all that is unassigned or pending.
+
+        Permission: read.
+        Errors: INVALID_ARGUMENT for a filter that says of whom it wants records in no way, INVALID_ID, CUSTOMER_NOT_FOUND,
+        METER_NOT_FOUND, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "UA", "page_size": 5}' $ADDR tollway.usage.v1.UsageService/ListUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeUsage(self, request, context):
+        """Says how much of a meter a customer used, by hour, day, month or usage period, and by the meter's groups: what counts,
+        as an invoice would count it. Stretches without usage are left out; at most 5000 rows.
+
+        Permission: read.
+        Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
+        CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"grain\": \"USAGE_GRAIN_MONTH\", \"range\": {\"start\": \"2024-01-01T00:00:00Z\", \"end\": \"$NOW\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnassignedUsage(self, request, context):
+        """Lists what belongs to no subscription, by customer and meter. It is assigned by itself when a subscription comes to
+        cover it; ListUsage shows the records.
+
+        Permission: read.
+        Errors: INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.usage.v1.UsageService/ListUnassignedUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AssignUsage(self, request, context):
+        """Assigns unassigned usage of its customer that a subscription covers, up to 20000 records at once; where more are left,
+        call again. Only needed for what names no subscription where items demand a name, or beyond what was assigned when the
+        subscription was made.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\"}" $ADDR tollway.usage.v1.UsageService/AssignUsage
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequireSubscription(self, request, context):
+        """Lets a subscription demand that usage of its meters names it, from now on: a record of its customer that names none is
+        rejected with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meters.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +268,31 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.VoidUsage,
                     request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageRequest.FromString,
                     response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageResponse.SerializeToString,
+            ),
+            'ListUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageResponse.SerializeToString,
+            ),
+            'SummarizeUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.SummarizeUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.SummarizeUsageResponse.SerializeToString,
+            ),
+            'ListUnassignedUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnassignedUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUnassignedUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUnassignedUsageResponse.SerializeToString,
+            ),
+            'AssignUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.AssignUsage,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageResponse.SerializeToString,
+            ),
+            'RequireSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequireSubscription,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -344,6 +458,141 @@ class UsageService:
             '/tollway.usage.v1.UsageService/VoidUsage',
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageRequest.SerializeToString,
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.VoidUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/ListUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/SummarizeUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.SummarizeUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.SummarizeUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnassignedUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/ListUnassignedUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUnassignedUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.ListUnassignedUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AssignUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/AssignUsage',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.AssignUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequireSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/RequireSubscription',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,7 +21,8 @@ class UsageServiceStub:
     once per tenant and idempotency key, however often it is sent. All accepted records are committed together.
 
     Permission: write.
-    Errors: INVALID_ARGUMENT for an empty or too large batch. Per record: METER_NOT_FOUND, METER_ARCHIVED,
+    Errors: INVALID_ARGUMENT for an empty or too large batch, BACKFILL_NOT_FOUND, BACKFILL_CLOSED. Per record:
+    SUBSCRIPTION_REQUIRED, METER_NOT_FOUND, METER_ARCHIVED,
     CUSTOMER_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, IDEMPOTENCY_KEY_INVALID, IDEMPOTENCY_KEY_REUSED, QUANTITY_INVALID,
     TIMESTAMP_INVALID, TIMESTAMP_IN_FUTURE, TIMESTAMP_TOO_OLD, PROPERTIES_INVALID, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-1\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/BatchRecordUsage
@@ -40,8 +41,8 @@ class UsageServiceStub:
     that were sent and not answered when the stream breaks may be sent again: they are counted once.
 
     Permission: write; a key that is revoked ends its stream.
-    Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
-    the results: the reasons of BatchRecordUsage.
+    Errors: INVALID_ARGUMENT for an empty or too large batch, BACKFILL_NOT_FOUND, BACKFILL_CLOSED; any of them ends the
+    stream, and what was answered before stands. In the results: the reasons of BatchRecordUsage.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-3\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
     """
     GetUsageRecord: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.GetUsageRecordRequest, _usage_service_pb2.GetUsageRecordResponse]
@@ -68,6 +69,49 @@ class UsageServiceStub:
     Errors: USAGE_RECORD_NOT_FOUND, TIMESTAMP_TOO_OLD.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "note": "sent by mistake"}' $ADDR tollway.usage.v1.UsageService/VoidUsage
     """
+    ListUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListUsageRequest, _usage_service_pb2.ListUsageResponse]
+    """Lists records as they count now, newest first: of a customer, a subscription, a subscription item (with period_start: what
+    a line of an invoice counts), a batch or a backfill job; or all that is unassigned or pending.
+
+    Permission: read.
+    Errors: INVALID_ARGUMENT for a filter that says of whom it wants records in no way, INVALID_ID, CUSTOMER_NOT_FOUND,
+    METER_NOT_FOUND, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "UA", "page_size": 5}' $ADDR tollway.usage.v1.UsageService/ListUsage
+    """
+    SummarizeUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.SummarizeUsageRequest, _usage_service_pb2.SummarizeUsageResponse]
+    """Says how much of a meter a customer used, by hour, day, month or usage period, and by the meter's groups: what counts,
+    as an invoice would count it. Stretches without usage are left out; at most 5000 rows.
+
+    Permission: read.
+    Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
+    CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"grain\\": \\"USAGE_GRAIN_MONTH\\", \\"range\\": {\\"start\\": \\"2024-01-01T00:00:00Z\\", \\"end\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+    """
+    ListUnassignedUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListUnassignedUsageRequest, _usage_service_pb2.ListUnassignedUsageResponse]
+    """Lists what belongs to no subscription, by customer and meter. It is assigned by itself when a subscription comes to
+    cover it; ListUsage shows the records.
+
+    Permission: read.
+    Errors: INVALID_ID, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.usage.v1.UsageService/ListUnassignedUsage
+    """
+    AssignUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.AssignUsageRequest, _usage_service_pb2.AssignUsageResponse]
+    """Assigns unassigned usage of its customer that a subscription covers, up to 20000 records at once; where more are left,
+    call again. Only needed for what names no subscription where items demand a name, or beyond what was assigned when the
+    subscription was made.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/AssignUsage
+    """
+    RequireSubscription: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.RequireSubscriptionRequest, _usage_service_pb2.RequireSubscriptionResponse]
+    """Lets a subscription demand that usage of its meters names it, from now on: a record of its customer that names none is
+    rejected with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meters.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes in usage."""
@@ -82,7 +126,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         once per tenant and idempotency key, however often it is sent. All accepted records are committed together.
 
         Permission: write.
-        Errors: INVALID_ARGUMENT for an empty or too large batch. Per record: METER_NOT_FOUND, METER_ARCHIVED,
+        Errors: INVALID_ARGUMENT for an empty or too large batch, BACKFILL_NOT_FOUND, BACKFILL_CLOSED. Per record:
+        SUBSCRIPTION_REQUIRED, METER_NOT_FOUND, METER_ARCHIVED,
         CUSTOMER_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, IDEMPOTENCY_KEY_INVALID, IDEMPOTENCY_KEY_REUSED, QUANTITY_INVALID,
         TIMESTAMP_INVALID, TIMESTAMP_IN_FUTURE, TIMESTAMP_TOO_OLD, PROPERTIES_INVALID, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-1\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/BatchRecordUsage
@@ -113,8 +158,8 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         that were sent and not answered when the stream breaks may be sent again: they are counted once.
 
         Permission: write; a key that is revoked ends its stream.
-        Errors: INVALID_ARGUMENT for an empty or too large batch, which ends the stream; what was answered before stands. In
-        the results: the reasons of BatchRecordUsage.
+        Errors: INVALID_ARGUMENT for an empty or too large batch, BACKFILL_NOT_FOUND, BACKFILL_CLOSED; any of them ends the
+        stream, and what was answered before stands. In the results: the reasons of BatchRecordUsage.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"records\\": [{\\"idempotency_key\\": \\"by-hand-3\\", \\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"quantity\\": \\"12.5\\", \\"timestamp\\": \\"$NOW\\"}]}" $ADDR tollway.usage.v1.UsageService/StreamUsage
         """
 
@@ -158,6 +203,79 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: USAGE_RECORD_NOT_FOUND, TIMESTAMP_TOO_OLD.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "note": "sent by mistake"}' $ADDR tollway.usage.v1.UsageService/VoidUsage
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsage(
+        self,
+        request: _usage_service_pb2.ListUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.ListUsageRequest, _abc.Awaitable[_usage_service_pb2.ListUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.ListUsageResponse]:
+        """Lists records as they count now, newest first: of a customer, a subscription, a subscription item (with period_start: what
+        a line of an invoice counts), a batch or a backfill job; or all that is unassigned or pending.
+
+        Permission: read.
+        Errors: INVALID_ARGUMENT for a filter that says of whom it wants records in no way, INVALID_ID, CUSTOMER_NOT_FOUND,
+        METER_NOT_FOUND, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "UA", "page_size": 5}' $ADDR tollway.usage.v1.UsageService/ListUsage
+        """
+
+    @_abc_1.abstractmethod
+    def SummarizeUsage(
+        self,
+        request: _usage_service_pb2.SummarizeUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.SummarizeUsageRequest, _abc.Awaitable[_usage_service_pb2.SummarizeUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.SummarizeUsageResponse]:
+        """Says how much of a meter a customer used, by hour, day, month or usage period, and by the meter's groups: what counts,
+        as an invoice would count it. Stretches without usage are left out; at most 5000 rows.
+
+        Permission: read.
+        Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
+        CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"grain\\": \\"USAGE_GRAIN_MONTH\\", \\"range\\": {\\"start\\": \\"2024-01-01T00:00:00Z\\", \\"end\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnassignedUsage(
+        self,
+        request: _usage_service_pb2.ListUnassignedUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.ListUnassignedUsageRequest, _abc.Awaitable[_usage_service_pb2.ListUnassignedUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.ListUnassignedUsageResponse]:
+        """Lists what belongs to no subscription, by customer and meter. It is assigned by itself when a subscription comes to
+        cover it; ListUsage shows the records.
+
+        Permission: read.
+        Errors: INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.usage.v1.UsageService/ListUnassignedUsage
+        """
+
+    @_abc_1.abstractmethod
+    def AssignUsage(
+        self,
+        request: _usage_service_pb2.AssignUsageRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.AssignUsageRequest, _abc.Awaitable[_usage_service_pb2.AssignUsageResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.AssignUsageResponse]:
+        """Assigns unassigned usage of its customer that a subscription covers, up to 20000 records at once; where more are left,
+        call again. Only needed for what names no subscription where items demand a name, or beyond what was assigned when the
+        subscription was made.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/AssignUsage
+        """
+
+    @_abc_1.abstractmethod
+    def RequireSubscription(
+        self,
+        request: _usage_service_pb2.RequireSubscriptionRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.RequireSubscriptionRequest, _abc.Awaitable[_usage_service_pb2.RequireSubscriptionResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.RequireSubscriptionResponse]:
+        """Lets a subscription demand that usage of its meters names it, from now on: a record of its customer that names none is
+        rejected with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meters.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

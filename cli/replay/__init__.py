@@ -1,0 +1,1 @@
+"""What `tollway replay` asks for, and what it shows."""

@@ -1,0 +1,177 @@
+"""The door: plans and replays for a terminal.
+
+Invariant: a plan shows what will happen before the line that starts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from tollway.replay.v1 import replay_service_pb2 as pb
+
+from cli.client import Connection
+
+STATES: Final = {
+    name.removeprefix("REPLAY_STATUS_").lower(): number
+    for name, number in pb.ReplayStatus.items()
+    if number
+}
+
+
+async def follow(stub: Any, connection: Connection, replay: pb.Replay) -> pb.Replay:
+    """Draws a bar until the replay has ended. Ctrl-C ends the watching, not the replay."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    request = pb.WatchReplayRequest(replay_id=replay.id)
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(replay.id, total=None, left="")
+        async for told in stub.WatchReplay(request, metadata=connection.metadata):
+            replay = told.replay
+            progress.update(
+                task,
+                total=replay.matched,
+                completed=_done(replay),
+                description=f"{replay.id} {_state(replay)}",
+                left=_left(replay),
+            )
+    return replay
+
+
+def _done(replay: pb.Replay) -> int:
+    if replay.status == pb.REPLAY_STATUS_FINISHED:
+        return replay.matched
+    return min(replay.published + replay.failed, replay.matched)
+
+
+def _left(replay: pb.Replay) -> str:
+    if replay.status == pb.REPLAY_STATUS_PAUSED:
+        return replay.status_note
+    if _done(replay) >= replay.matched and replay.status == pb.REPLAY_STATUS_RUNNING:
+        return "its consumers are at it"
+    if not replay.HasField("remaining_duration"):
+        return ""
+    return f"about {replay.remaining_duration.seconds} s more"
+
+
+def show_plan(answer: pb.PlanReplayResponse, console: Console) -> None:
+    """The plan for a terminal."""
+    start, end = (at.ToDatetime(UTC) for at in (answer.time_range.start, answer.time_range.end))
+    facts = [
+        ("events", f"{answer.matched:,}"),
+        ("log from", start.isoformat(" ", "milliseconds")),
+        ("before", end.isoformat(" ", "milliseconds")),
+        ("first", answer.first_event_id),
+        ("last", answer.last_event_id),
+        ("takes about", str(answer.estimated_duration.ToTimedelta())),
+        ("plan", answer.plan_hash),
+    ]
+    console.print("[bold]Dry run: nothing was sent.[/bold]\n")
+    console.print(_grid(facts))
+    for table in _tables(answer):
+        console.print("", table)
+    for warning in answer.warnings:
+        console.print(f"\n[yellow]! {escape(warning)}[/yellow]", highlight=False)
+    until = answer.token_expire_time.ToDatetime(UTC).isoformat(" ", "seconds")
+    console.print(f"\nStart it, once, with this key, before {until}:\n", highlight=False)
+    # As it is: a table would break the token into lines.
+    click.echo(f"tollway replay start --token {answer.confirmation_token}")
+
+
+def _tables(answer: pb.PlanReplayResponse) -> Iterator[Table]:
+    """What is counted, as far as there is something to count."""
+    if answer.subjects:
+        yield _table(("subject", "events"), ((s.subject, s.count) for s in answer.subjects))
+        yield _table(
+            ("consumer", "wants", "has handled, so skips", "lacks"),
+            (
+                (c.consumer, c.wanted, c.processed, max(c.wanted - c.processed, 0))
+                for c in answer.consumers
+            ),
+        )
+    if len(answer.tenants) > 1:
+        yield _table(("tenant", "events"), ((t.tenant_id, t.count) for t in answer.tenants))
+    if answer.HasField("deliveries"):
+        states = ("delivered", "pending", "parked", "dead", "missing")
+        counts = ((state, getattr(answer.deliveries, state)) for state in states)
+        yield _table(("at the endpoint", "events"), counts)
+    if answer.dead_letters:
+        dead = ((d.consumer or "dispatcher", d.count) for d in answer.dead_letters)
+        yield _table(("given up by", "events"), dead)
+    if answer.samples:
+        samples = (
+            (s.event_id, s.subject, s.resource_id, s.occur_time.ToJsonString())
+            for s in answer.samples
+        )
+        yield _table(("first and last", "subject", "resource", "at"), samples)
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Table:
+    table = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+    return table
+
+
+def show_replay(replay: pb.Replay, console: Console) -> None:
+    """A replay for a terminal."""
+    facts = [
+        ("replay", replay.id),
+        ("tenant", replay.tenant_id),
+        ("target", f"{replay.target}, {_word(replay)}"),
+        ("state", f"{_state(replay)}{f': {replay.status_note}' if replay.status_note else ''}"),
+        ("events", f"{replay.matched:,}"),
+        ("given", f"{replay.published:,}"),
+        ("skipped", f"{replay.skipped:,}"),
+        ("failed", f"{replay.failed:,}"),
+        ("why", replay.note),
+        ("started", replay.start_time.ToDatetime(UTC).isoformat(" ", "seconds")),
+    ]
+    if replay.HasField("finish_time"):
+        facts.append(("finished", replay.finish_time.ToDatetime(UTC).isoformat(" ", "seconds")))
+    console.print(_grid(facts))
+
+
+def show_replays(replays: Sequence[pb.Replay], console: Console) -> None:
+    """One replay with all its facts, several as a table."""
+    if len(replays) == 1:
+        show_replay(replays[0], console)
+        return
+    table = Table("replay", "target", "state", "events", "given", "skipped", "failed", "started")
+    for replay in replays:
+        table.add_row(
+            replay.id,
+            replay.target,
+            _state(replay),
+            *(f"{n:,}" for n in (replay.matched, replay.published, replay.skipped, replay.failed)),
+            replay.start_time.ToDatetime(UTC).isoformat(" ", "seconds"),
+        )
+    console.print(table)
+
+
+def _state(replay: pb.Replay) -> str:
+    return pb.ReplayStatus.Name(replay.status).removeprefix("REPLAY_STATUS_").lower()
+
+
+def _word(replay: pb.Replay) -> str:
+    mode = pb.ReplayMode.Name(replay.mode).removeprefix("REPLAY_MODE_").lower()
+    allowed = replay.external_effects == pb.EXTERNAL_EFFECTS_ALLOW
+    return f"{mode}, external effects {'allowed' if allowed else 'suppressed'}"
+
+
+def _grid(facts: Sequence[tuple[str, str]]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        grid.add_row(f"[dim]{name}[/dim]", escape(value))
+    return grid
