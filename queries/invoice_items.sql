@@ -40,14 +40,15 @@ ORDER BY id
 LIMIT @page_max;
 
 -- name: ListDraftItems :many
--- What the drafts take: their own items, and those that wait for the subscription's next invoice.
-SELECT i.id AS draft_id, sqlc.embed(t)
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN invoice_items t ON t.tenant_id = i.tenant_id
-    AND (t.invoice_id = i.id OR (t.invoice_id IS NULL AND t.subscription_id = i.subscription_id))
+-- What the drafts take: their own items, and those that wait for the subscription's next invoice. The drafts need not be
+-- stored: a preview looks ahead.
+SELECT g.invoice_id::uuid AS draft_id, sqlc.embed(t)
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], sqlc.narg(subscription_ids)::uuid[])
+    AS g (tenant_id, invoice_id, subscription_id)
+JOIN invoice_items t ON t.tenant_id = g.tenant_id
+    AND (t.invoice_id = g.invoice_id OR (t.invoice_id IS NULL AND t.subscription_id = g.subscription_id))
     AND t.removed_at IS NULL
-ORDER BY i.id, t.id;
+ORDER BY g.invoice_id, t.id;
 
 -- name: TakeInvoiceItems :execrows
 -- Items that waited stand on these invoices now. For callers that hold the subscriptions' locks.
@@ -63,11 +64,11 @@ WHERE tenant_id = @tenant_id AND invoice_id = @from_invoice_id::uuid;
 
 -- name: ListDraftTaxes :many
 -- The tax percentage that each draft's customer has of its own, and its credit in the draft's currency.
-SELECT i.id AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN customers c ON c.tenant_id = i.tenant_id AND c.id = i.customer_id
-LEFT JOIN credit_balances b ON b.tenant_id = i.tenant_id AND b.customer_id = i.customer_id AND b.currency = i.currency;
+SELECT g.invoice_id::uuid AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @customer_ids::uuid[], @currencies::text[])
+    AS g (tenant_id, invoice_id, customer_id, currency)
+JOIN customers c ON c.tenant_id = g.tenant_id AND c.id = g.customer_id
+LEFT JOIN credit_balances b ON b.tenant_id = g.tenant_id AND b.customer_id = g.customer_id AND b.currency = g.currency;
 
 -- name: ListCreditedFees :many
 -- Of each fee that the drafts give back: the line that charged for it.

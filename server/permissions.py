@@ -102,6 +102,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.invoice.v1.DiscountService/EndDiscount": _WRITE,
     "/tollway.invoice.v1.DiscountService/ListDiscounts": _READ,
     "/tollway.invoice.v1.InvoiceService/PreviewInvoice": _READ,
+    "/tollway.invoice.v1.InvoiceService/ExplainLine": _READ,
     "/tollway.invoice.v1.InvoiceService/FinalizeInvoice": _WRITE,
     "/tollway.invoice.v1.InvoiceService/VoidInvoice": _WRITE,
     "/tollway.webhook.v1.WebhookService/CreateEndpoint": _ADMIN,

@@ -181,6 +181,18 @@ class SweeperMetrics:
         )
 
 
+class SchedulerMetrics:
+    """Gauges of the scheduler on `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.blocked_drafts = Gauge(
+            "tollway_invoices_blocked",
+            "Drafts whose time has come and that cannot become final.",
+            ["reason"],
+            registry=registry,
+        )
+
+
 class LagMetrics:
     """Gauges of how far the pipeline is behind, on `registry`; the same in every process that shows them."""
 

@@ -142,7 +142,9 @@ class DraftMoney:
         if percent is not None:
             return percent
         booked = prices.get((draft.tenant_id, line.price_id)) if line.price_id else None
-        return _ZERO if booked is None else Fraction(booked.row.tax_percent or 0)
+        if booked is None or not booked.row.tax_percent:
+            return _ZERO
+        return Fraction(booked.row.tax_percent)
 
 
 def in_order(drafts: Sequence[Invoice]) -> list[Invoice]:
@@ -154,15 +156,23 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
     """What stands below the drafts' lines, in a few statements for all of them."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
+    customers = [draft.customer_id for draft in drafts]
+    subscriptions = [draft.subscription_id for draft in drafts]
+    currencies = [draft.currency for draft in drafts]
     items: dict[UUID, list[InvoiceItem]] = defaultdict(list)
     for row in await queries.invoice_items.list_draft_items(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx, tenant_ids=tenants, invoice_ids=ids, subscription_ids=subscriptions
     ):
         items[row.draft_id].append(row.invoice_item)
     discounts: dict[UUID, list[DiscountRow]] = defaultdict(list)
     uses: dict[UUID, int] = {}
     for offer in await queries.discounts.list_draft_discounts(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx,
+        tenant_ids=tenants,
+        invoice_ids=ids,
+        customer_ids=customers,
+        subscription_ids=subscriptions,
+        currencies=currencies,
     ):
         discounts[offer.invoice_id].append(offer.discount)
         uses[offer.discount.id] = offer.uses
@@ -170,7 +180,11 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
     credit: dict[tuple[UUID, str], Money] = {}
     account_of = {draft.id: (draft.customer_id, draft.currency) for draft in drafts}
     for tax in await queries.invoice_items.list_draft_taxes(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx,
+        tenant_ids=tenants,
+        invoice_ids=ids,
+        customer_ids=customers,
+        currencies=currencies,
     ):
         percents[tax.invoice_id] = None if tax.tax_percent is None else Fraction(tax.tax_percent)
         account = account_of[tax.invoice_id]

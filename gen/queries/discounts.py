@@ -186,19 +186,21 @@ class ListDraftDiscountsRow:
 
 
 LIST_DRAFT_DISCOUNTS: typing.Final = """-- name: ListDraftDiscounts :many
-SELECT i.id AS invoice_id, d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
-FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN discounts d ON d.tenant_id = i.tenant_id AND d.customer_id = i.customer_id
-    AND (d.subscription_id IS NULL OR d.subscription_id = i.subscription_id)
-    AND (d.currency IS NULL OR d.currency = i.currency)
+SELECT g.invoice_id::uuid AS invoice_id, d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
+FROM unnest(
+    $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
+    $5::text[]
+) AS g (tenant_id, invoice_id, customer_id, subscription_id, currency)
+JOIN discounts d ON d.tenant_id = g.tenant_id AND d.customer_id = g.customer_id
+    AND (d.subscription_id IS NULL OR d.subscription_id = g.subscription_id)
+    AND (d.currency IS NULL OR d.currency = g.currency)
 CROSS JOIN LATERAL (
     SELECT count(*) AS uses FROM invoice_discounts x
     JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
     WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
 ) AS u
 WHERE d.ended_at IS NULL AND (d.periods IS NULL OR u.uses < d.periods)
-ORDER BY i.id, d.id
+ORDER BY g.invoice_id, d.id
 """
 
 
@@ -207,9 +209,19 @@ async def list_draft_discounts(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
+    customer_ids: collections.abc.Sequence[uuid.UUID],
+    subscription_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    currencies: collections.abc.Sequence[str],
 ) -> list[ListDraftDiscountsRow]:
     """The discounts that may still lower the drafts, oldest first, and how often each has counted."""
-    rows = await conn.fetch(LIST_DRAFT_DISCOUNTS, tenant_ids, invoice_ids)
+    rows = await conn.fetch(
+        LIST_DRAFT_DISCOUNTS,
+        tenant_ids,
+        invoice_ids,
+        customer_ids,
+        subscription_ids,
+        currencies,
+    )
     return [ListDraftDiscountsRow(row[0], models.Discount(*row[1:12]), row[12]) for row in rows]
 
 

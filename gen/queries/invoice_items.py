@@ -193,13 +193,13 @@ class ListDraftItemsRow:
 
 
 LIST_DRAFT_ITEMS: typing.Final = """-- name: ListDraftItems :many
-SELECT i.id AS draft_id, t.tenant_id, t.id, t.customer_id, t.subscription_id, t.invoice_id, t.description, t.quantity, t.unit_amount, t.amount, t.currency, t.tax_percent, t.created_at, t.removed_at
-FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN invoice_items t ON t.tenant_id = i.tenant_id
-    AND (t.invoice_id = i.id OR (t.invoice_id IS NULL AND t.subscription_id = i.subscription_id))
+SELECT g.invoice_id::uuid AS draft_id, t.tenant_id, t.id, t.customer_id, t.subscription_id, t.invoice_id, t.description, t.quantity, t.unit_amount, t.amount, t.currency, t.tax_percent, t.created_at, t.removed_at
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[])
+    AS g (tenant_id, invoice_id, subscription_id)
+JOIN invoice_items t ON t.tenant_id = g.tenant_id
+    AND (t.invoice_id = g.invoice_id OR (t.invoice_id IS NULL AND t.subscription_id = g.subscription_id))
     AND t.removed_at IS NULL
-ORDER BY i.id, t.id
+ORDER BY g.invoice_id, t.id
 """
 
 
@@ -208,9 +208,12 @@ async def list_draft_items(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
+    subscription_ids: collections.abc.Sequence[uuid.UUID | None] | None,
 ) -> list[ListDraftItemsRow]:
-    """What the drafts take: their own items, and those that wait for the subscription's next invoice."""
-    rows = await conn.fetch(LIST_DRAFT_ITEMS, tenant_ids, invoice_ids)
+    """What the drafts take: their own items, and those that wait for the subscription's next invoice. The drafts need not be
+    stored: a preview looks ahead.
+    """
+    rows = await conn.fetch(LIST_DRAFT_ITEMS, tenant_ids, invoice_ids, subscription_ids)
     return [ListDraftItemsRow(row[0], models.InvoiceItem(*row[1:14])) for row in rows]
 
 
@@ -267,11 +270,11 @@ class ListDraftTaxesRow:
 
 
 LIST_DRAFT_TAXES: typing.Final = """-- name: ListDraftTaxes :many
-SELECT i.id AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
-FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN customers c ON c.tenant_id = i.tenant_id AND c.id = i.customer_id
-LEFT JOIN credit_balances b ON b.tenant_id = i.tenant_id AND b.customer_id = i.customer_id AND b.currency = i.currency
+SELECT g.invoice_id::uuid AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
+    AS g (tenant_id, invoice_id, customer_id, currency)
+JOIN customers c ON c.tenant_id = g.tenant_id AND c.id = g.customer_id
+LEFT JOIN credit_balances b ON b.tenant_id = g.tenant_id AND b.customer_id = g.customer_id AND b.currency = g.currency
 """
 
 
@@ -280,9 +283,11 @@ async def list_draft_taxes(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
+    customer_ids: collections.abc.Sequence[uuid.UUID],
+    currencies: collections.abc.Sequence[str],
 ) -> list[ListDraftTaxesRow]:
     """The tax percentage that each draft's customer has of its own, and its credit in the draft's currency."""
-    rows = await conn.fetch(LIST_DRAFT_TAXES, tenant_ids, invoice_ids)
+    rows = await conn.fetch(LIST_DRAFT_TAXES, tenant_ids, invoice_ids, customer_ids, currencies)
     return [ListDraftTaxesRow(*row) for row in rows]
 
 
