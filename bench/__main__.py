@@ -25,7 +25,10 @@ CASES = (
     "dispatch",
     "route",
     "unary_read",
+    "cycles",
     "webhooks",
+    "isolation",
+    "restart",
     "latency",
     "outage",
     "archive",
@@ -42,12 +45,13 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the figures here.",
 )
-def main(names: tuple[str, ...], json_file: Path | None) -> None:
+@click.option("--scale", default=1.0, show_default=True, help="How much to do: 2 is twice as much.")
+def main(names: tuple[str, ...], json_file: Path | None, scale: float) -> None:
     """Measure CASES (all by default) on the embedded servers."""
     results: list[Result] = []
     for name in names or CASES:
         click.echo(f"measuring {name} …", err=True)
-        results += uvloop.run(_run(name))
+        results += uvloop.run(_run(name, scale))
     Console().print(_table(results))
     if json_file is not None:
         json_file.write_text(json.dumps(_document(results), indent=2) + "\n")
@@ -55,9 +59,9 @@ def main(names: tuple[str, ...], json_file: Path | None) -> None:
         RESULTS.write_text(_page(results))
 
 
-async def _run(name: str) -> list[Result]:
+async def _run(name: str, scale: float) -> list[Result]:
     case = importlib.import_module(f"bench.case_{name}")
-    async with environment() as env:
+    async with environment(scale) as env:
         measured: list[Result] = await case.run(env)
         # What the case left running must not run into the next one.
         await asyncio.sleep(0)

@@ -121,13 +121,19 @@ def _server_process(serve: Serve, database_url: str, pipe: Connection) -> None:
 
 
 class _ReadOnly(CustomerServiceServicer):
-    """What is measured is GetCustomer; nobody calls the other method."""
+    """What is measured is GetCustomer; nobody calls the other methods."""
 
     async def CreateCustomer(
         self, request: pb.CreateCustomerRequest, context: Any
     ) -> pb.CreateCustomerResponse:
         """Never called."""
         return pb.CreateCustomerResponse()
+
+    async def UpdateCustomer(
+        self, request: pb.UpdateCustomerRequest, context: Any
+    ) -> pb.UpdateCustomerResponse:
+        """Never called."""
+        return pb.UpdateCustomerResponse()
 
 
 async def _serve_house(database_url: str) -> int:

@@ -46,7 +46,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """A migrated database with pools of both roles, a bus, and a tenant with a key."""
+    """A migrated database with pools of both roles, a bus, and a tenant with a key; and how much to do, 1 as usual."""
 
     folder: Path
     database_url: str
@@ -59,6 +59,7 @@ class Environment:
     house: House
     tenant: Tenant
     key: str
+    scale: float
 
     async def owner(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection as the owner, for setting up and for limits in pure SQL; the caller closes it."""
@@ -66,8 +67,8 @@ class Environment:
 
 
 @asynccontextmanager
-async def environment() -> AsyncIterator[Environment]:
-    """Starts everything in a new folder, and removes it afterwards."""
+async def environment(scale: float = 1.0) -> AsyncIterator[Environment]:
+    """Starts everything in a new folder, and removes it afterwards. `scale` multiplies how much a case does."""
     folder = Path(tempfile.mkdtemp(prefix="tollway-bench-"))
     try:
         async with await start_servers(folder / "data", EmbeddedSettings()) as servers:
@@ -103,6 +104,7 @@ async def environment() -> AsyncIterator[Environment]:
                     house,
                     tenant,
                     secret,
+                    scale,
                 )
             finally:
                 await api.close()

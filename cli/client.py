@@ -22,6 +22,9 @@ Result = TypeVar("Result")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 DEADLINE_S: Final = 30.0
+# An invoice of ten thousand lines as a page; the library's own limit is 4 MiB.
+ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+_OPTIONS: Final = [("grpc.max_receive_message_length", ANSWER_BYTES_MAX)]
 
 
 class CallFailed(Exception):
@@ -95,9 +98,9 @@ async def channel_to(connection: Connection) -> AsyncIterator[grpc.aio.Channel]:
 
 def _open(connection: Connection) -> grpc.aio.Channel:
     if not connection.ca_file:
-        return grpc.aio.insecure_channel(connection.address)
+        return grpc.aio.insecure_channel(connection.address, options=_OPTIONS)
     credentials = grpc.ssl_channel_credentials(Path(connection.ca_file).read_bytes())
-    return grpc.aio.secure_channel(connection.address, credentials)
+    return grpc.aio.secure_channel(connection.address, credentials, options=_OPTIONS)
 
 
 def describe(error: grpc.aio.AioRpcError, address: str) -> str:

@@ -29,6 +29,10 @@ COMMANDS: Final = {
     "migrate": ("cli.commands.migrate", "Bring the database's schema up to date."),
     "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
     "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
+    "invoices": (
+        "cli.commands.invoices",
+        "See invoices and why they say what they say; preview, finalize, void.",
+    ),
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: lag, pauses, what waits or is dead."),

@@ -41,6 +41,7 @@ from workers.metrics import (
     LagMetrics,
     LoopMetrics,
     RouterMetrics,
+    SchedulerMetrics,
     SenderMetrics,
     SweeperMetrics,
 )
@@ -191,7 +192,13 @@ def _rating(shop: Shop) -> Awaitable[None]:
 
 def _scheduler(shop: Shop) -> Awaitable[None]:
     return shop.loop(
-        "scheduler", Scheduler(shop.parts.worker, shop.parts.clock, SchedulerSettings()).step
+        "scheduler",
+        Scheduler(
+            shop.parts.worker,
+            shop.parts.clock,
+            SchedulerSettings(),
+            SchedulerMetrics(shop.parts.registry),
+        ).step,
     )
 
 

@@ -9,42 +9,62 @@ VALUES (
 RETURNING *;
 
 -- name: EndDiscount :one
--- No row when there is no such discount; one that has ended keeps its time.
-UPDATE discounts SET ended_at = coalesce(ended_at, @now::timestamptz)
-WHERE tenant_id = @tenant_id AND id = @id
+-- No row when there is none, or it has ended.
+UPDATE discounts SET ended_at = @now::timestamptz
+WHERE tenant_id = @tenant_id AND id = @id AND ended_at IS NULL
 RETURNING *;
 
 -- name: CountLiveDiscounts :one
-SELECT count(*) FROM discounts WHERE tenant_id = @tenant_id AND customer_id = @customer_id AND ended_at IS NULL;
-
--- name: CountDiscountUses :one
-SELECT count(*) FROM invoice_discounts u
-JOIN invoices i ON i.tenant_id = u.tenant_id AND i.id = u.invoice_id
-WHERE u.tenant_id = @tenant_id AND u.discount_id = @discount_id AND u.counted AND (i.status <> 'void' OR i.waived);
-
--- name: ListDiscounts :many
--- Newest first, those made before @before.
-SELECT * FROM discounts
-WHERE tenant_id = @tenant_id AND customer_id = @customer_id
-  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
-ORDER BY id DESC
-LIMIT @page_max;
-
--- name: ListDraftDiscounts :many
--- The discounts that may still lower the drafts, oldest first, and how often each has counted.
-SELECT i.id AS invoice_id, sqlc.embed(d), u.uses::bigint AS uses
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN discounts d ON d.tenant_id = i.tenant_id AND d.customer_id = i.customer_id
-    AND (d.subscription_id IS NULL OR d.subscription_id = i.subscription_id)
-    AND (d.currency IS NULL OR d.currency = i.currency)
+SELECT count(*) FROM discounts d
 CROSS JOIN LATERAL (
     SELECT count(*) AS uses FROM invoice_discounts x
     JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
     WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
 ) AS u
-WHERE d.ended_at IS NULL
-ORDER BY i.id, d.id;
+WHERE d.tenant_id = @tenant_id AND d.customer_id = @customer_id AND d.ended_at IS NULL
+  AND (d.periods IS NULL OR u.uses < d.periods);
+
+-- name: GetDiscount :one
+SELECT sqlc.embed(d), u.uses::bigint AS uses
+FROM discounts d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.tenant_id = @tenant_id AND d.id = @id;
+
+-- name: ListDiscounts :many
+-- Newest first, those made before @before, with how often each has counted.
+SELECT sqlc.embed(d), u.uses::bigint AS uses
+FROM discounts d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.tenant_id = @tenant_id AND d.customer_id = @customer_id
+  AND (sqlc.narg(before)::uuid IS NULL OR d.id < sqlc.narg(before)::uuid)
+ORDER BY d.id DESC
+LIMIT @page_max;
+
+-- name: ListDraftDiscounts :many
+-- The discounts that may still lower the drafts, oldest first, and how often each has counted.
+SELECT g.invoice_id::uuid AS invoice_id, sqlc.embed(d), u.uses::bigint AS uses
+FROM unnest(
+    @tenant_ids::uuid[], @invoice_ids::uuid[], @customer_ids::uuid[], sqlc.narg(subscription_ids)::uuid[],
+    @currencies::text[]
+) AS g (tenant_id, invoice_id, customer_id, subscription_id, currency)
+JOIN discounts d ON d.tenant_id = g.tenant_id AND d.customer_id = g.customer_id
+    AND (d.subscription_id IS NULL OR d.subscription_id = g.subscription_id)
+    AND (d.currency IS NULL OR d.currency = g.currency)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.ended_at IS NULL AND (d.periods IS NULL OR u.uses < d.periods)
+ORDER BY g.invoice_id, d.id;
 
 -- name: InsertInvoiceDiscounts :exec
 INSERT INTO invoice_discounts (tenant_id, invoice_id, position, discount_id, display_name, percent, amount, counted)

@@ -29,3 +29,12 @@ FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[]
 JOIN fee_periods f ON f.tenant_id = g.tenant_id AND f.subscription_id = g.subscription_id
     AND f.bill_kind = g.kind AND f.bill_boundary = g.boundary
 ORDER BY f.id;
+
+-- name: ListFeesToCome :many
+-- The charges in advance that the subscription's licensed items will have for a period, were it begun now.
+SELECT i.id AS item_id, i.price_id, i.quantity
+FROM subscription_items i
+JOIN prices p ON p.tenant_id = i.tenant_id AND p.id = i.price_id
+WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.meter_id IS NULL AND i.ended_at IS NULL
+  AND p.billing_timing = 'in_advance'
+ORDER BY i.id;

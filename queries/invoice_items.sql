@@ -10,22 +10,23 @@ VALUES (
 RETURNING *;
 
 -- name: GetInvoiceItem :one
-SELECT * FROM invoice_items WHERE tenant_id = @tenant_id AND id = @id;
+SELECT * FROM invoice_items WHERE tenant_id = @tenant_id AND id = @id AND removed_at IS NULL;
 
--- name: DeleteInvoiceItem :execrows
-DELETE FROM invoice_items WHERE tenant_id = @tenant_id AND id = @id;
+-- name: RemoveInvoiceItem :exec
+-- The row stays: a void invoice may have a line of it.
+UPDATE invoice_items SET removed_at = @now::timestamptz WHERE tenant_id = @tenant_id AND id = @id AND removed_at IS NULL;
 
 -- name: CountInvoiceItems :one
-SELECT count(*) FROM invoice_items WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id::uuid;
+SELECT count(*) FROM invoice_items WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id::uuid AND removed_at IS NULL;
 
 -- name: CountWaitingItems :one
 SELECT count(*) FROM invoice_items
-WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id::uuid AND invoice_id IS NULL;
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id::uuid AND invoice_id IS NULL AND removed_at IS NULL;
 
 -- name: ListWaitingItems :many
 -- Items that wait for a subscription's next invoice, oldest first, those after @after.
 SELECT * FROM invoice_items
-WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id::uuid AND invoice_id IS NULL
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id::uuid AND invoice_id IS NULL AND removed_at IS NULL
   AND (sqlc.narg(after)::uuid IS NULL OR id > sqlc.narg(after)::uuid)
 ORDER BY id
 LIMIT @page_max;
@@ -33,25 +34,28 @@ LIMIT @page_max;
 -- name: ListInvoiceItems :many
 -- Items of an invoice, oldest first, those after @after.
 SELECT * FROM invoice_items
-WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id::uuid
+WHERE tenant_id = @tenant_id AND invoice_id = @invoice_id::uuid AND removed_at IS NULL
   AND (sqlc.narg(after)::uuid IS NULL OR id > sqlc.narg(after)::uuid)
 ORDER BY id
 LIMIT @page_max;
 
 -- name: ListDraftItems :many
--- What the drafts take: their own items, and those that wait for the subscription's next invoice.
-SELECT i.id AS draft_id, sqlc.embed(t)
-FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN invoice_items t ON t.tenant_id = i.tenant_id
-    AND (t.invoice_id = i.id OR (t.invoice_id IS NULL AND t.subscription_id = i.subscription_id))
-ORDER BY i.id, t.id;
+-- What the drafts take: their own items, and those that wait for the subscription's next invoice. The drafts need not be
+-- stored: a preview looks ahead.
+SELECT g.invoice_id::uuid AS draft_id, sqlc.embed(t)
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], sqlc.narg(subscription_ids)::uuid[])
+    AS g (tenant_id, invoice_id, subscription_id)
+JOIN invoice_items t ON t.tenant_id = g.tenant_id
+    AND (t.invoice_id = g.invoice_id OR (t.invoice_id IS NULL AND t.subscription_id = g.subscription_id))
+    AND t.removed_at IS NULL
+ORDER BY g.invoice_id, t.id;
 
 -- name: TakeInvoiceItems :execrows
 -- Items that waited stand on these invoices now. For callers that hold the subscriptions' locks.
 UPDATE invoice_items t SET invoice_id = g.invoice_id
 FROM unnest(@tenant_ids::uuid[], @ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, id, invoice_id)
-WHERE t.tenant_id = g.tenant_id AND t.id = g.id AND (t.invoice_id IS NULL OR t.invoice_id = g.invoice_id);
+WHERE t.tenant_id = g.tenant_id AND t.id = g.id AND (t.invoice_id IS NULL OR t.invoice_id = g.invoice_id)
+  AND t.removed_at IS NULL;
 
 -- name: MoveInvoiceItems :execrows
 -- A voided invoice is made again: its items go over to the new draft.
@@ -60,8 +64,27 @@ WHERE tenant_id = @tenant_id AND invoice_id = @from_invoice_id::uuid;
 
 -- name: ListDraftTaxes :many
 -- The tax percentage that each draft's customer has of its own, and its credit in the draft's currency.
-SELECT i.id AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
+SELECT g.invoice_id::uuid AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
+FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @customer_ids::uuid[], @currencies::text[])
+    AS g (tenant_id, invoice_id, customer_id, currency)
+JOIN customers c ON c.tenant_id = g.tenant_id AND c.id = g.customer_id
+LEFT JOIN credit_balances b ON b.tenant_id = g.tenant_id AND b.customer_id = g.customer_id AND b.currency = g.currency;
+
+-- name: ListCreditedFees :many
+-- Of each fee that the drafts give back: the line that charged for it.
+SELECT i.id AS draft_id, f.item_id, f.period_start, l.amount, l.discount, l.tax_percent
 FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN customers c ON c.tenant_id = i.tenant_id AND c.id = i.customer_id
-LEFT JOIN credit_balances b ON b.tenant_id = i.tenant_id AND b.customer_id = i.customer_id AND b.currency = i.currency;
+JOIN fee_periods f ON f.tenant_id = i.tenant_id AND f.subscription_id = i.subscription_id
+    AND f.bill_kind = i.kind AND f.bill_boundary = i.boundary AND f.reason = 'credit'
+CROSS JOIN LATERAL (
+    SELECT x.amount, x.discount, x.tax_percent
+    FROM invoice_lines x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = f.tenant_id AND x.item_id = f.item_id AND x.kind = 'fee' AND x.amount > 0
+      AND x.period_start <= f.period_start AND x.period_end >= f.period_end
+      AND (o.status IN ('open', 'paid') OR o.waived)
+    ORDER BY x.period_start DESC, o.id DESC
+    LIMIT 1
+) AS l
+ORDER BY i.id, f.item_id, f.period_start;

@@ -31,6 +31,12 @@ WHERE tenant_id = @tenant_id
   AND (sqlc.narg(subscription_id)::uuid IS NULL OR subscription_id = sqlc.narg(subscription_id)::uuid)
   AND (sqlc.narg(status)::text IS NULL OR status = sqlc.narg(status)::text)
   AND (NOT @blocked::boolean OR (status = 'draft' AND blocked_reason IS NOT NULL))
+  AND (sqlc.narg(kind)::text IS NULL OR kind = sqlc.narg(kind)::text)
+  AND (sqlc.narg(number)::text IS NULL OR number = sqlc.narg(number)::text)
+  AND (sqlc.narg(created_from)::timestamptz IS NULL OR created_at >= sqlc.narg(created_from)::timestamptz)
+  AND (sqlc.narg(created_until)::timestamptz IS NULL OR created_at < sqlc.narg(created_until)::timestamptz)
+  AND (sqlc.narg(finalized_from)::timestamptz IS NULL OR finalized_at >= sqlc.narg(finalized_from)::timestamptz)
+  AND (sqlc.narg(finalized_until)::timestamptz IS NULL OR finalized_at < sqlc.narg(finalized_until)::timestamptz)
 ORDER BY id DESC
 LIMIT @page_max;
 

@@ -3,16 +3,19 @@
 -- name: GetTenantProfile :one
 SELECT * FROM tenant_profiles WHERE tenant_id = @tenant_id;
 
--- name: PutTenantProfile :one
-INSERT INTO tenant_profiles (
-    tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, updated_at)
-VALUES (
-    @tenant_id, @legal_name, @address, @tax_number, @email, @website, @accent_color, @payment_instructions, @footer, @now)
-ON CONFLICT (tenant_id) DO UPDATE SET
-    legal_name = excluded.legal_name, address = excluded.address, tax_number = excluded.tax_number,
-    email = excluded.email, website = excluded.website, accent_color = excluded.accent_color,
-    payment_instructions = excluded.payment_instructions, footer = excluded.footer, updated_at = excluded.updated_at,
-    version = tenant_profiles.version + 1
+-- name: MakeTenantProfile :exec
+INSERT INTO tenant_profiles (tenant_id, updated_at) VALUES (@tenant_id, @now) ON CONFLICT DO NOTHING;
+
+-- name: LockTenantProfile :one
+SELECT * FROM tenant_profiles WHERE tenant_id = @tenant_id FOR NO KEY UPDATE;
+
+-- name: UpdateTenantProfile :one
+-- For callers that hold the row's lock.
+UPDATE tenant_profiles
+SET legal_name = @legal_name, address = @address, tax_number = @tax_number, email = @email, website = @website,
+    accent_color = @accent_color, payment_instructions = @payment_instructions, footer = @footer, updated_at = @now,
+    version = version + 1
+WHERE tenant_id = @tenant_id
 RETURNING *;
 
 -- name: GetInvoiceParties :one

@@ -1,5 +1,6 @@
 -- Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
--- views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
+-- views say what counts: `effective_usage_records` which records, `counted_usage` in which group. Who asks names the
+-- meter: else a period is compared with every meter of the tenant, before its records are looked for.
 
 -- name: ListPeriodMeters :many
 -- What the meters of these usage periods count, and in how many groups by their buckets, as far as @groups_limit:
@@ -23,18 +24,20 @@ JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id;
 SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, count(*) AS records, sum(c.quantity)::numeric AS total,
        max(c.quantity)::numeric AS highest
-FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @meter_ids::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
 JOIN counted_usage c
-    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start AND c.meter_id = k.meter_id
 GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key;
 
 -- name: ListUniquesFromRecords :many
 -- How many distinct values the meter's property has; a record without it counts nobody.
 SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, count(*) AS records, count(DISTINCT c.unique_value) AS uniques
-FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @meter_ids::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
 JOIN counted_usage c
-    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start AND c.meter_id = k.meter_id
 GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key;
 
 -- name: ListLatestFromRecords :many
@@ -42,9 +45,10 @@ GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key;
 SELECT DISTINCT ON (k.tenant_id, k.item_id, k.period_start, c.group_key)
        k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, c.quantity::numeric AS quantity
-FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @meter_ids::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
 JOIN counted_usage c
-    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start AND c.meter_id = k.meter_id
 ORDER BY k.tenant_id, k.item_id, k.period_start, c.group_key, c.used_at DESC, c.root_key COLLATE "C" DESC;
 
 -- name: ListLevelsFromRecords :many
@@ -65,6 +69,7 @@ FROM (
         ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
     JOIN counted_usage c
         ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start <= k.period_start
+        AND c.meter_id = p.meter_id
     GROUP BY k.tenant_id, k.item_id, k.period_start, p.period_end, c.group_key
 ) AS q
 WHERE q.records > 0 OR q.opening <> 0;
@@ -85,11 +90,12 @@ FROM (
            c.group_key::text AS group_key, c.quantity, k.free_events, k.free_amount::numeric AS free_amount,
            row_number() OVER events AS place, sum(c.quantity) OVER events AS so_far
     FROM unnest(
-        @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], sqlc.narg(free_events)::bigint[],
-        sqlc.narg(free_amounts)::text[]
-    ) AS k (tenant_id, item_id, period_start, free_events, free_amount)
+        @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @meter_ids::uuid[],
+        sqlc.narg(free_events)::bigint[], sqlc.narg(free_amounts)::text[]
+    ) AS k (tenant_id, item_id, period_start, meter_id, free_events, free_amount)
     JOIN counted_usage c
         ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+        AND c.meter_id = k.meter_id
     WINDOW events AS (
         PARTITION BY k.tenant_id, k.item_id, k.period_start, c.group_key
         ORDER BY c.used_at, c.root_key COLLATE "C" ROWS UNBOUNDED PRECEDING

@@ -35,6 +35,22 @@ FROM (
     ORDER BY i.finalize_at, i.tenant_id, i.id LIMIT @most::integer
 ) AS q;
 
+-- name: CountBlockedDrafts :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (
+    SELECT i.finalize_at AS at FROM invoices i WHERE i.status = 'draft' AND i.blocked_reason IS NOT NULL
+    LIMIT @most::integer
+) AS q;
+
+-- name: ListBlockedCounts :many
+-- How many drafts each reason blocks.
+SELECT q.reason::text AS reason, count(*) AS drafts
+FROM (
+    SELECT i.blocked_reason AS reason FROM invoices i WHERE i.status = 'draft' AND i.blocked_reason IS NOT NULL
+    LIMIT @most::integer
+) AS q
+GROUP BY q.reason;
+
 -- name: CountDeliveries :one
 SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
 FROM (SELECT d.created_at AS at FROM webhook_deliveries d WHERE d.status = 'pending' LIMIT @most::integer) AS q;

@@ -82,7 +82,8 @@ FROM made;
 SELECT w.id AS webhook_id,
        coalesce((SELECT sum(m.count) FROM webhook_matched m
                  WHERE m.tenant_id = w.tenant_id AND m.webhook_id = w.id), 0)::bigint AS matched,
-       d.resent, d.delivered, d.pending, d.parked, d.dead, d.canceled
+       (d.resent + c.resent)::bigint AS resent, (d.delivered + c.delivered)::bigint AS delivered, d.pending, d.parked,
+       (d.dead + c.dead)::bigint AS dead, (d.canceled + c.canceled)::bigint AS canceled
 FROM webhooks w
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE x.nonce > 0) AS resent,
@@ -93,6 +94,14 @@ CROSS JOIN LATERAL (
            count(*) FILTER (WHERE x.status = 'canceled') AS canceled
     FROM webhook_deliveries x WHERE x.tenant_id = w.tenant_id AND x.webhook_id = w.id
 ) d
+CROSS JOIN LATERAL (
+    -- What is kept no longer.
+    SELECT coalesce(sum(y.resent), 0)::bigint AS resent,
+           coalesce(sum(y.count) FILTER (WHERE y.status = 'delivered'), 0)::bigint AS delivered,
+           coalesce(sum(y.count) FILTER (WHERE y.status = 'dead'), 0)::bigint AS dead,
+           coalesce(sum(y.count) FILTER (WHERE y.status = 'canceled'), 0)::bigint AS canceled
+    FROM webhook_closed y WHERE y.tenant_id = w.tenant_id AND y.webhook_id = w.id
+) c
 WHERE w.tenant_id = @tenant_id AND (sqlc.narg(webhook_id)::uuid IS NULL OR w.id = sqlc.narg(webhook_id)::uuid)
   AND w.id > @after::uuid
 ORDER BY w.id

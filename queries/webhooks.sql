@@ -71,13 +71,19 @@ ORDER BY s.id DESC;
 -- What matched, and its deliveries by state, in one statement: one snapshot, so that the sides can be compared.
 SELECT coalesce((SELECT sum(m.count) FROM webhook_matched m
                  WHERE m.tenant_id = @tenant_id AND m.webhook_id = @webhook_id), 0)::bigint AS matched,
-       count(*) FILTER (WHERE d.status = 'delivered') AS delivered,
-       count(*) FILTER (WHERE d.status = 'pending') AS pending,
-       count(*) FILTER (WHERE d.status = 'parked') AS parked,
-       count(*) FILTER (WHERE d.status = 'dead') AS dead,
-       count(*) FILTER (WHERE d.status = 'canceled') AS canceled
-FROM webhook_deliveries d
-WHERE d.tenant_id = @tenant_id AND d.webhook_id = @webhook_id;
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'delivered'), 0)::bigint AS delivered,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'pending'), 0)::bigint AS pending,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'parked'), 0)::bigint AS parked,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'dead'), 0)::bigint AS dead,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'canceled'), 0)::bigint AS canceled
+FROM (
+    SELECT x.status, count(*) AS count FROM webhook_deliveries x
+    WHERE x.tenant_id = @tenant_id AND x.webhook_id = @webhook_id
+    GROUP BY x.status
+    UNION ALL
+    -- What is kept no longer.
+    SELECT c.status, c.count FROM webhook_closed c WHERE c.tenant_id = @tenant_id AND c.webhook_id = @webhook_id
+) d;
 
 -- name: ListWebhooksOf :many
 -- The endpoints of many tenants, disabled ones too: their deliveries are parked. Held until the deliveries are committed:

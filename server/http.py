@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from server.app import MESSAGE_BYTES_MAX
 from server.gateway.cors import Cors
+from server.gateway.documents import Documents
 from server.gateway.gateway import Gateway, certificate_required, errors_as_json
 from server.gateway.reference import reference_routes
 
@@ -70,6 +71,7 @@ async def start_http(
         if api.tls is not None and api.tls.verify_mode is not ssl.CERT_NONE:
             app.middlewares.append(certificate_required)
         app.add_routes(reference_routes())
+        app.add_routes(Documents(api.gateway.methods).routes())
         api.gateway.add_to(app)
     # A client that leaves cancels its call. A line of a stream may be as long as a message.
     runner = web.AppRunner(

@@ -19,9 +19,33 @@ from tollway.customer.v1.customer_service_pb2_grpc import (
     add_CustomerServiceServicer_to_server as add_customer,
 )
 from tollway.event.v1.event_service_pb2_grpc import add_EventServiceServicer_to_server as add_event
-from tollway.invoice.v1 import invoice_events_pb2
+from tollway.invoice.v1 import (
+    credit_events_pb2,
+    credit_note_events_pb2,
+    discount_events_pb2,
+    invoice_events_pb2,
+    payment_events_pb2,
+)
+from tollway.invoice.v1.credit_note_service_pb2_grpc import (
+    add_CreditNoteServiceServicer_to_server as add_credit_note,
+)
+from tollway.invoice.v1.credit_service_pb2_grpc import (
+    add_CreditServiceServicer_to_server as add_credit,
+)
+from tollway.invoice.v1.discount_service_pb2_grpc import (
+    add_DiscountServiceServicer_to_server as add_discount,
+)
+from tollway.invoice.v1.document_service_pb2_grpc import (
+    add_DocumentServiceServicer_to_server as add_document,
+)
+from tollway.invoice.v1.invoice_item_service_pb2_grpc import (
+    add_InvoiceItemServiceServicer_to_server as add_invoice_item,
+)
 from tollway.invoice.v1.invoice_service_pb2_grpc import (
     add_InvoiceServiceServicer_to_server as add_invoice,
+)
+from tollway.invoice.v1.payment_service_pb2_grpc import (
+    add_PaymentServiceServicer_to_server as add_payment,
 )
 from tollway.operations.v1.operations_service_pb2_grpc import (
     add_OperationsServiceServicer_to_server as add_operations,
@@ -69,10 +93,16 @@ from server.handlers import HandlersByName
 from server.house import House
 from server.services.backfill import BackfillServicer
 from server.services.catalog import CatalogServicer
+from server.services.credit import CreditServicer
+from server.services.credit_note import CreditNoteServicer
 from server.services.customer import CustomerServicer
+from server.services.discount import DiscountServicer
+from server.services.document import DocumentServicer
 from server.services.event import EventServicer
 from server.services.invoice import InvoiceServicer
+from server.services.invoice_item import InvoiceItemServicer
 from server.services.operations import OperationsServicer
+from server.services.payment import PaymentServicer
 from server.services.rating import RatingServicer
 from server.services.replay import ReplayServicer
 from server.services.scheduler import SchedulerServicer
@@ -98,6 +128,12 @@ SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
     "tollway.usage.v1.ThresholdService": (add_threshold, ThresholdServicer),
     "tollway.rating.v1.RatingService": (add_rating, RatingServicer),
     "tollway.invoice.v1.InvoiceService": (add_invoice, InvoiceServicer),
+    "tollway.invoice.v1.InvoiceItemService": (add_invoice_item, InvoiceItemServicer),
+    "tollway.invoice.v1.DocumentService": (add_document, DocumentServicer),
+    "tollway.invoice.v1.PaymentService": (add_payment, PaymentServicer),
+    "tollway.invoice.v1.CreditNoteService": (add_credit_note, CreditNoteServicer),
+    "tollway.invoice.v1.CreditService": (add_credit, CreditServicer),
+    "tollway.invoice.v1.DiscountService": (add_discount, DiscountServicer),
     "tollway.webhook.v1.WebhookService": (add_webhook, WebhookServicer),
     "tollway.webhook.v1.WebhookDeliveryService": (add_webhook_delivery, WebhookDeliveryServicer),
     "tollway.webhook.v1.WebhookRecoveryService": (add_webhook_recovery, WebhookRecoveryServicer),
@@ -111,8 +147,12 @@ SERVICES: Final[Mapping[str, tuple[Add, Serve]]] = {
 # without them a client could not print the payload of an event.
 PAYLOADS: Final = (
     catalog_events_pb2,
+    credit_events_pb2,
+    credit_note_events_pb2,
     customer_events_pb2,
+    discount_events_pb2,
     invoice_events_pb2,
+    payment_events_pb2,
     rating_events_pb2,
     replay_events_pb2,
     scheduler_events_pb2,

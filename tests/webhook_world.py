@@ -24,6 +24,7 @@ from tollway.event.v1 import event_pb2
 
 from billing.domain.address import Network
 from billing.domain.ids import Prefix, decode, encode
+from billing.runtime.clock import Clock
 from billing.runtime.ids import new_id
 from billing.runtime.vault import Vault
 from billing.services import events
@@ -204,20 +205,26 @@ class WebhookWorld:
         for row in await self.rows(
             "SELECT w.id, coalesce((SELECT sum(m.count) FROM webhook_matched m"
             "   WHERE m.webhook_id = w.id), 0) AS matched,"
-            " (SELECT count(*) FROM webhook_deliveries d WHERE d.webhook_id = w.id) AS made FROM webhooks w"
+            " (SELECT count(*) FROM webhook_deliveries d WHERE d.webhook_id = w.id) +"
+            " coalesce((SELECT sum(c.count) FROM webhook_closed c WHERE c.webhook_id = w.id), 0) AS made"
+            " FROM webhooks w"
         ):
             assert row["matched"] == row["made"]
 
     @contextlib.asynccontextmanager
     async def sender(
-        self, settings: SenderSettings = USUAL, *, allowed: Sequence[Network] = LOOPBACK
+        self,
+        settings: SenderSettings = USUAL,
+        *,
+        allowed: Sequence[Network] = LOOPBACK,
+        clock: Clock | None = None,
     ) -> AsyncIterator[Sender]:
         """A sender with leases of its own; they are kept when it is killed, and given up when it ends."""
         keeper = self.keeper()
         self.keepers.append(keeper)
         await keeper.step()
         client = WebhookClient(settings, Guard(allowed), user_agent="tollway/test")
-        sender = self.make_sender(keeper, client, settings)
+        sender = self.make_sender(keeper, client, settings, clock)
         async with sender.running():
             yield sender
         self.keepers.remove(keeper)
@@ -233,9 +240,13 @@ class WebhookWorld:
         )
 
     def make_sender(
-        self, keeper: LeaseKeeper, client: WebhookClient, settings: SenderSettings
+        self,
+        keeper: LeaseKeeper,
+        client: WebhookClient,
+        settings: SenderSettings,
+        clock: Clock | None = None,
     ) -> Sender:
-        clock = self.databases.clock
+        clock = clock or self.databases.clock
         poster = Poster(client, VAULT, clock, SenderMetrics(CollectorRegistry()))
         return Sender(self.databases.worker, keeper, poster, clock, self.wake, settings)
 

@@ -164,6 +164,11 @@ class SweeperMetrics:
             "Answers kept for retries that were deleted.",
             registry=registry,
         )
+        self.deliveries_closed = Counter(
+            "tollway_sweeper_deliveries_closed",
+            "Old webhook deliveries deleted and added to the closing totals.",
+            registry=registry,
+        )
         self.events_healed = Counter(
             "tollway_sweeper_events_healed",
             "Events published again because a consumer lacked them.",
@@ -172,6 +177,18 @@ class SweeperMetrics:
         self.messages_trimmed = Counter(
             "tollway_sweeper_messages_trimmed",
             "Routed messages removed from the bus.",
+            registry=registry,
+        )
+
+
+class SchedulerMetrics:
+    """Gauges of the scheduler on `registry`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.blocked_drafts = Gauge(
+            "tollway_invoices_blocked",
+            "Drafts whose time has come and that cannot become final.",
+            ["reason"],
             registry=registry,
         )
 

@@ -7,31 +7,45 @@ again; what a step did not come to stays due.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
-from billing.services.draft_claims import FinalizationSettings, OnTestClocks
+from billing.services.draft_claims import Blocked, FinalizationSettings, OnTestClocks
 from billing.services.due_subscriptions import Share, run_due
 from billing.services.finalization import finalize_due
+from billing.services.operations_status import count_blocked
+from workers.metrics import SchedulerMetrics
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """How many subscriptions a transaction takes, and every how many steps what has waited least goes first."""
+    """How many subscriptions a transaction takes, and every how many steps what has waited least goes first.
+
+    `count_every` is how often blocked drafts are counted (machine time).
+    """
 
     batch_max: int = 500
     newest_every: int = 4
+    count_every: timedelta = timedelta(seconds=10)
     finalization: FinalizationSettings = field(default_factory=FinalizationSettings)
 
 
 class Scheduler:
     """Starts, renews and bills; a step takes one batch of each kind."""
 
-    def __init__(self, database: Database, clock: Clock, settings: SchedulerSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        settings: SchedulerSettings,
+        metrics: SchedulerMetrics | None = None,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._settings = settings
+        self._metrics = metrics
+        self._counted_at: datetime | None = None
         self._steps = 0
 
     async def step(self) -> int:
@@ -45,7 +59,20 @@ class Scheduler:
         finalization = self._settings.finalization
         done += await finalize_due(self._database, finalization, now=now)
         done += await finalize_due(self._database, finalization, now=now, scope=OnTestClocks())
+        await self._count_blocked(now)
         return done
+
+    async def _count_blocked(self, now: datetime) -> None:
+        """Shows how many drafts each reason blocks, now and then."""
+        if self._metrics is None:
+            return
+        if self._counted_at and now - self._counted_at < self._settings.count_every:
+            return
+        self._counted_at = now
+        async with self._database.connection() as connection:
+            counts = await count_blocked(connection)
+        for reason in Blocked:
+            self._metrics.blocked_drafts.labels(reason).set(counts.get(reason, 0))
 
     async def _run(self, share: Share, now: datetime) -> int:
         async with self._database.transaction() as tx:

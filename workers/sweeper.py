@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from billing.runtime.bus.base import BusUnavailable, StreamMissing
-from billing.services import reconciliation, upkeep
+from billing.services import reconciliation, upkeep, webhook_retention
 from workers.ground import Ground
 from workers.metrics import SweeperMetrics
 
@@ -30,6 +30,7 @@ class SweeperSettings:
     partitions_every: timedelta = timedelta(hours=1)
     answers_kept: timedelta = timedelta(hours=48)  # 24 hours are promised
     answers_at_once_max: int = 500
+    deliveries_at_once_max: int = 500
     bus_retention: timedelta = timedelta(hours=24)
 
 
@@ -41,12 +42,13 @@ class Sweeper:
         self._partitions_made_at: datetime | None = None
 
     async def step(self) -> int:
-        """Sweeps once; above zero when there are more old answers to delete."""
+        """Sweeps once; above zero when there is more that is old to delete."""
         now = self._ground.clock.now()
         await self._make_partitions(now)
         await self._trim(now)
         await self._reconcile(now)
-        return await self._delete_answers(now)
+        closed = await self._close_deliveries(now)
+        return closed + await self._delete_answers(now)
 
     async def _make_partitions(self, now: datetime) -> None:
         made_at = self._partitions_made_at
@@ -57,6 +59,12 @@ class Sweeper:
         )
         self._partitions_made_at = now
         self._metrics.partitions_made.inc(made)
+
+    async def _close_deliveries(self, now: datetime) -> int:
+        most = self._settings.deliveries_at_once_max
+        closed = await webhook_retention.close_old(self._ground.database, now=now, most=most)
+        self._metrics.deliveries_closed.inc(closed)
+        return closed if closed == most else 0
 
     async def _delete_answers(self, now: datetime) -> int:
         most = self._settings.answers_at_once_max

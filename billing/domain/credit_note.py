@@ -1,15 +1,16 @@
 """Invoice path: credit notes, the only correction of an open or paid invoice besides void.
 
-Invariant: the notes of a line never exceed it, and notes that use a line up take exactly its tax.
+Invariant: the notes of a line never exceed it, those of an invoice never exceed its total, and notes that use a line up
+take exactly its tax.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from billing.domain.errors import CreditExceedsLine, Invalid
+from billing.domain.errors import CreditExceedsInvoice, CreditExceedsLine, Invalid
 from billing.domain.money import Money, total_of
 from billing.domain.totals import apply_credit
 
@@ -33,7 +34,7 @@ class CreditableLine:
 class CreditedLine:
     """What one note takes from one line."""
 
-    line: int
+    number: int
     net: Money
     tax: Money
 
@@ -55,18 +56,25 @@ class CreditNote:
 
 
 def credit_note(
-    lines: Sequence[CreditableLine], amounts: Mapping[int, Money], amount_due: Money
+    lines: Mapping[int, CreditableLine], amounts: Mapping[int, Money], *, total: Money, due: Money
 ) -> CreditNote:
-    """Credit `amounts` (line index to an amount before tax) of an invoice.
+    """Credit `amounts` (before tax, by line number) of an invoice of `total`, of which `due` is to be paid.
 
-    Raises CreditExceedsLine, or Invalid for a line that is not there or an amount not above zero.
+    Raises CreditExceedsLine, CreditExceedsInvoice (negative lines lower what an invoice is), or Invalid for a line that
+    is not there or an amount not above zero.
     """
     if not amounts:
         raise Invalid.field("lines", "name at least one line and its amount.")
-    taken = tuple(_credit(lines, index, amounts[index]) for index in sorted(amounts))
-    net = total_of((line.net for line in taken), amount_due.currency)
-    tax = total_of((line.tax for line in taken), amount_due.currency)
-    lowers = apply_credit(net + tax, amount_due)
+    taken = tuple(_credit(lines, number, amounts[number]) for number in sorted(amounts))
+    net = total_of((line.net for line in taken), due.currency)
+    tax = total_of((line.tax for line in taken), due.currency)
+    earlier = total_of((line.credited + line.credited_tax for line in lines.values()), due.currency)
+    if total - earlier < net + tax:
+        raise CreditExceedsInvoice(
+            f"The invoice has {total - earlier} left to credit, not {net + tax}; lower the amounts.",
+            metadata={"left": (total - earlier).to_text()},
+        )
+    lowers = apply_credit(net + tax, due)
     return CreditNote(taken, net, tax, lowers, net + tax - lowers)
 
 
@@ -78,19 +86,19 @@ def unused_time_credit(
     return Money.of_exact(net, currency), Money.of_exact(net * tax_percent / 100, currency)
 
 
-def _credit(lines: Sequence[CreditableLine], index: int, amount: Money) -> CreditedLine:
-    path = f"lines[{index}]"
-    if not 0 <= index < len(lines):
-        raise Invalid.field(path, f"the invoice has {len(lines)} lines, numbered from 0.")
+def _credit(lines: Mapping[int, CreditableLine], number: int, amount: Money) -> CreditedLine:
+    path = f"lines[{number}]"
+    line = lines.get(number)
+    if line is None:
+        raise Invalid.field(path, f"the invoice has {len(lines)} lines, numbered from 1.")
     if amount.minor_units <= 0:
         raise Invalid.field(path, "the amount must be above zero.")
-    line = lines[index]
     if line.left < amount:
         raise CreditExceedsLine(
-            f"Line {index} has {line.left} left to credit, not {amount}; lower the amount.",
-            metadata={"line": str(index), "left": line.left.to_text()},
+            f"Line {number} has {line.left} left to credit, not {amount}; lower the amount.",
+            metadata={"line": str(number), "left": line.left.to_text()},
         )
     # Tax in proportion to all that was credited so far, so that rounding never piles up.
     share = Fraction((line.credited + amount).minor_units, line.net.minor_units)
     tax = Money.of_exact(line.tax.exact * share, amount.currency) - line.credited_tax
-    return CreditedLine(index, amount, tax)
+    return CreditedLine(number, amount, tax)

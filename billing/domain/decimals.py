@@ -68,12 +68,18 @@ def parse_exact(text: object, *, path: str = "value", max_decimals: int = DECIMA
     return Fraction(parse_decimal(text, path=path, max_decimals=max_decimals))
 
 
-def round_half_away(value: Fraction) -> int:
-    """The nearest whole number; a half goes away from zero (decimal's ROUND_HALF_UP).
+def exact(value: Decimal | int) -> Fraction:
+    """A stored number as the exact one that the rules calculate with: Fraction(value), in a fifth of its time."""
+    return Fraction(*value.as_integer_ratio())
 
-    So round(-x) = -round(x), and an upgrade and its reverse net to zero.
+
+def round_half_away(value: Fraction, *, scale: int = 1) -> int:
+    """The nearest whole number to value x scale; a half goes away from zero (decimal's ROUND_HALF_UP).
+
+    So round(-x) = -round(x), and an upgrade and its reverse net to zero. Scaled in whole numbers: every line comes by
+    here several times, and a product of fractions takes many times as long.
     """
-    numerator, denominator = value.numerator, value.denominator
+    numerator, denominator = value.numerator * scale, value.denominator
     if numerator < 0:
         return -((denominator - 2 * numerator) // (2 * denominator))
     return (2 * numerator + denominator) // (2 * denominator)
@@ -111,9 +117,17 @@ def decimal_text(value: Fraction, *, decimals: int = DECIMALS_MAX, at_least: int
 
     Exact whenever `value` has no more than `decimals` decimals; else rounded half away from zero.
     """
-    units = round_half_away(value * 10**decimals)
+    if value.denominator == 1 and not at_least:
+        return str(value.numerator)
+    units = round_half_away(value, scale=10**decimals)
     sign = "-" if units < 0 else ""
     digits = str(abs(units)).zfill(decimals + 1)
     whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
     part = part.rstrip("0").ljust(at_least, "0")
     return f"{sign}{whole}.{part}" if part else f"{sign}{whole}"
+
+
+def exact_text(value: Fraction) -> str:
+    """`value` for people who check it: a decimal, or a fraction such as "1/3" where the decimals go on."""
+    text = decimal_text(value)
+    return text if Fraction(text) == value else str(value)

@@ -216,6 +216,12 @@ class CreditExceedsLine(Precondition):
     reason = "CREDIT_EXCEEDS_LINE"
 
 
+class CreditExceedsInvoice(Precondition):
+    """A credit note cannot take more from an invoice than its total, less what earlier notes took."""
+
+    reason = "CREDIT_EXCEEDS_INVOICE"
+
+
 class InvoicePartlyPaid(Precondition):
     """An invoice with a recorded payment cannot be voided; issue a credit note instead."""
 

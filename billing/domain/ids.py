@@ -7,10 +7,9 @@ an id of another. Ids are made in billing/runtime/ids.py, where there is a clock
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, cast
+from typing import Final
 from uuid import UUID
 
-import uuid_utils
 from typeid import TypeID
 from typeid.core.errors import TypeIDException
 
@@ -18,6 +17,10 @@ from billing.domain.errors import InvalidId
 
 ID_LENGTH_MAX: Final = 40
 _SUFFIX_LENGTH: Final = 26
+_LETTERS: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = [first + second for first in _LETTERS for second in _LETTERS]
+_PAIR_BITS: Final = 10
+_PAIR_MASK: Final = len(_PAIRS) - 1
 
 
 class Prefix(StrEnum):
@@ -62,9 +65,15 @@ class Prefix(StrEnum):
 
 
 def encode(prefix: Prefix, identity: UUID) -> str:
-    """`sub_01j…`: 3 letters, an underscore and 26 letters of base32."""
-    # The library reads nothing but `.bytes`, which the two UUID classes share.
-    return str(TypeID.from_uuid(cast(uuid_utils.UUID, identity), prefix.value))
+    """`sub_01j…`: 3 letters, an underscore and 26 letters of base32, as the library writes them."""
+    # Written here, two letters at a time: an invoice's events hold dozens, and the library takes twenty times as long.
+    rest = identity.int
+    pairs = []
+    for _ in range(_SUFFIX_LENGTH // 2):
+        pairs.append(_PAIRS[rest & _PAIR_MASK])
+        rest >>= _PAIR_BITS
+    pairs.reverse()
+    return f"{prefix.value}_{''.join(pairs)}"
 
 
 def decode(prefix: Prefix, text: str, *, path: str = "id") -> UUID:

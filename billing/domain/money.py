@@ -47,7 +47,7 @@ class Money:
         scale = _SCALES.get(currency)
         if scale is None:
             scale = 10 ** exponent_of(currency)
-        return cls(round_half_away(major_units * scale), currency)
+        return cls(round_half_away(major_units, scale=scale), currency)
 
     @classmethod
     def parse(cls, text: object, currency: str, *, path: str = "amount") -> Money:

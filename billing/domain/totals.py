@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
@@ -127,6 +128,13 @@ def invoice_totals(
         total - balance,
         apply_credit(total, credit_available),
     )
+
+
+def checked_tax(percent: Decimal | None, *, path: str = "tax_percent") -> Decimal | None:
+    """A tax as it may be stored: 0 to 100 percent, or none."""
+    if percent is not None and not 0 <= percent <= 100:
+        raise Invalid.field(path, "give a percentage from 0 to 100.")
+    return percent
 
 
 def tax_of(net: Money, percent: Fraction) -> Money:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from uuid import UUID
 
 import queries.credit
-from queries.models import CreditBalance, CreditLedger, Invoice
+from queries.models import CreditLedger, Invoice
 
 from billing.domain.money import Money
 from billing.runtime.db import Connection
@@ -96,10 +96,3 @@ async def return_applied(tx: Connection, invoice: Invoice, at: datetime, *, now:
     kind = CreditKind.VOID_RETURN
     entry = Entry(invoice.tenant_id, invoice.customer_id, kind, amount, at, invoice.id)
     await append(tx, [entry], now=now)
-
-
-async def list_balances(tx: Connection, tenant_id: UUID, customer_id: UUID) -> list[CreditBalance]:
-    """A customer's balances, by currency."""
-    return await queries.credit.list_credit_balances(
-        tx, tenant_id=tenant_id, customer_id=customer_id
-    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 import queries.customers
@@ -11,8 +14,9 @@ from queries.models import Customer
 from tollway.customer.v1 import customer_events_pb2
 
 from billing.domain import period
-from billing.domain.errors import AlreadyExists, NotFound
+from billing.domain.errors import AlreadyExists, Invalid, NotFound
 from billing.domain.ids import Prefix, encode
+from billing.domain.totals import checked_tax
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
@@ -29,11 +33,26 @@ class CustomerNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class NewCustomer:
-    """A customer to make; an empty time zone takes the tenant's."""
+    """A customer to make; an empty time zone takes the tenant's, its own tax goes before that of prices."""
 
     external_id: str
     display_name: str
     time_zone: str
+    email: str = ""
+    address: str = ""
+    tax_number: str = ""
+    tax_percent: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerChange:
+    """New values by field, for each field named in CHANGEABLE that is to change."""
+
+    customer_id: UUID
+    values: Mapping[str, str | Decimal | None]
+
+
+CHANGEABLE: Final = ("display_name", "email", "address", "tax_number", "tax_percent")
 
 
 async def create_customer(
@@ -50,6 +69,10 @@ async def create_customer(
         external_id=draft.external_id or None,
         display_name=draft.display_name,
         time_zone=time_zone,
+        email=draft.email,
+        address=draft.address,
+        tax_number=draft.tax_number,
+        tax_percent=checked_tax(draft.tax_percent),
         now=at,
     )
     if customer is None:
@@ -65,6 +88,42 @@ async def create_customer(
         tx, [events.NewEvent(tenant_id, resource, customer.version, payload, at, cause)], now=now
     )
     return customer
+
+
+async def update_customer(
+    tx: Connection, tenant_id: UUID, change: CustomerChange, cause: Cause, *, now: datetime
+) -> Customer:
+    """The changed customer; emits customer.updated. Raises CustomerNotFound, or Invalid for what may not stand."""
+    values = dict(change.values)
+    if not values.get("display_name", "x"):
+        raise Invalid.field("display_name", "must not be empty")
+    tax = values.get("tax_percent")
+    if isinstance(tax, Decimal):
+        checked_tax(tax)
+    resource = encode(Prefix.CUSTOMER, change.customer_id)
+    before = await queries.customers.advance_customer_version(
+        tx, tenant_id=tenant_id, id=change.customer_id
+    )
+    if before is None:
+        raise CustomerNotFound(metadata={"customer": resource})
+    wanted = replace(before, **values)  # type: ignore[arg-type] # each by its field's name
+    after = await queries.customers.update_customer(
+        tx,
+        tenant_id=tenant_id,
+        id=before.id,
+        display_name=wanted.display_name,
+        email=wanted.email,
+        address=wanted.address,
+        tax_number=wanted.tax_number,
+        tax_percent=wanted.tax_percent,
+    )
+    assert after is not None, "it is locked"
+    at = await business_time(tx, tenant_id, now)
+    payload = customer_events_pb2.CustomerUpdated(customer_id=resource, fields=sorted(values))
+    await events.emit(
+        tx, [events.NewEvent(tenant_id, resource, after.version, payload, at, cause)], now=now
+    )
+    return after
 
 
 async def get_customer(

@@ -43,9 +43,12 @@ class DraftFacts:
 
 
 async def read_facts(
-    tx: Connection, drafts: Sequence[Invoice], periods: PeriodsByDraft
+    tx: Connection,
+    drafts: Sequence[Invoice],
+    periods: PeriodsByDraft,
+    to_come: Mapping[UUID, Sequence[FeePeriod]],
 ) -> DraftFacts:
-    """Reads what the drafts' lines are computed from; `periods` are theirs."""
+    """Reads what the drafts' lines are computed from; `periods` are theirs, `to_come` fees that are not stored yet."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
     subscriptions = [_subscription_of(draft) for draft in drafts]
@@ -63,11 +66,13 @@ async def read_facts(
     fees_of: dict[UUID, list[FeePeriod]] = defaultdict(list)
     for fee in fees:
         fees_of[fee.invoice_id].append(fee.fee_period)
+    for identity, coming in to_come.items():
+        fees_of[identity].extend(coming)
     promises = await read_promises(tx, drafts, periods)
     promised = [promise for found in promises.values() for promise in found]
     usage = {key_of(row): row for row in [*rows, *(row for one in promised for row in one.usage)]}
     priced = [(row.tenant_id, row.price_id) for row in usage.values()]
-    priced += [(fee.fee_period.tenant_id, fee.fee_period.price_id) for fee in fees]
+    priced += [(row.tenant_id, row.price_id) for found in fees_of.values() for row in found]
     priced += [(row.tenant_id, row.price_id) for one in promised for row in one.fees]
     return DraftFacts(
         fees_of,

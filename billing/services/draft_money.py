@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from fractions import Fraction
 from typing import Final
 from uuid import UUID
@@ -20,6 +21,7 @@ from queries.models import Discount as DiscountRow
 from queries.models import Invoice, InvoiceItem
 
 from billing.domain import totals
+from billing.domain.decimals import decimal_text
 from billing.domain.invoice import InvoiceKind
 from billing.domain.money import Money
 from billing.domain.totals import AmountDiscount, Discount, PercentDiscount, Totals
@@ -53,6 +55,19 @@ class Computed:
     discounts: Sequence[UsedDiscount] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """How a fee that is given back was discounted and taxed."""
+
+    discount_percent: Fraction
+    tax_percent: Fraction
+
+
+ChargeKey = tuple[UUID, UUID | None, datetime]  # draft, item, start of what is given back
+# The kinds of invoices that give fees back.
+_WITH_CREDITS: Final = (InvoiceKind.CHANGE, InvoiceKind.FINAL)
+
+
 @dataclass(slots=True)
 class DraftMoney:
     """What is left for the drafts of a batch to use; `settle` takes from it."""
@@ -62,6 +77,7 @@ class DraftMoney:
     _uses: dict[UUID, int]
     _tax_percents: Mapping[UUID, Fraction | None]
     _credit: dict[tuple[UUID, str], Money]
+    _charges: Mapping[ChargeKey, Charge]
     _taken: set[UUID]
 
     def item_lines(self, draft: Invoice) -> list[Line]:
@@ -74,6 +90,7 @@ class DraftMoney:
         self, draft: Invoice, lines: Sequence[Line], prices: Mapping[PriceKey, BookedPrice]
     ) -> Computed:
         """Totals of a draft's lines. Raises AmountOutOfRange, or Invalid for too many lines or discounts."""
+        lines = [self._given_back(draft, line) for line in lines]
         percents = [self._tax_percent(draft, line, prices) for line in lines]
         offered = [row for row in self._discounts.get(draft.id, ()) if self._is_left(row)]
         account = (draft.customer_id, draft.currency)
@@ -101,6 +118,17 @@ class DraftMoney:
         ]
         return Computed(totaled, summed, used)
 
+    def _given_back(self, draft: Invoice, line: Line) -> Line:
+        """A credit for an advance fee takes the discount and tax of the charge: no more comes back than was paid."""
+        if line.kind is not LineKind.FEE or line.amount.minor_units >= 0 or line.period is None:
+            return line
+        charge = self._charges.get((draft.id, line.item_id, line.period.start))
+        if charge is None:
+            return line
+        return replace(
+            line, own_discount_percent=charge.discount_percent, tax_percent=charge.tax_percent
+        )
+
     def _is_left(self, row: DiscountRow) -> bool:
         return row.periods is None or self._uses[row.id] < row.periods
 
@@ -114,7 +142,9 @@ class DraftMoney:
         if percent is not None:
             return percent
         booked = prices.get((draft.tenant_id, line.price_id)) if line.price_id else None
-        return _ZERO if booked is None else Fraction(booked.row.tax_percent or 0)
+        if booked is None or not booked.row.tax_percent:
+            return _ZERO
+        return Fraction(booked.row.tax_percent)
 
 
 def in_order(drafts: Sequence[Invoice]) -> list[Invoice]:
@@ -123,18 +153,26 @@ def in_order(drafts: Sequence[Invoice]) -> list[Invoice]:
 
 
 async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
-    """What stands below the drafts' lines, in three statements for all of them."""
+    """What stands below the drafts' lines, in a few statements for all of them."""
     tenants = [draft.tenant_id for draft in drafts]
     ids = [draft.id for draft in drafts]
+    customers = [draft.customer_id for draft in drafts]
+    subscriptions = [draft.subscription_id for draft in drafts]
+    currencies = [draft.currency for draft in drafts]
     items: dict[UUID, list[InvoiceItem]] = defaultdict(list)
     for row in await queries.invoice_items.list_draft_items(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx, tenant_ids=tenants, invoice_ids=ids, subscription_ids=subscriptions
     ):
         items[row.draft_id].append(row.invoice_item)
     discounts: dict[UUID, list[DiscountRow]] = defaultdict(list)
     uses: dict[UUID, int] = {}
     for offer in await queries.discounts.list_draft_discounts(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx,
+        tenant_ids=tenants,
+        invoice_ids=ids,
+        customer_ids=customers,
+        subscription_ids=subscriptions,
+        currencies=currencies,
     ):
         discounts[offer.invoice_id].append(offer.discount)
         uses[offer.discount.id] = offer.uses
@@ -142,12 +180,33 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
     credit: dict[tuple[UUID, str], Money] = {}
     account_of = {draft.id: (draft.customer_id, draft.currency) for draft in drafts}
     for tax in await queries.invoice_items.list_draft_taxes(
-        tx, tenant_ids=tenants, invoice_ids=ids
+        tx,
+        tenant_ids=tenants,
+        invoice_ids=ids,
+        customer_ids=customers,
+        currencies=currencies,
     ):
         percents[tax.invoice_id] = None if tax.tax_percent is None else Fraction(tax.tax_percent)
         account = account_of[tax.invoice_id]
         credit[account] = Money(tax.credit, account[1])
-    return DraftMoney(items, discounts, uses, percents, credit, set())
+    charges = await _read_charges(tx, [one for one in drafts if one.kind in _WITH_CREDITS])
+    return DraftMoney(items, discounts, uses, percents, credit, charges, set())
+
+
+async def _read_charges(tx: Connection, drafts: Sequence[Invoice]) -> dict[ChargeKey, Charge]:
+    if not drafts:
+        return {}
+    rows = await queries.invoice_items.list_credited_fees(
+        tx,
+        tenant_ids=[draft.tenant_id for draft in drafts],
+        invoice_ids=[draft.id for draft in drafts],
+    )
+    return {
+        (row.draft_id, row.item_id, row.period_start): Charge(
+            Fraction(row.discount * 100, row.amount), Fraction(row.tax_percent)
+        )
+        for row in rows
+    }
 
 
 def _discount_of(row: DiscountRow) -> Discount:
@@ -166,7 +225,16 @@ def _item_line(item: InvoiceItem) -> Line:
         None,
         Fraction(item.quantity),
         Money(item.amount, item.currency),
-        [],
+        [
+            {
+                "label": "units",
+                "quantity": decimal_text(Fraction(item.quantity)),
+                "unit_amount": decimal_text(Fraction(item.unit_amount)),
+                "amount": decimal_text(
+                    Fraction(item.quantity) * Fraction(item.unit_amount), decimals=24
+                ),
+            }
+        ],
         invoice_item_id=item.id,
         tax_percent=None if item.tax_percent is None else Fraction(item.tax_percent),
     )

@@ -18,7 +18,7 @@ from billing.domain.period import Period
 from billing.domain.pricing import Rated, Usage, rate
 from billing.services.draft_facts import DraftFacts
 from billing.services.fee_periods import FeeReason
-from billing.services.invoice_line import Line, LineKind, line_of
+from billing.services.invoice_line import Derivation, Line, LineKind, line_of
 from billing.services.price_book import BookedPrice, PriceKey
 
 _WHAT: Final = {FeeReason.CREDIT: ": unused time", FeeReason.DEBIT: ": remaining time"}
@@ -41,10 +41,12 @@ def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
     rated = _rated(row, booked)
     period = Period(row.period_start, row.period_end)
     line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=_share(row))
+    sign = -1 if FeeReason(row.reason) is FeeReason.CREDIT else 1
     return replace(
         line,
         amount=fee_amount(row, facts.prices),
         description=line.description + _WHAT.get(FeeReason(row.reason), ""),
+        derivation=Derivation(sign * rated.exact, _share(row)),
     )
 
 

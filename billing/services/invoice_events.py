@@ -52,8 +52,8 @@ def status_changes(
                 old_status=wire_status(old),
                 new_status=wire_status(new),
                 number=invoice.number or "",
-                total=_money(invoice.total, invoice.currency),
-                amount_due=_money(invoice.amount_due, invoice.currency),
+                total=wire_money(invoice.total, invoice.currency),
+                amount_due=wire_money(invoice.amount_due, invoice.currency),
             ),
             at,
             cause or _cause(invoice),
@@ -112,5 +112,6 @@ def _subscription(invoice: Invoice) -> UUID:
     return invoice.subscription_id
 
 
-def _money(minor_units: int, currency: str) -> money_pb2.Money:
+def wire_money(minor_units: int, currency: str) -> money_pb2.Money:
+    """An amount as payloads carry it."""
     return money_pb2.Money(minor_units=minor_units, currency_code=currency)

@@ -6,12 +6,13 @@ written; so it differs from the final invoice by its number and its time alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 import queries.finalization
-from queries.models import Invoice
+from queries.models import FeePeriod, Invoice
 
 from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
 from billing.runtime.db import Connection
@@ -40,10 +41,15 @@ async def preview_invoice(
 
 
 async def preview_draft(
-    tx: Connection, draft: Invoice, blocked: Blocked | None, *, now: datetime
+    tx: Connection,
+    draft: Invoice,
+    blocked: Blocked | None,
+    *,
+    now: datetime,
+    to_come: Sequence[FeePeriod] = (),
 ) -> InvoiceView:
-    """The same of a draft that need not be stored. Raises RatingFailed."""
-    outcome = await preview(tx, draft)
+    """The same of a draft that need not be stored, with fees that are not either. Raises RatingFailed."""
+    outcome = await preview(tx, draft, to_come)
     if not isinstance(outcome, Computed):
         error = outcome.error
         raise RatingFailed(error.message, metadata={"cause": error.reason}) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from fractions import Fraction
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from queries.models import Invoice
 
 from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
-from billing.domain.invoice import InvoiceStatus
+from billing.domain.invoice import InvoiceKind, InvoiceStatus
 from billing.domain.money import Money
 from billing.domain.totals import Totals
 from billing.runtime.db import Connection
@@ -44,6 +45,12 @@ class InvoiceFilter:
     subscription_id: UUID | None = None
     status: InvoiceStatus | None = None
     blocked: bool = False
+    kind: InvoiceKind | None = None
+    number: str | None = None
+    created_from: datetime | None = None
+    created_until: datetime | None = None
+    finalized_from: datetime | None = None
+    finalized_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +161,11 @@ async def list_invoices(
         subscription_id=wanted.subscription_id,
         status=wanted.status,
         blocked=wanted.blocked,
+        kind=wanted.kind,
+        number=wanted.number,
+        created_from=wanted.created_from,
+        created_until=wanted.created_until,
+        finalized_from=wanted.finalized_from,
+        finalized_until=wanted.finalized_until,
         page_max=limit,
     )

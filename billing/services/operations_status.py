@@ -61,6 +61,7 @@ async def list_queues(connection: Connection) -> list[Queue]:
         ("rating.due", await status.count_rating_due(connection, most=COUNT_MAX)),
         ("rating.failed", await status.count_rating_failures(connection, most=COUNT_MAX)),
         ("invoices.drafts", await status.count_drafts(connection, most=COUNT_MAX)),
+        ("invoices.blocked", await status.count_blocked_drafts(connection, most=COUNT_MAX)),
         ("webhooks.pending", await status.count_deliveries(connection, most=COUNT_MAX)),
         ("webhooks.dead_letters", await status.count_dead_deliveries(connection, most=COUNT_MAX)),
     ]
@@ -73,3 +74,9 @@ async def list_leases(connection: Connection) -> list[LeaseState]:
     """Who owns what now; for the role of the workers only."""
     rows = await queries.status.list_leases(connection, most=LEASES_MAX)
     return [LeaseState(row.kind, row.shard, row.holder, row.term) for row in rows]
+
+
+async def count_blocked(connection: Connection) -> dict[str, int]:
+    """How many drafts each reason keeps from becoming final; reasons that block none are left out."""
+    rows = await queries.status.list_blocked_counts(connection, most=COUNT_MAX)
+    return {row.reason: row.drafts for row in rows}

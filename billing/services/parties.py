@@ -41,6 +41,7 @@ class Parties:
     seller: Party
     buyer: Party
     brand: Brand
+    time_zone: str  # the buyer's: in which days are shown
 
 
 def read_parties(stored: str) -> Parties:
@@ -57,6 +58,7 @@ def read_parties(stored: str) -> Parties:
             seller["payment_instructions"],
             seller["footer"],
         ),
+        buyer.get("time_zone", "UTC"),
     )
 
 

@@ -19,7 +19,7 @@ import queries.quantities
 from queries.models import UsagePeriod
 from queries.quantities import ListSumsFromBucketsRow, ListSumsFromRecordsRow
 
-from billing.domain.decimals import decimal_text
+from billing.domain.decimals import decimal_text, exact
 from billing.domain.meter import Aggregation
 from billing.domain.pricing import Allowance, Percentage, Price, Usage
 from billing.runtime.db import Connection
@@ -86,7 +86,7 @@ def group_key_of(group: Group) -> str:
 async def _sums(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
     tenants, items, starts = _columns(asked)
     rows = await queries.quantities.list_sums_from_records(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, meter_ids=_meters(asked)
     )
     return _summed(rows, asked)
 
@@ -112,7 +112,7 @@ def _summed(
             Aggregation.SUM: row.total,
             Aggregation.MAX: row.highest,
         }
-        quantity = Fraction(answers[aggregations[key]])
+        quantity = exact(answers[aggregations[key]])
         found.append(Found(key, row.group_key, Usage(quantity, events_count=row.records)))
     return found
 
@@ -120,13 +120,13 @@ def _summed(
 async def _uniques(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
     tenants, items, starts = _columns(asked)
     rows = await queries.quantities.list_uniques_from_records(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, meter_ids=_meters(asked)
     )
     return [
         Found(
             PeriodKey(row.tenant_id, row.item_id, row.period_start),
             row.group_key,
-            Usage(Fraction(row.uniques), events_count=row.records),
+            Usage(exact(row.uniques), events_count=row.records),
         )
         for row in rows
     ]
@@ -135,13 +135,13 @@ async def _uniques(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
 async def _latest(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
     tenants, items, starts = _columns(asked)
     rows = await queries.quantities.list_latest_from_records(
-        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, meter_ids=_meters(asked)
     )
     return [
         Found(
             PeriodKey(row.tenant_id, row.item_id, row.period_start),
             row.group_key,
-            Usage(Fraction(row.quantity)),
+            Usage(exact(row.quantity)),
         )
         for row in rows
     ]
@@ -169,6 +169,7 @@ async def _allowances(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
         tenant_ids=tenants,
         item_ids=items,
         period_starts=starts,
+        meter_ids=_meters(asked),
         free_events=[charge.free_events for charge in charges],
         free_amounts=[
             None if charge.free_amount is None else decimal_text(charge.free_amount)
@@ -180,7 +181,7 @@ async def _allowances(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
             PeriodKey(row.tenant_id, row.item_id, row.period_start),
             row.group_key,
             Usage(
-                Fraction(row.total),
+                exact(row.total),
                 events_count=row.records,
                 allowance=Allowance(Fraction(row.free_amount), row.free_events),
             ),
@@ -192,6 +193,10 @@ async def _allowances(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
 def _percentage(price: Price) -> Percentage:
     assert isinstance(price.charge, Percentage), "only percentages have an allowance"
     return price.charge
+
+
+def _meters(asked: Sequence[Asked]) -> list[UUID]:
+    return [one.row.meter_id for one in asked]
 
 
 def _columns(asked: Sequence[Asked]) -> tuple[list[UUID], list[UUID], list[datetime]]:

@@ -28,6 +28,7 @@ from billing.runtime.ids import new_id
 from billing.services.actor import Cause
 from billing.services.webhook_fanout import PING
 from billing.services.webhook_resend import BEGINS_AS, RESENDS_MAX, RESENT_PARTITION
+from billing.services.webhook_retention import DELIVERIES_KEPT
 from billing.services.webhook_subjects import check_patterns, wants
 from billing.services.webhooks import EndpointNotFound
 
@@ -292,6 +293,10 @@ async def _move(
 def _checked(wanted: RecoveryFilter, now: datetime) -> tuple[Collection[str], Sequence[str]]:
     if wanted.since >= (wanted.until or now):
         raise Invalid.field("since", "must be before `until` and before now")
+    if MISSED in wanted.states and wanted.since < now - DELIVERIES_KEPT:
+        # An older event's delivery may be gone, and would look as if it had never been.
+        days = DELIVERIES_KEPT.days
+        raise Invalid.field("since", f"must be within {days} days when missed events are asked for")
     return wanted.states or STATES_DEFAULT, check_patterns(wanted.subjects)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import typing
 import uuid
 
@@ -11,15 +12,20 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
+    "advance_customer_version",
     "get_customer",
     "get_customer_by_external_id",
     "insert_customer",
+    "update_customer",
 ]
 
 
 INSERT_CUSTOMER: typing.Final = """-- name: InsertCustomer :one
-INSERT INTO customers (tenant_id, id, external_id, display_name, time_zone, created_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO customers (
+    tenant_id, id, external_id, display_name, time_zone, email, address, tax_number, tax_percent, created_at)
+VALUES (
+    $1, $2, $3, $4, $5, $6, $7, $8,
+    $9, $10)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
 RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
 """
@@ -33,6 +39,10 @@ async def insert_customer(
     external_id: str | None,
     display_name: str,
     time_zone: str,
+    email: str,
+    address: str,
+    tax_number: str,
+    tax_percent: decimal.Decimal | None,
     now: datetime.datetime,
 ) -> models.Customer | None:
     """Customers.
@@ -45,6 +55,10 @@ async def insert_customer(
         external_id,
         display_name,
         time_zone,
+        email,
+        address,
+        tax_number,
+        tax_percent,
         now,
     )
     return None if row is None else models.Customer(*row)
@@ -77,4 +91,54 @@ async def get_customer_by_external_id(
     external_id: str,
 ) -> models.Customer | None:
     row = await conn.fetchrow(GET_CUSTOMER_BY_EXTERNAL_ID, tenant_id, external_id)
+    return None if row is None else models.Customer(*row)
+
+
+ADVANCE_CUSTOMER_VERSION: typing.Final = """-- name: AdvanceCustomerVersion :one
+UPDATE customers SET version = version + 1 WHERE tenant_id = $1 AND id = $2 RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
+"""
+
+
+async def advance_customer_version(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Customer | None:
+    """Locks the customer and draws the version of an event. No row when there is no such customer."""
+    row = await conn.fetchrow(ADVANCE_CUSTOMER_VERSION, tenant_id, id)
+    return None if row is None else models.Customer(*row)
+
+
+UPDATE_CUSTOMER: typing.Final = """-- name: UpdateCustomer :one
+UPDATE customers
+SET display_name = $1, email = $2, address = $3, tax_number = $4,
+    tax_percent = $5
+WHERE tenant_id = $6 AND id = $7
+RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
+"""
+
+
+async def update_customer(
+    conn: ConnectionLike,
+    *,
+    display_name: str,
+    email: str,
+    address: str,
+    tax_number: str,
+    tax_percent: decimal.Decimal | None,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Customer | None:
+    """For callers that hold the row's lock."""
+    row = await conn.fetchrow(
+        UPDATE_CUSTOMER,
+        display_name,
+        email,
+        address,
+        tax_number,
+        tax_percent,
+        tenant_id,
+        id,
+    )
     return None if row is None else models.Customer(*row)

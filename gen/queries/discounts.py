@@ -14,10 +14,12 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
+    "GetDiscountRow",
+    "ListDiscountsRow",
     "ListDraftDiscountsRow",
-    "count_discount_uses",
     "count_live_discounts",
     "end_discount",
+    "get_discount",
     "insert_discount",
     "insert_invoice_discounts",
     "list_discounts",
@@ -68,8 +70,8 @@ async def insert_discount(
 
 
 END_DISCOUNT: typing.Final = """-- name: EndDiscount :one
-UPDATE discounts SET ended_at = coalesce(ended_at, $1::timestamptz)
-WHERE tenant_id = $2 AND id = $3
+UPDATE discounts SET ended_at = $1::timestamptz
+WHERE tenant_id = $2 AND id = $3 AND ended_at IS NULL
 RETURNING tenant_id, id, customer_id, subscription_id, display_name, percent, amount, currency, periods, ended_at, created_at
 """
 
@@ -81,13 +83,20 @@ async def end_discount(
     tenant_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Discount | None:
-    """No row when there is no such discount; one that has ended keeps its time."""
+    """No row when there is none, or it has ended."""
     row = await conn.fetchrow(END_DISCOUNT, now, tenant_id, id)
     return None if row is None else models.Discount(*row)
 
 
 COUNT_LIVE_DISCOUNTS: typing.Final = """-- name: CountLiveDiscounts :one
-SELECT count(*) FROM discounts WHERE tenant_id = $1 AND customer_id = $2 AND ended_at IS NULL
+SELECT count(*) FROM discounts d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.tenant_id = $1 AND d.customer_id = $2 AND d.ended_at IS NULL
+  AND (d.periods IS NULL OR u.uses < d.periods)
 """
 
 
@@ -101,28 +110,55 @@ async def count_live_discounts(
     return None if row is None else row[0]
 
 
-COUNT_DISCOUNT_USES: typing.Final = """-- name: CountDiscountUses :one
-SELECT count(*) FROM invoice_discounts u
-JOIN invoices i ON i.tenant_id = u.tenant_id AND i.id = u.invoice_id
-WHERE u.tenant_id = $1 AND u.discount_id = $2 AND u.counted AND (i.status <> 'void' OR i.waived)
+@dataclasses.dataclass(frozen=True, slots=True)
+class GetDiscountRow:
+    """One row of get_discount."""
+
+    discount: models.Discount
+    uses: int
+
+
+GET_DISCOUNT: typing.Final = """-- name: GetDiscount :one
+SELECT d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
+FROM discounts d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.tenant_id = $1 AND d.id = $2
 """
 
 
-async def count_discount_uses(
+async def get_discount(
     conn: ConnectionLike,
     *,
     tenant_id: uuid.UUID,
-    discount_id: uuid.UUID,
-) -> int | None:
-    row = await conn.fetchrow(COUNT_DISCOUNT_USES, tenant_id, discount_id)
-    return None if row is None else row[0]
+    id: uuid.UUID,
+) -> GetDiscountRow | None:
+    row = await conn.fetchrow(GET_DISCOUNT, tenant_id, id)
+    return None if row is None else GetDiscountRow(models.Discount(*row[0:11]), row[11])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListDiscountsRow:
+    """One row of list_discounts."""
+
+    discount: models.Discount
+    uses: int
 
 
 LIST_DISCOUNTS: typing.Final = """-- name: ListDiscounts :many
-SELECT tenant_id, id, customer_id, subscription_id, display_name, percent, amount, currency, periods, ended_at, created_at FROM discounts
-WHERE tenant_id = $1 AND customer_id = $2
-  AND ($3::uuid IS NULL OR id < $3::uuid)
-ORDER BY id DESC
+SELECT d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
+FROM discounts d
+CROSS JOIN LATERAL (
+    SELECT count(*) AS uses FROM invoice_discounts x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
+) AS u
+WHERE d.tenant_id = $1 AND d.customer_id = $2
+  AND ($3::uuid IS NULL OR d.id < $3::uuid)
+ORDER BY d.id DESC
 LIMIT $4
 """
 
@@ -134,10 +170,10 @@ async def list_discounts(
     customer_id: uuid.UUID,
     before: uuid.UUID | None,
     page_max: int,
-) -> list[models.Discount]:
-    """Newest first, those made before @before."""
+) -> list[ListDiscountsRow]:
+    """Newest first, those made before @before, with how often each has counted."""
     rows = await conn.fetch(LIST_DISCOUNTS, tenant_id, customer_id, before, page_max)
-    return [models.Discount(*row) for row in rows]
+    return [ListDiscountsRow(models.Discount(*row[0:11]), row[11]) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,19 +186,21 @@ class ListDraftDiscountsRow:
 
 
 LIST_DRAFT_DISCOUNTS: typing.Final = """-- name: ListDraftDiscounts :many
-SELECT i.id AS invoice_id, d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
-FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN discounts d ON d.tenant_id = i.tenant_id AND d.customer_id = i.customer_id
-    AND (d.subscription_id IS NULL OR d.subscription_id = i.subscription_id)
-    AND (d.currency IS NULL OR d.currency = i.currency)
+SELECT g.invoice_id::uuid AS invoice_id, d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
+FROM unnest(
+    $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
+    $5::text[]
+) AS g (tenant_id, invoice_id, customer_id, subscription_id, currency)
+JOIN discounts d ON d.tenant_id = g.tenant_id AND d.customer_id = g.customer_id
+    AND (d.subscription_id IS NULL OR d.subscription_id = g.subscription_id)
+    AND (d.currency IS NULL OR d.currency = g.currency)
 CROSS JOIN LATERAL (
     SELECT count(*) AS uses FROM invoice_discounts x
     JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
     WHERE x.tenant_id = d.tenant_id AND x.discount_id = d.id AND x.counted AND (o.status <> 'void' OR o.waived)
 ) AS u
-WHERE d.ended_at IS NULL
-ORDER BY i.id, d.id
+WHERE d.ended_at IS NULL AND (d.periods IS NULL OR u.uses < d.periods)
+ORDER BY g.invoice_id, d.id
 """
 
 
@@ -171,9 +209,19 @@ async def list_draft_discounts(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
+    customer_ids: collections.abc.Sequence[uuid.UUID],
+    subscription_ids: collections.abc.Sequence[uuid.UUID | None] | None,
+    currencies: collections.abc.Sequence[str],
 ) -> list[ListDraftDiscountsRow]:
     """The discounts that may still lower the drafts, oldest first, and how often each has counted."""
-    rows = await conn.fetch(LIST_DRAFT_DISCOUNTS, tenant_ids, invoice_ids)
+    rows = await conn.fetch(
+        LIST_DRAFT_DISCOUNTS,
+        tenant_ids,
+        invoice_ids,
+        customer_ids,
+        subscription_ids,
+        currencies,
+    )
     return [ListDraftDiscountsRow(row[0], models.Discount(*row[1:12]), row[12]) for row in rows]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import datetime
+import decimal
 import typing
 import uuid
 
@@ -14,8 +15,10 @@ from .connection import ConnectionLike
 
 __all__ = [
     "ListDraftFeesRow",
+    "ListFeesToComeRow",
     "insert_fee_periods",
     "list_draft_fees",
+    "list_fees_to_come",
 ]
 
 
@@ -106,3 +109,33 @@ async def list_draft_fees(
         boundaries,
     )
     return [ListDraftFeesRow(row[0], models.FeePeriod(*row[1:16])) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListFeesToComeRow:
+    """One row of list_fees_to_come."""
+
+    item_id: uuid.UUID
+    price_id: uuid.UUID
+    quantity: decimal.Decimal
+
+
+LIST_FEES_TO_COME: typing.Final = """-- name: ListFeesToCome :many
+SELECT i.id AS item_id, i.price_id, i.quantity
+FROM subscription_items i
+JOIN prices p ON p.tenant_id = i.tenant_id AND p.id = i.price_id
+WHERE i.tenant_id = $1 AND i.subscription_id = $2 AND i.meter_id IS NULL AND i.ended_at IS NULL
+  AND p.billing_timing = 'in_advance'
+ORDER BY i.id
+"""
+
+
+async def list_fees_to_come(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> list[ListFeesToComeRow]:
+    """The charges in advance that the subscription's licensed items will have for a period, were it begun now."""
+    rows = await conn.fetch(LIST_FEES_TO_COME, tenant_id, subscription_id)
+    return [ListFeesToComeRow(*row) for row in rows]

@@ -14,18 +14,20 @@ from . import models
 from .connection import ConnectionLike, affected_rows
 
 __all__ = [
+    "ListCreditedFeesRow",
     "ListDraftItemsRow",
     "ListDraftTaxesRow",
     "count_invoice_items",
     "count_waiting_items",
-    "delete_invoice_item",
     "get_invoice_item",
     "insert_invoice_item",
+    "list_credited_fees",
     "list_draft_items",
     "list_draft_taxes",
     "list_invoice_items",
     "list_waiting_items",
     "move_invoice_items",
+    "remove_invoice_item",
     "take_invoice_items",
 ]
 
@@ -37,7 +39,7 @@ INSERT INTO invoice_items (
 VALUES (
     $1, $2, $3, $4, $5, $6, $7,
     $8, $9, $10, $11, $12)
-RETURNING tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at
+RETURNING tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at, removed_at
 """
 
 
@@ -77,7 +79,7 @@ async def insert_invoice_item(
 
 
 GET_INVOICE_ITEM: typing.Final = """-- name: GetInvoiceItem :one
-SELECT tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at FROM invoice_items WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at, removed_at FROM invoice_items WHERE tenant_id = $1 AND id = $2 AND removed_at IS NULL
 """
 
 
@@ -91,17 +93,24 @@ async def get_invoice_item(
     return None if row is None else models.InvoiceItem(*row)
 
 
-DELETE_INVOICE_ITEM: typing.Final = """-- name: DeleteInvoiceItem :execrows
-DELETE FROM invoice_items WHERE tenant_id = $1 AND id = $2
+REMOVE_INVOICE_ITEM: typing.Final = """-- name: RemoveInvoiceItem :exec
+UPDATE invoice_items SET removed_at = $1::timestamptz WHERE tenant_id = $2 AND id = $3 AND removed_at IS NULL
 """
 
 
-async def delete_invoice_item(conn: ConnectionLike, *, tenant_id: uuid.UUID, id: uuid.UUID) -> int:
-    return affected_rows(await conn.execute(DELETE_INVOICE_ITEM, tenant_id, id))
+async def remove_invoice_item(
+    conn: ConnectionLike,
+    *,
+    now: datetime.datetime,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> None:
+    """The row stays: a void invoice may have a line of it."""
+    await conn.execute(REMOVE_INVOICE_ITEM, now, tenant_id, id)
 
 
 COUNT_INVOICE_ITEMS: typing.Final = """-- name: CountInvoiceItems :one
-SELECT count(*) FROM invoice_items WHERE tenant_id = $1 AND invoice_id = $2::uuid
+SELECT count(*) FROM invoice_items WHERE tenant_id = $1 AND invoice_id = $2::uuid AND removed_at IS NULL
 """
 
 
@@ -117,7 +126,7 @@ async def count_invoice_items(
 
 COUNT_WAITING_ITEMS: typing.Final = """-- name: CountWaitingItems :one
 SELECT count(*) FROM invoice_items
-WHERE tenant_id = $1 AND subscription_id = $2::uuid AND invoice_id IS NULL
+WHERE tenant_id = $1 AND subscription_id = $2::uuid AND invoice_id IS NULL AND removed_at IS NULL
 """
 
 
@@ -132,8 +141,8 @@ async def count_waiting_items(
 
 
 LIST_WAITING_ITEMS: typing.Final = """-- name: ListWaitingItems :many
-SELECT tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at FROM invoice_items
-WHERE tenant_id = $1 AND subscription_id = $2::uuid AND invoice_id IS NULL
+SELECT tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at, removed_at FROM invoice_items
+WHERE tenant_id = $1 AND subscription_id = $2::uuid AND invoice_id IS NULL AND removed_at IS NULL
   AND ($3::uuid IS NULL OR id > $3::uuid)
 ORDER BY id
 LIMIT $4
@@ -154,8 +163,8 @@ async def list_waiting_items(
 
 
 LIST_INVOICE_ITEMS: typing.Final = """-- name: ListInvoiceItems :many
-SELECT tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at FROM invoice_items
-WHERE tenant_id = $1 AND invoice_id = $2::uuid
+SELECT tenant_id, id, customer_id, subscription_id, invoice_id, description, quantity, unit_amount, amount, currency, tax_percent, created_at, removed_at FROM invoice_items
+WHERE tenant_id = $1 AND invoice_id = $2::uuid AND removed_at IS NULL
   AND ($3::uuid IS NULL OR id > $3::uuid)
 ORDER BY id
 LIMIT $4
@@ -184,12 +193,13 @@ class ListDraftItemsRow:
 
 
 LIST_DRAFT_ITEMS: typing.Final = """-- name: ListDraftItems :many
-SELECT i.id AS draft_id, t.tenant_id, t.id, t.customer_id, t.subscription_id, t.invoice_id, t.description, t.quantity, t.unit_amount, t.amount, t.currency, t.tax_percent, t.created_at
-FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN invoice_items t ON t.tenant_id = i.tenant_id
-    AND (t.invoice_id = i.id OR (t.invoice_id IS NULL AND t.subscription_id = i.subscription_id))
-ORDER BY i.id, t.id
+SELECT g.invoice_id::uuid AS draft_id, t.tenant_id, t.id, t.customer_id, t.subscription_id, t.invoice_id, t.description, t.quantity, t.unit_amount, t.amount, t.currency, t.tax_percent, t.created_at, t.removed_at
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[])
+    AS g (tenant_id, invoice_id, subscription_id)
+JOIN invoice_items t ON t.tenant_id = g.tenant_id
+    AND (t.invoice_id = g.invoice_id OR (t.invoice_id IS NULL AND t.subscription_id = g.subscription_id))
+    AND t.removed_at IS NULL
+ORDER BY g.invoice_id, t.id
 """
 
 
@@ -198,16 +208,20 @@ async def list_draft_items(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
+    subscription_ids: collections.abc.Sequence[uuid.UUID | None] | None,
 ) -> list[ListDraftItemsRow]:
-    """What the drafts take: their own items, and those that wait for the subscription's next invoice."""
-    rows = await conn.fetch(LIST_DRAFT_ITEMS, tenant_ids, invoice_ids)
-    return [ListDraftItemsRow(row[0], models.InvoiceItem(*row[1:13])) for row in rows]
+    """What the drafts take: their own items, and those that wait for the subscription's next invoice. The drafts need not be
+    stored: a preview looks ahead.
+    """
+    rows = await conn.fetch(LIST_DRAFT_ITEMS, tenant_ids, invoice_ids, subscription_ids)
+    return [ListDraftItemsRow(row[0], models.InvoiceItem(*row[1:14])) for row in rows]
 
 
 TAKE_INVOICE_ITEMS: typing.Final = """-- name: TakeInvoiceItems :execrows
 UPDATE invoice_items t SET invoice_id = g.invoice_id
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS g (tenant_id, id, invoice_id)
 WHERE t.tenant_id = g.tenant_id AND t.id = g.id AND (t.invoice_id IS NULL OR t.invoice_id = g.invoice_id)
+  AND t.removed_at IS NULL
 """
 
 
@@ -256,11 +270,11 @@ class ListDraftTaxesRow:
 
 
 LIST_DRAFT_TAXES: typing.Final = """-- name: ListDraftTaxes :many
-SELECT i.id AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
-FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
-JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
-JOIN customers c ON c.tenant_id = i.tenant_id AND c.id = i.customer_id
-LEFT JOIN credit_balances b ON b.tenant_id = i.tenant_id AND b.customer_id = i.customer_id AND b.currency = i.currency
+SELECT g.invoice_id::uuid AS invoice_id, c.tax_percent, coalesce(b.balance, 0)::bigint AS credit
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[])
+    AS g (tenant_id, invoice_id, customer_id, currency)
+JOIN customers c ON c.tenant_id = g.tenant_id AND c.id = g.customer_id
+LEFT JOIN credit_balances b ON b.tenant_id = g.tenant_id AND b.customer_id = g.customer_id AND b.currency = g.currency
 """
 
 
@@ -269,7 +283,52 @@ async def list_draft_taxes(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
+    customer_ids: collections.abc.Sequence[uuid.UUID],
+    currencies: collections.abc.Sequence[str],
 ) -> list[ListDraftTaxesRow]:
     """The tax percentage that each draft's customer has of its own, and its credit in the draft's currency."""
-    rows = await conn.fetch(LIST_DRAFT_TAXES, tenant_ids, invoice_ids)
+    rows = await conn.fetch(LIST_DRAFT_TAXES, tenant_ids, invoice_ids, customer_ids, currencies)
     return [ListDraftTaxesRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListCreditedFeesRow:
+    """One row of list_credited_fees."""
+
+    draft_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    amount: int
+    discount: int
+    tax_percent: decimal.Decimal
+
+
+LIST_CREDITED_FEES: typing.Final = """-- name: ListCreditedFees :many
+SELECT i.id AS draft_id, f.item_id, f.period_start, l.amount, l.discount, l.tax_percent
+FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
+JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
+JOIN fee_periods f ON f.tenant_id = i.tenant_id AND f.subscription_id = i.subscription_id
+    AND f.bill_kind = i.kind AND f.bill_boundary = i.boundary AND f.reason = 'credit'
+CROSS JOIN LATERAL (
+    SELECT x.amount, x.discount, x.tax_percent
+    FROM invoice_lines x
+    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
+    WHERE x.tenant_id = f.tenant_id AND x.item_id = f.item_id AND x.kind = 'fee' AND x.amount > 0
+      AND x.period_start <= f.period_start AND x.period_end >= f.period_end
+      AND (o.status IN ('open', 'paid') OR o.waived)
+    ORDER BY x.period_start DESC, o.id DESC
+    LIMIT 1
+) AS l
+ORDER BY i.id, f.item_id, f.period_start
+"""
+
+
+async def list_credited_fees(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    invoice_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[ListCreditedFeesRow]:
+    """Of each fee that the drafts give back: the line that charged for it."""
+    rows = await conn.fetch(LIST_CREDITED_FEES, tenant_ids, invoice_ids)
+    return [ListCreditedFeesRow(*row) for row in rows]

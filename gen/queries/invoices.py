@@ -98,8 +98,14 @@ WHERE tenant_id = $1
   AND ($4::uuid IS NULL OR subscription_id = $4::uuid)
   AND ($5::text IS NULL OR status = $5::text)
   AND (NOT $6::boolean OR (status = 'draft' AND blocked_reason IS NOT NULL))
+  AND ($7::text IS NULL OR kind = $7::text)
+  AND ($8::text IS NULL OR number = $8::text)
+  AND ($9::timestamptz IS NULL OR created_at >= $9::timestamptz)
+  AND ($10::timestamptz IS NULL OR created_at < $10::timestamptz)
+  AND ($11::timestamptz IS NULL OR finalized_at >= $11::timestamptz)
+  AND ($12::timestamptz IS NULL OR finalized_at < $12::timestamptz)
 ORDER BY id DESC
-LIMIT $7
+LIMIT $13
 """
 
 
@@ -112,6 +118,12 @@ async def list_invoices(
     subscription_id: uuid.UUID | None,
     status: str | None,
     blocked: bool,
+    kind: str | None,
+    number: str | None,
+    created_from: datetime.datetime | None,
+    created_until: datetime.datetime | None,
+    finalized_from: datetime.datetime | None,
+    finalized_until: datetime.datetime | None,
     page_max: int,
 ) -> list[models.Invoice]:
     """Newest first, those made before @before."""
@@ -123,6 +135,12 @@ async def list_invoices(
         subscription_id,
         status,
         blocked,
+        kind,
+        number,
+        created_from,
+        created_until,
+        finalized_from,
+        finalized_until,
         page_max,
     )
     return [models.Invoice(*row) for row in rows]

@@ -14,6 +14,7 @@ __all__ = [
     "BucketWalk",
     "CreditBalance",
     "CreditLedger",
+    "CreditNote",
     "Customer",
     "Discount",
     "FeePeriod",
@@ -23,6 +24,7 @@ __all__ = [
     "InvoiceLine",
     "Meter",
     "Pause",
+    "Payment",
     "Plan",
     "Price",
     "Replay",
@@ -106,6 +108,26 @@ class CreditLedger:
     reason: str
     invoice_id: uuid.UUID | None
     created_at: datetime.datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CreditNote:
+    """One row of credit_notes."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    invoice_id: uuid.UUID
+    customer_id: uuid.UUID
+    number: str
+    reason: str
+    currency: str
+    net: int
+    tax: int
+    total: int
+    lowers_due: int
+    to_credit_balance: int
+    parties: str | None
+    issued_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -232,6 +254,7 @@ class InvoiceItem:
     currency: str
     tax_percent: decimal.Decimal | None
     created_at: datetime.datetime
+    removed_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -287,6 +310,22 @@ class Pause:
     actor: str
     paused_at: datetime.datetime
     resumed_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Payment:
+    """One row of payments."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    invoice_id: uuid.UUID
+    customer_id: uuid.UUID
+    external_reference: str
+    amount: int
+    applied: int
+    currency: str
+    paid_at: datetime.datetime
+    created_at: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from .connection import ConnectionLike
 __all__ = [
     "get_invoice_parties",
     "get_tenant_profile",
-    "put_tenant_profile",
+    "lock_tenant_profile",
+    "make_tenant_profile",
+    "update_tenant_profile",
 ]
 
 
@@ -32,24 +34,47 @@ async def get_tenant_profile(
     return None if row is None else models.TenantProfile(*row)
 
 
-PUT_TENANT_PROFILE: typing.Final = """-- name: PutTenantProfile :one
-INSERT INTO tenant_profiles (
-    tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, updated_at)
-VALUES (
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-ON CONFLICT (tenant_id) DO UPDATE SET
-    legal_name = excluded.legal_name, address = excluded.address, tax_number = excluded.tax_number,
-    email = excluded.email, website = excluded.website, accent_color = excluded.accent_color,
-    payment_instructions = excluded.payment_instructions, footer = excluded.footer, updated_at = excluded.updated_at,
-    version = tenant_profiles.version + 1
+MAKE_TENANT_PROFILE: typing.Final = """-- name: MakeTenantProfile :exec
+INSERT INTO tenant_profiles (tenant_id, updated_at) VALUES ($1, $2) ON CONFLICT DO NOTHING
+"""
+
+
+async def make_tenant_profile(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    now: datetime.datetime,
+) -> None:
+    await conn.execute(MAKE_TENANT_PROFILE, tenant_id, now)
+
+
+LOCK_TENANT_PROFILE: typing.Final = """-- name: LockTenantProfile :one
+SELECT tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at FROM tenant_profiles WHERE tenant_id = $1 FOR NO KEY UPDATE
+"""
+
+
+async def lock_tenant_profile(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+) -> models.TenantProfile | None:
+    row = await conn.fetchrow(LOCK_TENANT_PROFILE, tenant_id)
+    return None if row is None else models.TenantProfile(*row)
+
+
+UPDATE_TENANT_PROFILE: typing.Final = """-- name: UpdateTenantProfile :one
+UPDATE tenant_profiles
+SET legal_name = $1, address = $2, tax_number = $3, email = $4, website = $5,
+    accent_color = $6, payment_instructions = $7, footer = $8, updated_at = $9,
+    version = version + 1
+WHERE tenant_id = $10
 RETURNING tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at
 """
 
 
-async def put_tenant_profile(
+async def update_tenant_profile(
     conn: ConnectionLike,
     *,
-    tenant_id: uuid.UUID,
     legal_name: str,
     address: str,
     tax_number: str,
@@ -59,10 +84,11 @@ async def put_tenant_profile(
     payment_instructions: str,
     footer: str,
     now: datetime.datetime,
+    tenant_id: uuid.UUID,
 ) -> models.TenantProfile | None:
+    """For callers that hold the row's lock."""
     row = await conn.fetchrow(
-        PUT_TENANT_PROFILE,
-        tenant_id,
+        UPDATE_TENANT_PROFILE,
         legal_name,
         address,
         tax_number,
@@ -72,6 +98,7 @@ async def put_tenant_profile(
         payment_instructions,
         footer,
         now,
+        tenant_id,
     )
     return None if row is None else models.TenantProfile(*row)
 

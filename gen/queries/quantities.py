@@ -68,7 +68,8 @@ async def list_period_meters(
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListPeriodMetersRow]:
     """Usage and invoice paths: what usage periods hold, from the records (for money) or from the buckets (for looking). The
-    views say what counts: `effective_usage_records` which records, `counted_usage` in which group.
+    views say what counts: `effective_usage_records` which records, `counted_usage` in which group. Who asks names the
+    meter: else a period is compared with every meter of the tenant, before its records are looked for.
     What the meters of these usage periods count, and in how many groups by their buckets, as far as @groups_limit:
     so that nobody reads what is too much to bill.
     """
@@ -93,9 +94,10 @@ LIST_SUMS_FROM_RECORDS: typing.Final = """-- name: ListSumsFromRecords :many
 SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, count(*) AS records, sum(c.quantity)::numeric AS total,
        max(c.quantity)::numeric AS highest
-FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
 JOIN counted_usage c
-    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start AND c.meter_id = k.meter_id
 GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key
 """
 
@@ -106,9 +108,10 @@ async def list_sums_from_records(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
+    meter_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListSumsFromRecordsRow]:
     """Count, sum and max, one row per usage period and group that has records."""
-    rows = await conn.fetch(LIST_SUMS_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    rows = await conn.fetch(LIST_SUMS_FROM_RECORDS, tenant_ids, item_ids, period_starts, meter_ids)
     return [ListSumsFromRecordsRow(*row) for row in rows]
 
 
@@ -127,9 +130,10 @@ class ListUniquesFromRecordsRow:
 LIST_UNIQUES_FROM_RECORDS: typing.Final = """-- name: ListUniquesFromRecords :many
 SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, count(*) AS records, count(DISTINCT c.unique_value) AS uniques
-FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
 JOIN counted_usage c
-    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start AND c.meter_id = k.meter_id
 GROUP BY k.tenant_id, k.item_id, k.period_start, c.group_key
 """
 
@@ -140,9 +144,16 @@ async def list_uniques_from_records(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
+    meter_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListUniquesFromRecordsRow]:
     """How many distinct values the meter's property has; a record without it counts nobody."""
-    rows = await conn.fetch(LIST_UNIQUES_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    rows = await conn.fetch(
+        LIST_UNIQUES_FROM_RECORDS,
+        tenant_ids,
+        item_ids,
+        period_starts,
+        meter_ids,
+    )
     return [ListUniquesFromRecordsRow(*row) for row in rows]
 
 
@@ -161,9 +172,10 @@ LIST_LATEST_FROM_RECORDS: typing.Final = """-- name: ListLatestFromRecords :many
 SELECT DISTINCT ON (k.tenant_id, k.item_id, k.period_start, c.group_key)
        k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, c.quantity::numeric AS quantity
-FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
 JOIN counted_usage c
-    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+    ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start AND c.meter_id = k.meter_id
 ORDER BY k.tenant_id, k.item_id, k.period_start, c.group_key, c.used_at DESC, c.root_key COLLATE "C" DESC
 """
 
@@ -174,9 +186,16 @@ async def list_latest_from_records(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
+    meter_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListLatestFromRecordsRow]:
     """The last value in time; of two at one instant that with the greater key."""
-    rows = await conn.fetch(LIST_LATEST_FROM_RECORDS, tenant_ids, item_ids, period_starts)
+    rows = await conn.fetch(
+        LIST_LATEST_FROM_RECORDS,
+        tenant_ids,
+        item_ids,
+        period_starts,
+        meter_ids,
+    )
     return [ListLatestFromRecordsRow(*row) for row in rows]
 
 
@@ -208,6 +227,7 @@ FROM (
         ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
     JOIN counted_usage c
         ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start <= k.period_start
+        AND c.meter_id = p.meter_id
     GROUP BY k.tenant_id, k.item_id, k.period_start, p.period_end, c.group_key
 ) AS q
 WHERE q.records > 0 OR q.opening <> 0
@@ -256,11 +276,12 @@ FROM (
            c.group_key::text AS group_key, c.quantity, k.free_events, k.free_amount::numeric AS free_amount,
            row_number() OVER events AS place, sum(c.quantity) OVER events AS so_far
     FROM unnest(
-        $1::uuid[], $2::uuid[], $3::timestamptz[], $4::bigint[],
-        $5::text[]
-    ) AS k (tenant_id, item_id, period_start, free_events, free_amount)
+        $1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[],
+        $5::bigint[], $6::text[]
+    ) AS k (tenant_id, item_id, period_start, meter_id, free_events, free_amount)
     JOIN counted_usage c
         ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+        AND c.meter_id = k.meter_id
     WINDOW events AS (
         PARTITION BY k.tenant_id, k.item_id, k.period_start, c.group_key
         ORDER BY c.used_at, c.root_key COLLATE "C" ROWS UNBOUNDED PRECEDING
@@ -276,6 +297,7 @@ async def list_allowances_from_records(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
+    meter_ids: collections.abc.Sequence[uuid.UUID],
     free_events: collections.abc.Sequence[int | None] | None,
     free_amounts: collections.abc.Sequence[str | None] | None,
 ) -> list[ListAllowancesFromRecordsRow]:
@@ -287,6 +309,7 @@ async def list_allowances_from_records(
         tenant_ids,
         item_ids,
         period_starts,
+        meter_ids,
         free_events,
         free_amounts,
     )

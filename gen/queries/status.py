@@ -11,6 +11,7 @@ import uuid
 from .connection import ConnectionLike
 
 __all__ = [
+    "CountBlockedDraftsRow",
     "CountDeadDeliveriesRow",
     "CountDeliveriesRow",
     "CountDraftsRow",
@@ -20,7 +21,9 @@ __all__ = [
     "CountRatingFailuresRow",
     "CountRouterDeadLettersRow",
     "CountRouterWaitingRow",
+    "ListBlockedCountsRow",
     "ListLeasesRow",
+    "count_blocked_drafts",
     "count_dead_deliveries",
     "count_deliveries",
     "count_drafts",
@@ -30,6 +33,7 @@ __all__ = [
     "count_rating_failures",
     "count_router_dead_letters",
     "count_router_waiting",
+    "list_blocked_counts",
     "list_leases",
 ]
 
@@ -186,6 +190,52 @@ FROM (
 async def count_drafts(conn: ConnectionLike, *, most: int) -> CountDraftsRow | None:
     row = await conn.fetchrow(COUNT_DRAFTS, most)
     return None if row is None else CountDraftsRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CountBlockedDraftsRow:
+    """One row of count_blocked_drafts."""
+
+    pending: int
+    oldest: datetime.datetime | None
+
+
+COUNT_BLOCKED_DRAFTS: typing.Final = """-- name: CountBlockedDrafts :one
+SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
+FROM (
+    SELECT i.finalize_at AS at FROM invoices i WHERE i.status = 'draft' AND i.blocked_reason IS NOT NULL
+    LIMIT $1::integer
+) AS q
+"""
+
+
+async def count_blocked_drafts(conn: ConnectionLike, *, most: int) -> CountBlockedDraftsRow | None:
+    row = await conn.fetchrow(COUNT_BLOCKED_DRAFTS, most)
+    return None if row is None else CountBlockedDraftsRow(*row)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListBlockedCountsRow:
+    """One row of list_blocked_counts."""
+
+    reason: str
+    drafts: int
+
+
+LIST_BLOCKED_COUNTS: typing.Final = """-- name: ListBlockedCounts :many
+SELECT q.reason::text AS reason, count(*) AS drafts
+FROM (
+    SELECT i.blocked_reason AS reason FROM invoices i WHERE i.status = 'draft' AND i.blocked_reason IS NOT NULL
+    LIMIT $1::integer
+) AS q
+GROUP BY q.reason
+"""
+
+
+async def list_blocked_counts(conn: ConnectionLike, *, most: int) -> list[ListBlockedCountsRow]:
+    """How many drafts each reason blocks."""
+    rows = await conn.fetch(LIST_BLOCKED_COUNTS, most)
+    return [ListBlockedCountsRow(*row) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

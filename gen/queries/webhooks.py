@@ -310,13 +310,19 @@ class CountDeliveriesOfRow:
 COUNT_DELIVERIES_OF: typing.Final = """-- name: CountDeliveriesOf :one
 SELECT coalesce((SELECT sum(m.count) FROM webhook_matched m
                  WHERE m.tenant_id = $1 AND m.webhook_id = $2), 0)::bigint AS matched,
-       count(*) FILTER (WHERE d.status = 'delivered') AS delivered,
-       count(*) FILTER (WHERE d.status = 'pending') AS pending,
-       count(*) FILTER (WHERE d.status = 'parked') AS parked,
-       count(*) FILTER (WHERE d.status = 'dead') AS dead,
-       count(*) FILTER (WHERE d.status = 'canceled') AS canceled
-FROM webhook_deliveries d
-WHERE d.tenant_id = $1 AND d.webhook_id = $2
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'delivered'), 0)::bigint AS delivered,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'pending'), 0)::bigint AS pending,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'parked'), 0)::bigint AS parked,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'dead'), 0)::bigint AS dead,
+       coalesce(sum(d.count) FILTER (WHERE d.status = 'canceled'), 0)::bigint AS canceled
+FROM (
+    SELECT x.status, count(*) AS count FROM webhook_deliveries x
+    WHERE x.tenant_id = $1 AND x.webhook_id = $2
+    GROUP BY x.status
+    UNION ALL
+    -- What is kept no longer.
+    SELECT c.status, c.count FROM webhook_closed c WHERE c.tenant_id = $1 AND c.webhook_id = $2
+) d
 """
 
 

@@ -57,10 +57,10 @@ class Exchange:
 
     async def unary(self, request: web.Request) -> web.StreamResponse:
         """The answer, or the error under its HTTP code."""
-        time_left = _time_left(request, CALL_SECONDS_MAX)
-        context = LocalContext(_metadata(request), time_left)
+        seconds = time_left(request, CALL_SECONDS_MAX)
+        context = LocalContext(metadata_of(request), seconds)
         try:
-            async with asyncio.timeout(time_left):
+            async with asyncio.timeout(seconds):
                 if self.route.streams_in:
                     body = await self.method.stream_unary(self._messages(request), context)
                 else:
@@ -74,12 +74,12 @@ class Exchange:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The answers line by line. Nothing is sent before the first, so a refused call has the code of its error."""
-        time_left = _time_left(request, STREAM_SECONDS_MAX)
+        seconds = time_left(request, STREAM_SECONDS_MAX)
         response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
         try:
             async with (
-                asyncio.timeout(time_left),
-                contextlib.aclosing(self._answers(request, time_left)) as answers,
+                asyncio.timeout(seconds),
+                contextlib.aclosing(self._answers(request, seconds)) as answers,
             ):
                 async for body in answers:
                     if not response.prepared:
@@ -96,8 +96,8 @@ class Exchange:
         await response.write_eof()
         return response
 
-    async def _answers(self, request: web.Request, time_left: float) -> AsyncGenerator[bytes, None]:
-        context = LocalContext(_metadata(request), time_left)
+    async def _answers(self, request: web.Request, seconds: float) -> AsyncGenerator[bytes, None]:
+        context = LocalContext(metadata_of(request), seconds)
         if self.route.streams_in:
             answers = self.method.stream_stream(self._messages(request), context)
         else:
@@ -155,11 +155,12 @@ async def _body(request: web.Request) -> bytes:
     return await request.read()
 
 
-def _metadata(request: web.Request) -> dict[str, str]:
+def metadata_of(request: web.Request) -> dict[str, str]:
+    """The headers that are metadata of the call."""
     return {name: request.headers[name] for name in _METADATA if name in request.headers}
 
 
-def _time_left(request: web.Request, most_s: float) -> float:
+def time_left(request: web.Request, most_s: float) -> float:
     """Seconds that the call may take: the caller's Grpc-Timeout (`500m`, `10S`), within the limit."""
     found = _TIMEOUT.fullmatch(request.headers.get("Grpc-Timeout", ""))
     return min(int(found[1]) * _SECONDS_OF[found[2]], most_s) if found else most_s

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from tollway.customer.v1 import customer_service_pb2 as pb
 from tollway.customer.v1 import customer_service_pb2_grpc as rpc
 
@@ -10,9 +12,10 @@ from billing.runtime.db import Connection
 from billing.services import customers
 from billing.services.rows import Customer
 from server.call import Call
-from server.convert import to_timestamp
+from server.convert import to_decimal, to_timestamp
 from server.house import House
 from server.interceptor import Context
+from server.request_fields import decimal_or_none, masked
 
 
 class CustomerServicer(rpc.CustomerServiceServicer):
@@ -25,7 +28,15 @@ class CustomerServicer(rpc.CustomerServiceServicer):
         self, request: pb.CreateCustomerRequest, context: Context
     ) -> pb.CreateCustomerResponse:
         """See the proto."""
-        draft = customers.NewCustomer(request.external_id, request.display_name, request.time_zone)
+        draft = customers.NewCustomer(
+            request.external_id,
+            request.display_name,
+            request.time_zone,
+            request.email,
+            request.address,
+            request.tax_number,
+            decimal_or_none(request.tax_percent, path="tax_percent"),
+        )
 
         async def work(tx: Connection, call: Call) -> pb.CreateCustomerResponse:
             customer = await customers.create_customer(
@@ -34,6 +45,20 @@ class CustomerServicer(rpc.CustomerServiceServicer):
             return pb.CreateCustomerResponse(customer=to_customer(customer))
 
         return await self._house.mutate(request, pb.CreateCustomerResponse, work)
+
+    async def UpdateCustomer(
+        self, request: pb.UpdateCustomerRequest, context: Context
+    ) -> pb.UpdateCustomerResponse:
+        """See the proto."""
+        change = from_update(request)
+
+        async def work(tx: Connection, call: Call) -> pb.UpdateCustomerResponse:
+            customer = await customers.update_customer(
+                tx, call.tenant_id, change, call.cause, now=call.now
+            )
+            return pb.UpdateCustomerResponse(customer=to_customer(customer))
+
+        return await self._house.mutate(request, pb.UpdateCustomerResponse, work)
 
     async def GetCustomer(
         self, request: pb.GetCustomerRequest, context: Context
@@ -62,4 +87,19 @@ def to_customer(customer: Customer) -> pb.Customer:
         display_name=customer.display_name,
         time_zone=customer.time_zone,
         create_time=to_timestamp(customer.created_at),
+        email=customer.email,
+        address=customer.address,
+        tax_number=customer.tax_number,
+        tax_percent="" if customer.tax_percent is None else to_decimal(customer.tax_percent),
     )
+
+
+def from_update(request: pb.UpdateCustomerRequest) -> customers.CustomerChange:
+    """What the mask names, as the wire says it. Raises Invalid, InvalidId, InvalidDecimal."""
+    values: dict[str, str | Decimal | None] = {
+        name: getattr(request, name) for name in masked(request.update_mask, customers.CHANGEABLE)
+    }
+    if "tax_percent" in values:
+        values["tax_percent"] = decimal_or_none(request.tax_percent, path="tax_percent")
+    customer_id = decode(Prefix.CUSTOMER, request.customer_id, path="customer_id")
+    return customers.CustomerChange(customer_id, values)

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from datetime import datetime
 from fractions import Fraction
+from functools import partial
+from typing import Protocol
+from uuid import UUID
 
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1 import invoice_service_pb2_grpc as rpc
 from tollway.type.v1 import money_pb2
 
-from billing.domain.decimals import decimal_text
+from billing.domain.decimals import decimal_text, exact_text
 from billing.domain.ids import Prefix, decode, encode
-from billing.domain.invoice import InvoiceStatus
+from billing.domain.invoice import InvoiceKind, InvoiceStatus
 from billing.domain.money import Money
 from billing.runtime.db import Connection
-from billing.services import finalize_now, invoice_preview, invoices
+from billing.services import finalize_now, invoices
 from billing.services.invoice_events import wire_status
+from billing.services.invoice_explain import LineExplanation, UsageOfLine, explain_line
 from billing.services.invoice_line import Line
+from billing.services.invoice_preview import preview_invoice
 from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.invoices import InvoiceView
 from billing.services.parties import Party
 from billing.services.rows import Invoice
+from billing.services.subscription_preview import Moment, preview_subscription
 from server.call import Call
 from server.convert import to_money, to_range, to_timestamp
 from server.house import House
 from server.interceptor import Context
 from server.paging import cut_page, page_size, read_token
+from server.request_fields import instant
 
 
 class InvoiceServicer(rpc.InvoiceServiceServicer):
@@ -67,11 +76,24 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
         self, request: pb.PreviewInvoiceRequest, context: Context
     ) -> pb.PreviewInvoiceResponse:
         """See the proto."""
-        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+        ask = from_preview(request)
 
         async def work(tx: Connection, call: Call) -> pb.PreviewInvoiceResponse:
-            shown = await invoice_preview.preview_invoice(tx, call.tenant_id, named, now=call.now)
-            return pb.PreviewInvoiceResponse(invoice=to_full_invoice(shown))
+            shown = to_full_invoice(await ask(tx, call.tenant_id, now=call.now))
+            shown.id = request.invoice_id
+            return pb.PreviewInvoiceResponse(invoice=shown)
+
+        return await self._house.read(work, snapshot=True)
+
+    async def ExplainLine(
+        self, request: pb.ExplainLineRequest, context: Context
+    ) -> pb.ExplainLineResponse:
+        """See the proto."""
+        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+
+        async def work(tx: Connection, call: Call) -> pb.ExplainLineResponse:
+            found = await explain_line(tx, call.tenant_id, named, request.line_number)
+            return to_explanation(found)
 
         return await self._house.read(work, snapshot=True)
 
@@ -111,8 +133,9 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
 
 
 def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
-    """What to list, as the wire says it. Raises InvalidId."""
+    """What to list, as the wire says it. Raises Invalid, InvalidId."""
     status = pb.InvoiceStatus.Name(request.status).removeprefix("INVOICE_STATUS_").lower()
+    kind = pb.InvoiceKind.Name(request.kind).removeprefix("INVOICE_KIND_").lower()
     return invoices.InvoiceFilter(
         decode(Prefix.CUSTOMER, request.customer_id, path="customer_id")
         if request.customer_id
@@ -122,6 +145,35 @@ def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
         else None,
         InvoiceStatus(status) if request.status else None,
         request.blocked,
+        kind=InvoiceKind(kind) if request.kind else None,
+        number=request.number or None,
+        created_from=instant(request, "created_from"),
+        created_until=instant(request, "created_until"),
+        finalized_from=instant(request, "finalized_from"),
+        finalized_until=instant(request, "finalized_until"),
+    )
+
+
+class Preview(Protocol):
+    """What shows an invoice that is not final."""
+
+    def __call__(self, tx: Connection, tenant_id: UUID, *, now: datetime) -> Awaitable[InvoiceView]:
+        """The invoice as it would be."""
+        ...
+
+
+def from_preview(request: pb.PreviewInvoiceRequest) -> Preview:
+    """What is to be shown: a draft, or the next invoice of a subscription. Raises InvalidId."""
+    if request.WhichOneof("what") == "invoice_id":
+        invoice_id = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+        return partial(preview_invoice, invoice_id=invoice_id)
+    is_now = request.moment == pb.PREVIEW_MOMENT_NOW
+    return partial(
+        preview_subscription,
+        subscription_id=decode(
+            Prefix.SUBSCRIPTION, request.subscription_id, path="subscription_id"
+        ),
+        moment=Moment.NOW if is_now else Moment.NEXT_BOUNDARY,
     )
 
 
@@ -210,6 +262,44 @@ def to_line(number: int, line: Line) -> pb.InvoiceLine:
         invoice_item_id=encode(Prefix.INVOICE_ITEM, line.invoice_item_id)
         if line.invoice_item_id
         else "",
+    )
+
+
+def to_explanation(found: LineExplanation) -> pb.ExplainLineResponse:
+    """A line for the wire with all that it rests on."""
+    line, usage, booked = found.line, found.usage, found.booked
+    return pb.ExplainLineResponse(
+        line=to_line(found.number, line),
+        price_model=booked.row.model if booked else "",
+        price_config=booked.row.config if booked else "",
+        exact_amount=exact_text(line.derivation.exact),
+        period_share=str(line.derivation.share),
+        full_period=to_range(usage.nominal.start, usage.nominal.end) if usage else None,
+        earlier=[
+            pb.EarlierLine(
+                invoice_id=encode(Prefix.INVOICE, one.invoice_id),
+                number=one.number,
+                line_number=one.line_number,
+                amount=_money(one.amount),
+                waived=one.waived,
+            )
+            for one in line.derivation.earlier
+        ],
+        usage=_usage(usage) if usage else None,
+    )
+
+
+def _usage(usage: UsageOfLine) -> pb.UsageOfLine:
+    return pb.UsageOfLine(
+        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, usage.row.item_id),
+        meter=usage.meter_key,
+        customer_id=encode(Prefix.CUSTOMER, usage.row.customer_id),
+        period=to_range(usage.row.period_start, usage.row.period_end),
+        record_count=usage.records,
+        first_used_time=to_timestamp(usage.first_used_at),
+        last_used_time=to_timestamp(usage.last_used_at),
+        amount_now=_money(usage.now),
+        amount_billed=_money(usage.billed),
     )
 
 

@@ -7,7 +7,8 @@ from tollway.tenant.v1 import tenant_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
-from billing.services import keys, tenants
+from billing.services import keys, tenant_profiles, tenants
+from billing.services.money_rows import TenantProfile
 from billing.services.rows import ApiKey, Tenant
 from server.authentication import tenant_named
 from server.call import Call, current_call
@@ -15,6 +16,7 @@ from server.convert import from_timestamp, to_timestamp
 from server.house import House
 from server.interceptor import Context
 from server.paging import cut_page, page_size, read_token
+from server.request_fields import masked
 
 TIME_ZONE_DEFAULT = "UTC"
 
@@ -91,6 +93,39 @@ class TenantServicer(rpc.TenantServiceServicer):
             return pb.RevokeApiKeyResponse(api_key=to_api_key(key))
 
         return await self._house.mutate_as_operator(request, pb.RevokeApiKeyResponse, work)
+
+    async def GetTenantProfile(
+        self, request: pb.GetTenantProfileRequest, context: Context
+    ) -> pb.GetTenantProfileResponse:
+        """See the proto."""
+
+        async def work(tx: Connection, call: Call) -> pb.GetTenantProfileResponse:
+            profile = await tenant_profiles.get_profile(tx, call.tenant_id)
+            return pb.GetTenantProfileResponse(profile=to_profile(profile))
+
+        return await self._house.read(work)
+
+    async def UpdateTenantProfile(
+        self, request: pb.UpdateTenantProfileRequest, context: Context
+    ) -> pb.UpdateTenantProfileResponse:
+        """See the proto."""
+        names = masked(request.update_mask, tenant_profiles.CHANGEABLE)
+        values = {name: getattr(request, name) for name in names}
+
+        async def work(tx: Connection, call: Call) -> pb.UpdateTenantProfileResponse:
+            profile = await tenant_profiles.update_profile(
+                tx, call.tenant_id, values, call.cause, now=call.now
+            )
+            return pb.UpdateTenantProfileResponse(profile=to_profile(profile))
+
+        return await self._house.mutate(request, pb.UpdateTenantProfileResponse, work)
+
+
+def to_profile(row: TenantProfile | None) -> pb.TenantProfile:
+    """A profile for the wire; an empty one before the first change."""
+    if row is None:
+        return pb.TenantProfile()
+    return pb.TenantProfile(**{name: getattr(row, name) for name in tenant_profiles.CHANGEABLE})
 
 
 def to_tenant(tenant: Tenant) -> pb.Tenant:

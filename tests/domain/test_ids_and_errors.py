@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
 from uuid import UUID
 
 import pytest
+import uuid_utils
 from hypothesis import given
 from hypothesis import strategies as st
+from typeid import TypeID
 
 from billing.domain import credit_note, signature
 from billing.domain.errors import (
@@ -28,6 +31,7 @@ def test_an_id_is_the_same_after_text_and_back(identity: UUID, prefix: Prefix) -
     assert text.startswith(f"{prefix}_")
     assert len(text) <= ID_LENGTH_MAX
     assert decode(prefix, text) == identity
+    assert text == str(TypeID.from_uuid(cast(uuid_utils.UUID, identity), prefix.value))
 
 
 @given(st.uuids(), st.uuids())

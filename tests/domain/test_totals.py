@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.domain.credit_note import CreditableLine, credit_note
-from billing.domain.errors import CreditExceedsLine, CurrencyMismatch, Invalid
+from billing.domain.errors import CreditExceedsInvoice, CreditExceedsLine, CurrencyMismatch, Invalid
 from billing.domain.money import Money
 from billing.domain.totals import (
     LINES_MAX,
@@ -127,7 +127,7 @@ def test_notes_of_a_line_never_exceed_it_and_end_at_exactly_its_tax(
         if not amount:
             break
         line = CreditableLine(eur(net), eur(tax), eur(credited), eur(credited_tax))
-        note = credit_note([line], {0: eur(amount)}, eur(due))
+        note = credit_note({1: line}, {1: eur(amount)}, total=eur(net + tax), due=eur(due))
         assert note.lowers_due + note.to_credit_balance == note.total
         assert note.lowers_due == eur(min(due, note.total.minor_units))
         assert note.tax >= eur(0)
@@ -142,7 +142,18 @@ def test_notes_of_a_line_never_exceed_it_and_end_at_exactly_its_tax(
 def test_a_note_above_what_is_left_is_refused() -> None:
     line = CreditableLine(eur(100), eur(20), eur(60), eur(12))
     with pytest.raises(CreditExceedsLine, match=r"0\.40 EUR left"):
-        credit_note([line], {0: eur(41)}, eur(0))
-    for amounts in ({}, {1: eur(1)}, {0: eur(0)}, {0: eur(-5)}):
+        credit_note({1: line}, {1: eur(41)}, total=eur(120), due=eur(0))
+    for amounts in ({}, {2: eur(1)}, {1: eur(0)}, {1: eur(-5)}):
         with pytest.raises(Invalid):
-            credit_note([line], amounts, eur(0))
+            credit_note({1: line}, amounts, total=eur(120), due=eur(0))
+
+
+def test_a_note_never_takes_more_than_the_invoice_however_large_a_line_is() -> None:
+    none = eur(0)
+    lines = {
+        1: CreditableLine(eur(100), none, eur(30), none),
+        2: CreditableLine(eur(-60), none, none, none),
+    }
+    with pytest.raises(CreditExceedsInvoice, match=r"0\.10 EUR left"):
+        credit_note(lines, {1: eur(11)}, total=eur(40), due=eur(10))
+    assert credit_note(lines, {1: eur(10)}, total=eur(40), due=eur(10)).lowers_due == eur(10)

@@ -92,7 +92,7 @@ def test_every_list_is_paged(messages: dict[str, Message]) -> None:
 
 def test_every_mutation_takes_a_request_id(messages: dict[str, Message]) -> None:
     """Usage RPCs take none: each record has its own key."""
-    reads = ("Get", "List", "Watch", "Preview", "Plan", "Explain")
+    reads = ("Get", "List", "Watch", "Preview", "Plan", "Explain", "Render", "Export")
     without = [
         f"{service.name}/{rpc.name}"
         for service, rpc in rpcs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID
 
 import grpc
@@ -11,6 +12,7 @@ from tollway.invoice.v1 import invoice_service_pb2 as pb
 from billing.domain.ids import Prefix, decode, encode
 from billing.services import test_clock
 from billing.services.keys import Scope
+from cli.commands.invoices import explanation
 from tests.driver import DAY, HOUR, Driver, utc
 from tests.server.rim import REQUESTS, Rim
 
@@ -172,3 +174,87 @@ async def test_an_invoice_of_another_tenant_does_not_exist(rim: Rim, method: str
     nothing = encode(Prefix.INVOICE, UUID(int=1))
     refused = await rim.refused(f"{SERVICE}/{method}", request(invoice_id=nothing))
     assert refused.reason == "INVOICE_NOT_FOUND"
+
+
+async def explain(rim: Rim, invoice_id: str, number: int) -> pb.ExplainLineResponse:
+    request = pb.ExplainLineRequest(invoice_id=invoice_id, line_number=number)
+    told: pb.ExplainLineResponse = await rim.call(f"{SERVICE}/ExplainLine", request)
+    return told
+
+
+async def test_a_line_is_explained_to_the_last_record(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    for told in (
+        await explain(rim, named, 1),
+        await explain(rim, (await finalize(rim, named)).id, 1),
+    ):
+        assert told.exact_amount == "1.0004"
+        assert told.period_share == "1"
+        assert (told.price_model, told.usage.meter) == ("per_unit", "minutes")
+        assert json.loads(told.price_config)["unit_amount"] == "0.1"
+        assert told.usage.record_count == 1
+        assert told.usage.first_used_time.ToDatetime() == (START + HOUR / 60).replace(tzinfo=None)
+        assert told.usage.amount_now.minor_units == 200
+        assert told.line.amount.minor_units == 100
+    assert told.usage.amount_billed.minor_units == 200
+
+    await house.use(START + 7 * DAY, "90", backfill=True)
+    await house.advance(JULY + HOUR / 2)
+    told = await explain(rim, await draft_of(house), 3)
+    assert told.line.kind == pb.LINE_KIND_ADJUSTMENT
+    assert told.usage.record_count == 2
+    assert [(one.number, one.line_number, one.amount.minor_units) for one in told.earlier] == [
+        ("INV-000002", 1, 100),
+        ("INV-000002", 2, 100),
+    ]
+    assert told.line.amount.minor_units == told.usage.amount_now.minor_units - 200 == 800
+    text = "\n".join(explanation(told))
+    assert "less 1.00 USD on INV-000002, line 1" in text
+    assert text.endswith("leaves 8.00 USD\nless a discount of 0.80 USD, plus 20 % tax: 1.44 USD")
+
+
+async def test_a_line_that_is_not_there_is_refused_by_its_number(rim: Rim) -> None:
+    _, named = await drafted(rim)
+    request = pb.ExplainLineRequest(invoice_id=named, line_number=4)
+    refused = await rim.refused(f"{SERVICE}/ExplainLine", request)
+    assert (refused.reason, refused.metadata["line_number"]) == ("INVOICE_LINE_NOT_FOUND", "4")
+
+
+async def test_the_next_invoice_of_a_subscription_is_shown_before_there_is_one(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    await finalize(rim, named)
+    await house.use(JUNE + HOUR / 4, "30")
+    await house.use(START + 7 * DAY, "90", backfill=True)
+    await house.deliver()
+    subscription = (await house.invoices())[0]["subscription_id"]
+    request = pb.PreviewInvoiceRequest(subscription_id=encode(Prefix.SUBSCRIPTION, subscription))
+    method = f"{SERVICE}/PreviewInvoice"
+    ahead: pb.Invoice = (await rim.call(method, request)).invoice
+    assert (ahead.id, ahead.kind, ahead.status) == (
+        "",
+        pb.INVOICE_KIND_PERIOD,
+        pb.INVOICE_STATUS_OPEN,
+    )
+    request.moment = pb.PREVIEW_MOMENT_NOW
+    so_far: pb.Invoice = (await rim.call(method, request)).invoice
+    assert [line.amount.minor_units for line in so_far.lines] == [300, 800]
+
+    await house.advance(JULY + HOUR / 2)
+
+    draft = await preview(rim, await draft_of(house))
+    assert [line.amount.minor_units for line in draft.lines] == [300, 800, 4900]
+    assert ahead.lines == draft.lines
+    assert (ahead.discount, ahead.tax, ahead.total) == (draft.discount, draft.tax, draft.total)
+
+
+async def test_the_activation_of_a_subscription_in_trial_is_shown(rim: Rim) -> None:
+    house, _ = await drafted(rim)
+    await house.customer("LH")
+    made = await house.subscribe("LH", trial_days=14)
+    await house.deliver()
+    request = pb.PreviewInvoiceRequest(subscription_id=encode(Prefix.SUBSCRIPTION, made.row.id))
+    shown: pb.Invoice = (await rim.call(f"{SERVICE}/PreviewInvoice", request)).invoice
+    assert shown.kind == pb.INVOICE_KIND_ACTIVATION
+    (fee,) = shown.lines
+    assert fee.amount.minor_units == 4900
+    assert fee.period.start.ToDatetime() == (JUNE + HOUR / 2 + 14 * DAY).replace(tzinfo=None)

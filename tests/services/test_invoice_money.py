@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from datetime import datetime
+from fractions import Fraction
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -12,11 +16,14 @@ from billing.domain.money import Money
 from billing.runtime.ids import new_id
 from billing.services import credit_ledger
 from billing.services.credit_ledger import CreditKind, Entry
-from tests.conftest import Databases
+from billing.services.draft_claims import FinalizationSettings
+from billing.services.finalization import finalize_due
+from tests.conftest import LONG, Databases
 from tests.driver import DAY, HOUR, Driver, house_of, utc
 
 START = utc(2024, 5, 1)
 BOUNDARY = utc(2024, 6, 1)
+CUSTOMERS: Final = 30 if LONG else 4
 
 
 async def grant(house: Driver, customer: UUID, minor_units: int, currency: str = "USD") -> None:
@@ -150,3 +157,82 @@ async def test_what_a_final_invoice_says_below_its_lines_is_refused_to_change(
             )
         ):
             await house.execute(statement)
+
+
+async def test_subscriptions_that_become_final_at_once_never_spend_a_credit_or_a_discount_twice(
+    databases: Databases,
+) -> None:
+    house = await house_of(databases, mode="live")
+    await house.plan("one", fee="30.00")
+    await house.plan("two", fee="30.00")
+    for n in range(CUSTOMERS):
+        customer = await house.customer(f"C{n}")
+        await grant(house, customer, 4000)
+        await discount(house, customer, amount=500, periods=1)
+        await house.subscribe(f"C{n}", "one")
+        await house.subscribe(f"C{n}", "two")
+    await house.settle()
+    await house.execute("UPDATE invoices SET finalize_at = now() - interval '1 s'")
+
+    async def work() -> None:
+        settings = FinalizationSettings(batch_max=1)
+        while await house.value("SELECT count(*) FROM invoices WHERE status = 'draft'"):
+            await finalize_due(house.databases.worker, settings, now=house.now)
+
+    await asyncio.gather(*(work() for _ in range(4)))
+
+    rows = await house.rows(
+        "SELECT sum(discount)::int AS discount, sum(credit_applied)::int AS credit,"
+        " sum(amount_due)::int AS due FROM invoices GROUP BY customer_id"
+    )
+    assert [tuple(row) for row in rows] == [(500, 4000, 1500)] * CUSTOMERS
+    assert await balance(house) == (0, 0)
+
+
+async def test_a_fee_that_cost_nothing_gives_nothing_back(databases: Databases) -> None:
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(fee="30.00")
+    await house.execute("UPDATE customers SET tax_percent = 20")
+    await discount(house, customer, percent="100", periods=1)
+    await house.subscribe()
+    await house.advance(START + 15 * DAY)
+    first = (await house.invoices())[0]
+    assert (first["kind"], first["discount"], first["total"]) == ("activation", 3000, 0)
+    await house.execute("UPDATE customers SET tax_percent = 10")
+
+    view = await house.view(await given_back(house, first["id"], START + 15 * DAY))
+
+    (line,) = view.lines
+    assert line.amount.minor_units < 0
+    # The discount and the tax are those of the charge that is given back, not those of today.
+    assert (line.discount, line.tax_percent) == (line.amount, Fraction(20))
+    assert (view.row.total, view.row.to_credit_balance) == (0, 0)
+
+
+async def given_back(house: Driver, invoice: UUID, at: datetime) -> UUID:
+    """A final draft that gives the rest of the invoice's fee back from `at` on."""
+    await house.execute(
+        "INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)"
+        " SELECT tenant_id, subscription_id, 'final', $2, $3, boundary, $2 FROM invoices WHERE id = $1",
+        invoice,
+        at,
+        new_id(house.now),
+    )
+    await house.execute(
+        "INSERT INTO fee_periods (tenant_id, subscription_id, item_id, price_id, quantity, reason, billing_timing,"
+        " period_start, period_end, nominal_start, nominal_end, bill_kind, bill_boundary)"
+        " SELECT tenant_id, subscription_id, item_id, price_id, quantity, 'credit', billing_timing, $1, period_end,"
+        " nominal_start, nominal_end, 'final', $1 FROM fee_periods WHERE bill_kind = 'activation'",
+        at,
+    )
+    draft = new_id(house.now)
+    await house.execute(
+        "INSERT INTO invoices (tenant_id, id, customer_id, subscription_id, kind, boundary, currency, closed_at,"
+        " finalize_at, correlation_id, created_at) SELECT tenant_id, $2, customer_id, subscription_id, 'final', $3,"
+        " currency, $3, $3, correlation_id, $3 FROM invoices WHERE id = $1",
+        invoice,
+        draft,
+        at,
+    )
+    return draft

@@ -7,15 +7,19 @@ from datetime import timedelta
 
 import asyncpg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from billing.domain.ids import Prefix, encode
 from billing.domain.invoice import InvoiceStatus
 from billing.runtime.ids import new_id
 from billing.services.customers import CustomerNotFound
 from billing.services.invoices import InvoiceFilter, InvoiceNotFound, get_invoice, list_invoices
+from billing.services.operations_status import list_queues
 from billing.services.subscriptions import SubscriptionNotFound
 from tests.conftest import Databases
 from tests.driver import DAY, HOUR, Driver, house_of, utc
+from workers.metrics import SchedulerMetrics
+from workers.scheduler import Scheduler, SchedulerSettings
 
 START = utc(2024, 5, 1)
 BOUNDARY = utc(2024, 6, 1)
@@ -233,3 +237,21 @@ async def test_the_grace_is_a_setting_and_is_stored_with_the_draft(databases: Da
     assert [row["finalize_at"] - row["closed_at"] for row in await house.invoices()] == [
         timedelta(hours=1)
     ] * 2
+
+
+async def test_blocked_drafts_are_counted_by_their_reason(databases: Databases) -> None:
+    house = await drafted(databases)
+    await house.execute(
+        "UPDATE invoices SET blocked_reason = 'RATING_FAILED' WHERE status = 'draft'"
+    )
+    registry = CollectorRegistry()
+    metrics = SchedulerMetrics(registry)
+    await Scheduler(databases.worker, databases.clock, SchedulerSettings(), metrics).step()
+
+    def blocked(reason: str) -> float | None:
+        return registry.get_sample_value("tollway_invoices_blocked", {"reason": reason})
+
+    assert (blocked("RATING_FAILED"), blocked("USAGE_PENDING")) == (1, 0)
+    async with databases.api.transaction(house.tenant_id) as tx:
+        queues = {queue.name: queue.pending for queue in await list_queues(tx)}
+    assert queues["invoices.blocked"] == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -89,6 +91,53 @@ async def test_a_denied_address_is_named_in_the_error(receiver: Receiver) -> Non
     answer = await _post(f"http://127.0.0.1:{receiver.port}/", ())
     assert answer.error == "address_denied: 127.0.0.1 is not public"
     assert not answer.address
+
+
+class Names:
+    """Name servers of an attacker: each look-up of a name under .test takes the next answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: Sequence[str]) -> None:
+        self._answers = list(answers)
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self.look_up)
+
+    def look_up(self, host: str, port: int, *rest: Any, **more: Any) -> Any:
+        if not host.endswith(".test"):
+            return self._real(host, port, *rest, **more)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return [row for one in answer for row in self._real(one, port, *rest, **more)]
+
+
+async def test_a_name_that_resolves_to_a_private_address_is_not_dialled(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for private in ("127.0.0.1", "169.254.169.254", "10.0.0.1", "::1", "::ffff:127.0.0.1"):
+        Names(monkeypatch, [private])
+        answer = await _post(f"http://hook.test:{receiver.port}/", ())
+        assert answer.error.startswith("address_denied"), private
+        assert not answer.ours, "it is the tenant's name"
+    assert not receiver.got
+
+
+async def test_of_mixed_records_only_what_is_allowed_is_dialled(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Names(monkeypatch, ["10.0.0.1", "169.254.169.254", "127.0.0.1"])
+    answer = await _post(f"http://hook.test:{receiver.port}/", LOOPBACK)
+    assert (answer.status, answer.address) == (204, "127.0.0.1")
+
+
+async def test_a_name_that_is_bound_anew_after_it_was_looked_at_reaches_nothing(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever checks a name and then dials it is fooled by the second answer; here the dialled address is checked."""
+    Names(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
+    allowed = (ipaddress.ip_network("127.0.0.1/32"),)
+    url = f"http://hook.test:{receiver.port}/"
+    assert (await _post(url, allowed)).status == 204
+    # A new client asks again: names are kept for seconds only.
+    assert (await _post(url, allowed)).error.startswith("address_denied: 127.0.0.2")
+    assert len(receiver.got) == 1
 
 
 async def test_proxies_of_the_environment_are_not_used(

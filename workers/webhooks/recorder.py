@@ -33,6 +33,14 @@ from workers.webhooks.settings import SenderSettings
 
 log = logging.getLogger(__name__)
 
+# Whatever the session died of; an InternalClientError is one that broke off within a message.
+_KEPT: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    Unavailable,
+)
 _AGAIN: Final = ExponentialBackoff(base_ms=50, cap_ms=5_000)
 
 
@@ -129,7 +137,7 @@ class Recorder:
                 break
             except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError):
                 raise
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unavailable):
+            except _KEPT:
                 failures += 1
                 log.exception("%d results could not be written; they are kept", len(batch))
                 delay = _AGAIN.delay(failures, jitter_permille=random.randint(0, 1000))

@@ -72,7 +72,8 @@ def rate_groups(
 ) -> RatedGroups:
     """A line for each group value in order; minimum and maximum hold for their sum."""
     # The groups of a price without bounds: their true-up is the group's, not theirs.
-    unbounded = replace(price, minimum=None, maximum=None)
+    bounded = price.minimum is not None or price.maximum is not None
+    unbounded = replace(price, minimum=None, maximum=None) if bounded else price
     lines = {key: rate(unbounded, usage[key]) for key in sorted(usage)}
     lines_total = total_of((line.amount for line in lines.values()), price.currency)
     extra = true_up(price, lines_total, scale=scale)

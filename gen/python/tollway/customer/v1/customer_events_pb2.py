@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tollway/customer/v1/customer_events.proto\x12\x13tollway.customer.v1\x1a tollway/options/v1/subject.proto\"i\n\x0f\x43ustomerCreated\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x1f\n\x0b\x65xternal_id\x18\x02 \x01(\tR\nexternalId:\x14\x8a\xb2\x19\x10\x63ustomer.createdB`\n\x16io.tollway.customer.v1P\x01ZDgithub.com/tollway/tollway/sdk/go/gen/tollway/customer/v1;customerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tollway/customer/v1/customer_events.proto\x12\x13tollway.customer.v1\x1a tollway/options/v1/subject.proto\"i\n\x0f\x43ustomerCreated\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x1f\n\x0b\x65xternal_id\x18\x02 \x01(\tR\nexternalId:\x14\x8a\xb2\x19\x10\x63ustomer.created\"`\n\x0f\x43ustomerUpdated\x12\x1f\n\x0b\x63ustomer_id\x18\x01 \x01(\tR\ncustomerId\x12\x16\n\x06\x66ields\x18\x02 \x03(\tR\x06\x66ields:\x14\x8a\xb2\x19\x10\x63ustomer.updatedB`\n\x16io.tollway.customer.v1P\x01ZDgithub.com/tollway/tollway/sdk/go/gen/tollway/customer/v1;customerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\026io.tollway.customer.v1P\001ZDgithub.com/tollway/tollway/sdk/go/gen/tollway/customer/v1;customerv1'
   _globals['_CUSTOMERCREATED']._loaded_options = None
   _globals['_CUSTOMERCREATED']._serialized_options = b'\212\262\031\020customer.created'
+  _globals['_CUSTOMERUPDATED']._loaded_options = None
+  _globals['_CUSTOMERUPDATED']._serialized_options = b'\212\262\031\020customer.updated'
   _globals['_CUSTOMERCREATED']._serialized_start=100
   _globals['_CUSTOMERCREATED']._serialized_end=205
+  _globals['_CUSTOMERUPDATED']._serialized_start=207
+  _globals['_CUSTOMERUPDATED']._serialized_end=303
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 import builtins as _builtins
@@ -28,6 +29,10 @@ class Customer(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_NUMBER_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "cus_…"."""
     external_id: _builtins.str
@@ -36,6 +41,14 @@ class Customer(_message.Message):
     """The name on the invoice."""
     time_zone: _builtins.str
     """The IANA time zone in which its billing periods begin and end."""
+    email: _builtins.str
+    """The e-mail address on the invoice; may be empty."""
+    address: _builtins.str
+    """The postal address on the invoice, with line breaks; may be empty."""
+    tax_number: _builtins.str
+    """The tax number on the invoice; may be empty."""
+    tax_percent: _builtins.str
+    """Its own tax in percent, which goes before that of prices: "0" for a customer that pays none, empty for none of its own."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -48,10 +61,14 @@ class Customer(_message.Message):
         display_name: _builtins.str = ...,
         time_zone: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        email: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tax_number: _builtins.str = ...,
+        tax_percent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "external_id", b"external_id", "id", b"id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "external_id", b"external_id", "id", b"id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -67,6 +84,10 @@ class CreateCustomerRequest(_message.Message):
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_NUMBER_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     external_id: _builtins.str
@@ -75,6 +96,14 @@ class CreateCustomerRequest(_message.Message):
     """The name on the invoice."""
     time_zone: _builtins.str
     """An IANA time zone such as "America/New_York"; empty takes the tenant's."""
+    email: _builtins.str
+    """The e-mail address on the invoice."""
+    address: _builtins.str
+    """The postal address on the invoice, with line breaks."""
+    tax_number: _builtins.str
+    """The tax number on the invoice."""
+    tax_percent: _builtins.str
+    """Its own tax in percent, 0 to 100, as a decimal string; "0" for a customer that pays none, empty takes that of prices."""
     def __init__(
         self,
         *,
@@ -82,10 +111,14 @@ class CreateCustomerRequest(_message.Message):
         external_id: _builtins.str = ...,
         display_name: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        email: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tax_number: _builtins.str = ...,
+        tax_percent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "external_id", b"external_id", "request_id", b"request_id", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "display_name", b"display_name", "email", b"email", "external_id", b"external_id", "request_id", b"request_id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,6 +147,82 @@ class CreateCustomerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateCustomerResponse: _TypeAlias = CreateCustomerResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCustomerRequest(_message.Message):
+    """What to change of a customer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_NUMBER_FIELD_NUMBER: _builtins.int
+    TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    customer_id: _builtins.str
+    """The customer, "cus_…"."""
+    display_name: _builtins.str
+    """The name on the invoice."""
+    email: _builtins.str
+    """The e-mail address on the invoice."""
+    address: _builtins.str
+    """The postal address on the invoice, with line breaks."""
+    tax_number: _builtins.str
+    """The tax number on the invoice."""
+    tax_percent: _builtins.str
+    """Its own tax in percent, 0 to 100, as a decimal string; "0" for a customer that pays none, empty takes that of prices."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change: of display_name, email, address, tax_number and tax_percent."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        display_name: _builtins.str = ...,
+        email: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tax_number: _builtins.str = ...,
+        tax_percent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "customer_id", b"customer_id", "display_name", b"display_name", "email", b"email", "request_id", b"request_id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCustomerRequest: _TypeAlias = UpdateCustomerRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCustomerResponse(_message.Message):
+    """The changed customer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CUSTOMER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def customer(self) -> Global___Customer:
+        """The customer."""
+
+    def __init__(
+        self,
+        *,
+        customer: Global___Customer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCustomerResponse: _TypeAlias = UpdateCustomerResponse  # noqa: Y015
 
 @_typing.final
 class GetCustomerRequest(_message.Message):

@@ -40,6 +40,11 @@ class CustomerServiceStub:
                 request_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.CreateCustomerRequest.SerializeToString,
                 response_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.CreateCustomerResponse.FromString,
                 _registered_method=True)
+        self.UpdateCustomer = channel.unary_unary(
+                '/tollway.customer.v1.CustomerService/UpdateCustomer',
+                request_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.UpdateCustomerRequest.SerializeToString,
+                response_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.UpdateCustomerResponse.FromString,
+                _registered_method=True)
         self.GetCustomer = channel.unary_unary(
                 '/tollway.customer.v1.CustomerService/GetCustomer',
                 request_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerRequest.SerializeToString,
@@ -57,6 +62,17 @@ class CustomerServiceServicer:
         Permission: write.
         Errors: ALREADY_EXISTS, INVALID_TIME_ZONE.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "acme", "display_name": "Acme Inc."}' $ADDR tollway.customer.v1.CustomerService/CreateCustomer
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCustomer(self, request, context):
+        """Changes the fields that update_mask names. Final invoices keep what they say.
+
+        Permission: write.
+        Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": \"address,taxPercent\", \"address\": \"1 Main St\", \"tax_percent\": \"20\"}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +96,11 @@ def add_CustomerServiceServicer_to_server(servicer, server):
                     servicer.CreateCustomer,
                     request_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.CreateCustomerRequest.FromString,
                     response_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.CreateCustomerResponse.SerializeToString,
+            ),
+            'UpdateCustomer': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCustomer,
+                    request_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.UpdateCustomerRequest.FromString,
+                    response_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.UpdateCustomerResponse.SerializeToString,
             ),
             'GetCustomer': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCustomer,
@@ -115,6 +136,33 @@ class CustomerService:
             '/tollway.customer.v1.CustomerService/CreateCustomer',
             tollway_dot_customer_dot_v1_dot_customer__service__pb2.CreateCustomerRequest.SerializeToString,
             tollway_dot_customer_dot_v1_dot_customer__service__pb2.CreateCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCustomer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.customer.v1.CustomerService/UpdateCustomer',
+            tollway_dot_customer_dot_v1_dot_customer__service__pb2.UpdateCustomerRequest.SerializeToString,
+            tollway_dot_customer_dot_v1_dot_customer__service__pb2.UpdateCustomerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,6 +23,13 @@ class CustomerServiceStub:
     Errors: ALREADY_EXISTS, INVALID_TIME_ZONE.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "acme", "display_name": "Acme Inc."}' $ADDR tollway.customer.v1.CustomerService/CreateCustomer
     """
+    UpdateCustomer: _aio.UnaryUnaryMultiCallable[_customer_service_pb2.UpdateCustomerRequest, _customer_service_pb2.UpdateCustomerResponse]
+    """Changes the fields that update_mask names. Final invoices keep what they say.
+
+    Permission: write.
+    Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"customer_id\\": \\"$CUSTOMER\\", \\"update_mask\\": \\"address,taxPercent\\", \\"address\\": \\"1 Main St\\", \\"tax_percent\\": \\"20\\"}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
+    """
     GetCustomer: _aio.UnaryUnaryMultiCallable[_customer_service_pb2.GetCustomerRequest, _customer_service_pb2.GetCustomerResponse]
     """Gets a customer by id or external id.
 
@@ -45,6 +52,19 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: ALREADY_EXISTS, INVALID_TIME_ZONE.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "acme", "display_name": "Acme Inc."}' $ADDR tollway.customer.v1.CustomerService/CreateCustomer
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateCustomer(
+        self,
+        request: _customer_service_pb2.UpdateCustomerRequest,
+        context: _aio.ServicerContext[_customer_service_pb2.UpdateCustomerRequest, _abc.Awaitable[_customer_service_pb2.UpdateCustomerResponse]],
+    ) -> _abc.Awaitable[_customer_service_pb2.UpdateCustomerResponse]:
+        """Changes the fields that update_mask names. Final invoices keep what they say.
+
+        Permission: write.
+        Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"customer_id\\": \\"$CUSTOMER\\", \\"update_mask\\": \\"address,taxPercent\\", \\"address\\": \\"1 Main St\\", \\"tax_percent\\": \\"20\\"}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
         """
 
     @_abc_1.abstractmethod

@@ -204,6 +204,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_PAYMENT_REFERENCE_USED: _ErrorReason.ValueType  # 320
+    """ALREADY_EXISTS: another payment of the tenant has this external reference. Metadata: payment."""
+    ERROR_REASON_CREDIT_EXCEEDS_INVOICE: _ErrorReason.ValueType  # 321
+    """FAILED_PRECONDITION: a credit note takes more than the invoice's total, less what earlier notes took. Metadata: left."""
+    ERROR_REASON_CREDIT_BALANCE_TOO_LOW: _ErrorReason.ValueType  # 322
+    """FAILED_PRECONDITION: the customer's credit balance holds less than that. Metadata: balance."""
+    ERROR_REASON_TOO_MANY_DISCOUNTS: _ErrorReason.ValueType  # 323
+    """RESOURCE_EXHAUSTED: the customer has as many discounts as an invoice may carry. Metadata: limit."""
+    ERROR_REASON_DISCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 324
+    """NOT_FOUND: no such discount in this tenant. Metadata: discount."""
+    ERROR_REASON_CREDIT_NOTE_NOT_FOUND: _ErrorReason.ValueType  # 325
+    """NOT_FOUND: no such credit note in this tenant. Metadata: credit_note."""
     ERROR_REASON_REPLAY_CONSUMER_NOT_REPLAYABLE: _ErrorReason.ValueType  # 360
     """FAILED_PRECONDITION: FORCE is for a consumer that can compute anew from the facts. Metadata: target."""
     ERROR_REASON_REPLAY_REASON_MISSING: _ErrorReason.ValueType  # 361
@@ -228,6 +240,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
     ERROR_REASON_INVOICE_BUSY: _ErrorReason.ValueType  # 301
     """ABORTED: another finalization has the invoice in hand; read it again."""
+    ERROR_REASON_INVOICE_NOT_DRAFT: _ErrorReason.ValueType  # 326
+    """FAILED_PRECONDITION: the invoice is final, so no item of it comes or goes. Metadata: invoice."""
+    ERROR_REASON_TOO_MANY_INVOICE_ITEMS: _ErrorReason.ValueType  # 327
+    """RESOURCE_EXHAUSTED: an invoice, or what waits for a subscription's next one, has as many items as it may. Metadata: limit."""
+    ERROR_REASON_INVOICE_ITEM_NOT_FOUND: _ErrorReason.ValueType  # 328
+    """NOT_FOUND: no such invoice item in this tenant. Metadata: item."""
+    ERROR_REASON_INVOICE_LINE_NOT_FOUND: _ErrorReason.ValueType  # 302
+    """NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
     ERROR_REASON_PLAN_ARCHIVED: _ErrorReason.ValueType  # 240
     """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
     ERROR_REASON_PRICE_ARCHIVED: _ErrorReason.ValueType  # 241
@@ -432,6 +452,18 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_PAYMENT_REFERENCE_USED: ErrorReason.ValueType  # 320
+"""ALREADY_EXISTS: another payment of the tenant has this external reference. Metadata: payment."""
+ERROR_REASON_CREDIT_EXCEEDS_INVOICE: ErrorReason.ValueType  # 321
+"""FAILED_PRECONDITION: a credit note takes more than the invoice's total, less what earlier notes took. Metadata: left."""
+ERROR_REASON_CREDIT_BALANCE_TOO_LOW: ErrorReason.ValueType  # 322
+"""FAILED_PRECONDITION: the customer's credit balance holds less than that. Metadata: balance."""
+ERROR_REASON_TOO_MANY_DISCOUNTS: ErrorReason.ValueType  # 323
+"""RESOURCE_EXHAUSTED: the customer has as many discounts as an invoice may carry. Metadata: limit."""
+ERROR_REASON_DISCOUNT_NOT_FOUND: ErrorReason.ValueType  # 324
+"""NOT_FOUND: no such discount in this tenant. Metadata: discount."""
+ERROR_REASON_CREDIT_NOTE_NOT_FOUND: ErrorReason.ValueType  # 325
+"""NOT_FOUND: no such credit note in this tenant. Metadata: credit_note."""
 ERROR_REASON_REPLAY_CONSUMER_NOT_REPLAYABLE: ErrorReason.ValueType  # 360
 """FAILED_PRECONDITION: FORCE is for a consumer that can compute anew from the facts. Metadata: target."""
 ERROR_REASON_REPLAY_REASON_MISSING: ErrorReason.ValueType  # 361
@@ -456,6 +488,14 @@ ERROR_REASON_USAGE_PENDING: ErrorReason.ValueType  # 300
 """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
 ERROR_REASON_INVOICE_BUSY: ErrorReason.ValueType  # 301
 """ABORTED: another finalization has the invoice in hand; read it again."""
+ERROR_REASON_INVOICE_NOT_DRAFT: ErrorReason.ValueType  # 326
+"""FAILED_PRECONDITION: the invoice is final, so no item of it comes or goes. Metadata: invoice."""
+ERROR_REASON_TOO_MANY_INVOICE_ITEMS: ErrorReason.ValueType  # 327
+"""RESOURCE_EXHAUSTED: an invoice, or what waits for a subscription's next one, has as many items as it may. Metadata: limit."""
+ERROR_REASON_INVOICE_ITEM_NOT_FOUND: ErrorReason.ValueType  # 328
+"""NOT_FOUND: no such invoice item in this tenant. Metadata: item."""
+ERROR_REASON_INVOICE_LINE_NOT_FOUND: ErrorReason.ValueType  # 302
+"""NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
 ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 240
 """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
 ERROR_REASON_PRICE_ARCHIVED: ErrorReason.ValueType  # 241

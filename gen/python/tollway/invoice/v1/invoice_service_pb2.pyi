@@ -122,6 +122,30 @@ LINE_KIND_ITEM: LineKind.ValueType  # 10
 """An item that a person put on the invoice."""
 Global___LineKind: _TypeAlias = LineKind  # noqa: Y015
 
+class _PreviewMoment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PreviewMomentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreviewMoment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PREVIEW_MOMENT_UNSPECIFIED: _PreviewMoment.ValueType  # 0
+    """The same as the next boundary."""
+    PREVIEW_MOMENT_NEXT_BOUNDARY: _PreviewMoment.ValueType  # 1
+    """The invoice of the next boundary, by what is recorded now, with the fees of the period that begins there."""
+    PREVIEW_MOMENT_NOW: _PreviewMoment.ValueType  # 2
+    """What has come about so far: usage and adjustments, without the fees of the period to come."""
+
+class PreviewMoment(_PreviewMoment, metaclass=_PreviewMomentEnumTypeWrapper):
+    """Up to when a subscription's next invoice is shown."""
+
+PREVIEW_MOMENT_UNSPECIFIED: PreviewMoment.ValueType  # 0
+"""The same as the next boundary."""
+PREVIEW_MOMENT_NEXT_BOUNDARY: PreviewMoment.ValueType  # 1
+"""The invoice of the next boundary, by what is recorded now, with the fees of the period that begins there."""
+PREVIEW_MOMENT_NOW: PreviewMoment.ValueType  # 2
+"""What has come about so far: usage and adjustments, without the fees of the period to come."""
+Global___PreviewMoment: _TypeAlias = PreviewMoment  # noqa: Y015
+
 @_typing.final
 class LineStep(_message.Message):
     """A step in the computation of a line, for people with a calculator."""
@@ -557,6 +581,12 @@ class ListInvoicesRequest(_message.Message):
     CUSTOMER_ID_FIELD_NUMBER: _builtins.int
     SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_UNTIL_FIELD_NUMBER: _builtins.int
+    FINALIZED_FROM_FIELD_NUMBER: _builtins.int
+    FINALIZED_UNTIL_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     BLOCKED_FIELD_NUMBER: _builtins.int
@@ -566,25 +596,51 @@ class ListInvoicesRequest(_message.Message):
     """Only of this subscription, "sub_…"; empty for all."""
     status: Global___InvoiceStatus.ValueType
     """Only in this state; unspecified for all."""
+    kind: Global___InvoiceKind.ValueType
+    """Only of this kind; unspecified for all."""
+    number: _builtins.str
+    """Only the one with this number, such as "INV-000001"; empty for all."""
     page_size: _builtins.int
     """How many at most; 0 means 50, more than 200 is taken as 200."""
     page_token: _builtins.str
     """The next_page_token of the page before."""
     blocked: _builtins.bool
     """Only drafts that are blocked, for whatever reason."""
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those made from this instant on; unset for all."""
+
+    @_builtins.property
+    def created_until(self) -> _timestamp_pb2.Timestamp:
+        """Only those made before this instant; unset for all."""
+
+    @_builtins.property
+    def finalized_from(self) -> _timestamp_pb2.Timestamp:
+        """Only those that became final from this instant on; unset for all."""
+
+    @_builtins.property
+    def finalized_until(self) -> _timestamp_pb2.Timestamp:
+        """Only those that became final before this instant; unset for all."""
+
     def __init__(
         self,
         *,
         customer_id: _builtins.str = ...,
         subscription_id: _builtins.str = ...,
         status: Global___InvoiceStatus.ValueType = ...,
+        kind: Global___InvoiceKind.ValueType = ...,
+        number: _builtins.str = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_until: _timestamp_pb2.Timestamp | None = ...,
+        finalized_from: _timestamp_pb2.Timestamp | None = ...,
+        finalized_until: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         blocked: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_from", b"created_from", "created_until", b"created_until", "finalized_from", b"finalized_from", "finalized_until", b"finalized_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "created_from", b"created_from", "created_until", b"created_until", "customer_id", b"customer_id", "finalized_from", b"finalized_from", "finalized_until", b"finalized_until", "kind", b"kind", "number", b"number", "page_size", b"page_size", "page_token", b"page_token", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -620,23 +676,33 @@ Global___ListInvoicesResponse: _TypeAlias = ListInvoicesResponse  # noqa: Y015
 
 @_typing.final
 class PreviewInvoiceRequest(_message.Message):
-    """Which draft to show as it will be."""
+    """Which invoice to show as it will be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INVOICE_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
     invoice_id: _builtins.str
     """The draft, "inv_…"."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    moment: Global___PreviewMoment.ValueType
+    """Of a subscription: up to when."""
     def __init__(
         self,
         *,
         invoice_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        moment: Global___PreviewMoment.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "subscription_id", b"subscription_id", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "moment", b"moment", "subscription_id", b"subscription_id", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["invoice_id", "subscription_id"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___PreviewInvoiceRequest: _TypeAlias = PreviewInvoiceRequest  # noqa: Y015
 
@@ -649,7 +715,7 @@ class PreviewInvoiceResponse(_message.Message):
     INVOICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def invoice(self) -> Global___Invoice:
-        """The invoice with its lines, without a number."""
+        """The invoice with its lines, without a number; of a subscription's next invoice without an id."""
 
     def __init__(
         self,
@@ -779,3 +845,195 @@ class VoidInvoiceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VoidInvoiceResponse: _TypeAlias = VoidInvoiceResponse  # noqa: Y015
+
+@_typing.final
+class ExplainLineRequest(_message.Message):
+    """Which line to explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    LINE_NUMBER_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The invoice, "inv_…"."""
+    line_number: _builtins.int
+    """The line's number, from 1."""
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        line_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice_id", b"invoice_id", "line_number", b"line_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainLineRequest: _TypeAlias = ExplainLineRequest  # noqa: Y015
+
+@_typing.final
+class UsageOfLine(_message.Message):
+    """The usage behind a line, as it is recorded now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ITEM_ID_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_USED_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
+    AMOUNT_NOW_FIELD_NUMBER: _builtins.int
+    AMOUNT_BILLED_FIELD_NUMBER: _builtins.int
+    subscription_item_id: _builtins.str
+    """The subscription item, "sit_…"."""
+    meter: _builtins.str
+    """The key of the meter."""
+    customer_id: _builtins.str
+    """The customer, "cus_…"."""
+    record_count: _builtins.int
+    """How many records count: each in its last revision, without voided ones."""
+    @_builtins.property
+    def period(self) -> _time_range_pb2.TimeRange:
+        """The time of the records: those with a timestamp in it, and with the line's dimensions as properties."""
+
+    @_builtins.property
+    def first_used_time(self) -> _timestamp_pb2.Timestamp:
+        """The timestamp of the first."""
+
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp:
+        """The timestamp of the last."""
+
+    @_builtins.property
+    def amount_now(self) -> _money_pb2.Money:
+        """What the whole period costs by all that is recorded of it now; unset when it cannot be rated."""
+
+    @_builtins.property
+    def amount_billed(self) -> _money_pb2.Money:
+        """What final invoices carry for the period, waived ones too. The next invoice adjusts a difference."""
+
+    def __init__(
+        self,
+        *,
+        subscription_item_id: _builtins.str = ...,
+        meter: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        period: _time_range_pb2.TimeRange | None = ...,
+        record_count: _builtins.int = ...,
+        first_used_time: _timestamp_pb2.Timestamp | None = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
+        amount_now: _money_pb2.Money | None = ...,
+        amount_billed: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_billed", b"amount_billed", "amount_now", b"amount_now", "first_used_time", b"first_used_time", "last_used_time", b"last_used_time", "period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_billed", b"amount_billed", "amount_now", b"amount_now", "customer_id", b"customer_id", "first_used_time", b"first_used_time", "last_used_time", b"last_used_time", "meter", b"meter", "period", b"period", "record_count", b"record_count", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageOfLine: _TypeAlias = UsageOfLine  # noqa: Y015
+
+@_typing.final
+class EarlierLine(_message.Message):
+    """An amount that a final invoice carries for the same usage period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LINE_NUMBER_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    WAIVED_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The invoice, "inv_…"."""
+    number: _builtins.str
+    """Its number."""
+    line_number: _builtins.int
+    """The line."""
+    waived: _builtins.bool
+    """Whether the invoice was waived: its amount counts as billed, and is never given back."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """The amount of that line."""
+
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        number: _builtins.str = ...,
+        line_number: _builtins.int = ...,
+        amount: _money_pb2.Money | None = ...,
+        waived: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "invoice_id", b"invoice_id", "line_number", b"line_number", "number", b"number", "waived", b"waived"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EarlierLine: _TypeAlias = EarlierLine  # noqa: Y015
+
+@_typing.final
+class ExplainLineResponse(_message.Message):
+    """A line and where it comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINE_FIELD_NUMBER: _builtins.int
+    PRICE_MODEL_FIELD_NUMBER: _builtins.int
+    PRICE_CONFIG_FIELD_NUMBER: _builtins.int
+    EXACT_AMOUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_SHARE_FIELD_NUMBER: _builtins.int
+    FULL_PERIOD_FIELD_NUMBER: _builtins.int
+    EARLIER_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    price_model: _builtins.str
+    """The price's model, such as "graduated"; empty for a line without a price."""
+    price_config: _builtins.str
+    """The price's numbers as JSON."""
+    exact_amount: _builtins.str
+    """What is rounded: the exact amount in major units, as a decimal string, or a fraction such as "1/3" where that never
+    ends. Of an adjustment it is what the period costs now.
+    """
+    period_share: _builtins.str
+    """The share of the full period that is billed, as a fraction such as "1/2"; "1" for a whole one. Fees, minimums and
+    maximums are multiplied by it.
+    """
+    @_builtins.property
+    def line(self) -> Global___InvoiceLine:
+        """The line with its steps: quantities, tiers, exact amounts."""
+
+    @_builtins.property
+    def full_period(self) -> _time_range_pb2.TimeRange:
+        """The full period that the line's is cut from; unset where the line bills no usage."""
+
+    @_builtins.property
+    def earlier(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarlierLine]:
+        """What was billed before and is taken off, oldest first; their sum and the line make what the period costs."""
+
+    @_builtins.property
+    def usage(self) -> Global___UsageOfLine:
+        """The records behind it; unset where the line bills no usage."""
+
+    def __init__(
+        self,
+        *,
+        line: Global___InvoiceLine | None = ...,
+        price_model: _builtins.str = ...,
+        price_config: _builtins.str = ...,
+        exact_amount: _builtins.str = ...,
+        period_share: _builtins.str = ...,
+        full_period: _time_range_pb2.TimeRange | None = ...,
+        earlier: _abc.Iterable[Global___EarlierLine] | None = ...,
+        usage: Global___UsageOfLine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["full_period", b"full_period", "line", b"line", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["earlier", b"earlier", "exact_amount", b"exact_amount", "full_period", b"full_period", "line", b"line", "period_share", b"period_share", "price_config", b"price_config", "price_model", b"price_model", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainLineResponse: _TypeAlias = ExplainLineResponse  # noqa: Y015

@@ -60,6 +60,11 @@ class InvoiceServiceStub:
                 request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.SerializeToString,
                 response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.FromString,
                 _registered_method=True)
+        self.ExplainLine = channel.unary_unary(
+                '/tollway.invoice.v1.InvoiceService/ExplainLine',
+                request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineRequest.SerializeToString,
+                response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineResponse.FromString,
+                _registered_method=True)
 
 
 class InvoiceServiceServicer:
@@ -90,10 +95,10 @@ class InvoiceServiceServicer:
 
     def PreviewInvoice(self, request, context):
         """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
-        A blocked draft is shown with its blocked_reason.
+        A blocked draft is shown with its blocked_reason. Or shows the next invoice of a subscription, before there is one.
 
         Permission: read.
-        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+        Errors: INVOICE_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -119,6 +124,18 @@ class InvoiceServiceServicer:
         Permission: write.
         Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\", \"reason\": \"wrong price\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainLine(self, request, context):
+        """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
+        rounding, and what earlier invoices carry for the same usage.
+
+        Permission: read.
+        Errors: INVOICE_NOT_FOUND, INVOICE_LINE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\", \"line_number\": 1}" $ADDR tollway.invoice.v1.InvoiceService/ExplainLine
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +168,11 @@ def add_InvoiceServiceServicer_to_server(servicer, server):
                     servicer.VoidInvoice,
                     request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.FromString,
                     response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.SerializeToString,
+            ),
+            'ExplainLine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainLine,
+                    request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineRequest.FromString,
+                    response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -289,6 +311,33 @@ class InvoiceService:
             '/tollway.invoice.v1.InvoiceService/VoidInvoice',
             tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.SerializeToString,
             tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainLine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.invoice.v1.InvoiceService/ExplainLine',
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineRequest.SerializeToString,
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineResponse.FromString,
             options,
             channel_credentials,
             insecure,

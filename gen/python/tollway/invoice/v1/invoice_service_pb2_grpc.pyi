@@ -32,10 +32,10 @@ class InvoiceServiceStub:
     """
     PreviewInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.PreviewInvoiceRequest, _invoice_service_pb2.PreviewInvoiceResponse]
     """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
-    A blocked draft is shown with its blocked_reason.
+    A blocked draft is shown with its blocked_reason. Or shows the next invoice of a subscription, before there is one.
 
     Permission: read.
-    Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+    Errors: INVOICE_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
     """
     FinalizeInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.FinalizeInvoiceRequest, _invoice_service_pb2.FinalizeInvoiceResponse]
@@ -53,6 +53,14 @@ class InvoiceServiceStub:
     Permission: write.
     Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+    """
+    ExplainLine: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.ExplainLineRequest, _invoice_service_pb2.ExplainLineResponse]
+    """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
+    rounding, and what earlier invoices carry for the same usage.
+
+    Permission: read.
+    Errors: INVOICE_NOT_FOUND, INVOICE_LINE_NOT_FOUND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"line_number\\": 1}" $ADDR tollway.invoice.v1.InvoiceService/ExplainLine
     """
 
 class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,10 +99,10 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_invoice_service_pb2.PreviewInvoiceRequest, _abc.Awaitable[_invoice_service_pb2.PreviewInvoiceResponse]],
     ) -> _abc.Awaitable[_invoice_service_pb2.PreviewInvoiceResponse]:
         """Shows what finalizing a draft now would give: the very invoice, but for its number and the time. Writes nothing.
-        A blocked draft is shown with its blocked_reason.
+        A blocked draft is shown with its blocked_reason. Or shows the next invoice of a subscription, before there is one.
 
         Permission: read.
-        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
+        Errors: INVOICE_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, RATING_FAILED, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\"}" $ADDR tollway.invoice.v1.InvoiceService/PreviewInvoice
         """
 
@@ -124,6 +132,20 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+        """
+
+    @_abc_1.abstractmethod
+    def ExplainLine(
+        self,
+        request: _invoice_service_pb2.ExplainLineRequest,
+        context: _aio.ServicerContext[_invoice_service_pb2.ExplainLineRequest, _abc.Awaitable[_invoice_service_pb2.ExplainLineResponse]],
+    ) -> _abc.Awaitable[_invoice_service_pb2.ExplainLineResponse]:
+        """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
+        rounding, and what earlier invoices carry for the same usage.
+
+        Permission: read.
+        Errors: INVOICE_NOT_FOUND, INVOICE_LINE_NOT_FOUND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"line_number\\": 1}" $ADDR tollway.invoice.v1.InvoiceService/ExplainLine
         """
 
 def add_InvoiceServiceServicer_to_server(servicer: InvoiceServiceServicer, server: _aio.Server) -> None: ...

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/tenant/v1/tenant_service.proto\x12\x11tollway.tenant.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x06Tenant\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeR\x04mode\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xc1\x02\n\x06\x41piKey\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x30\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeR\x06scopes\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\"\xd1\x01\n\x13\x43reateTenantRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12-\n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12=\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04mode\x12$\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\"I\n\x14\x43reateTenantResponse\x12\x31\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.TenantR\x06tenant\"\x96\x02\n\x13\x43reateApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12$\n\ttenant_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12\x45\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x03\"\x07\x82\x01\x04\x10\x01 \x00R\x06scopes\x12;\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"b\n\x14\x43reateApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"\x89\x01\n\x12ListApiKeysRequest\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"s\n\x13ListApiKeysResponse\x12\x34\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x07\x61piKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8c\x01\n\x13RevokeApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\'\n\napi_key_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08\x61piKeyId\x12$\n\ttenant_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"J\n\x14RevokeApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey*U\n\nTenantMode\x12\x1b\n\x17TENANT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10TENANT_MODE_LIVE\x10\x01\x12\x14\n\x10TENANT_MODE_TEST\x10\x02*P\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_WRITE\x10\x02\x12\x0f\n\x0bSCOPE_ADMIN\x10\x03\x32\x85\x04\n\rTenantService\x12w\n\x0c\x43reateTenant\x12&.tollway.tenant.v1.CreateTenantRequest\x1a\'.tollway.tenant.v1.CreateTenantResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12x\n\x0c\x43reateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a\'.tollway.tenant.v1.CreateApiKeyResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/api_keys:\x01*\x12r\n\x0bListApiKeys\x12%.tollway.tenant.v1.ListApiKeysRequest\x1a&.tollway.tenant.v1.ListApiKeysResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/api_keys\x12\x8c\x01\n\x0cRevokeApiKey\x12&.tollway.tenant.v1.RevokeApiKeyRequest\x1a\'.tollway.tenant.v1.RevokeApiKeyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/api_keys/{api_key_id}:revoke:\x01*BZ\n\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/tenant/v1/tenant_service.proto\x12\x11tollway.tenant.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x06Tenant\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeR\x04mode\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xc1\x02\n\x06\x41piKey\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x30\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeR\x06scopes\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\"\xd1\x01\n\x13\x43reateTenantRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12-\n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12=\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04mode\x12$\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\"I\n\x14\x43reateTenantResponse\x12\x31\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.TenantR\x06tenant\"\x96\x02\n\x13\x43reateApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12$\n\ttenant_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12\x45\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x03\"\x07\x82\x01\x04\x10\x01 \x00R\x06scopes\x12;\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"b\n\x14\x43reateApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"\x89\x01\n\x12ListApiKeysRequest\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"s\n\x13ListApiKeysResponse\x12\x34\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x07\x61piKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8c\x01\n\x13RevokeApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\'\n\napi_key_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08\x61piKeyId\x12$\n\ttenant_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"J\n\x14RevokeApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\"\x85\x02\n\rTenantProfile\x12\x1d\n\nlegal_name\x18\x01 \x01(\tR\tlegalName\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\ntax_number\x18\x03 \x01(\tR\ttaxNumber\x12\x14\n\x05\x65mail\x18\x04 \x01(\tR\x05\x65mail\x12\x18\n\x07website\x18\x05 \x01(\tR\x07website\x12!\n\x0c\x61\x63\x63\x65nt_color\x18\x06 \x01(\tR\x0b\x61\x63\x63\x65ntColor\x12\x31\n\x14payment_instructions\x18\x07 \x01(\tR\x13paymentInstructions\x12\x16\n\x06\x66ooter\x18\x08 \x01(\tR\x06\x66ooter\"\x19\n\x17GetTenantProfileRequest\"V\n\x18GetTenantProfileResponse\x12:\n\x07profile\x18\x01 \x01(\x0b\x32 .tollway.tenant.v1.TenantProfileR\x07profile\"\xcd\x03\n\x1aUpdateTenantProfileRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12\'\n\nlegal_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tlegalName\x12\"\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12\x1e\n\x05\x65mail\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07website\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x07website\x12*\n\x0c\x61\x63\x63\x65nt_color\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18\x07R\x0b\x61\x63\x63\x65ntColor\x12;\n\x14payment_instructions\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x13paymentInstructions\x12 \n\x06\x66ooter\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x06\x66ooter\"Y\n\x1bUpdateTenantProfileResponse\x12:\n\x07profile\x18\x01 \x01(\x0b\x32 .tollway.tenant.v1.TenantProfileR\x07profile*U\n\nTenantMode\x12\x1b\n\x17TENANT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10TENANT_MODE_LIVE\x10\x01\x12\x14\n\x10TENANT_MODE_TEST\x10\x02*P\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_WRITE\x10\x02\x12\x0f\n\x0bSCOPE_ADMIN\x10\x03\x32\xa5\x06\n\rTenantService\x12w\n\x0c\x43reateTenant\x12&.tollway.tenant.v1.CreateTenantRequest\x1a\'.tollway.tenant.v1.CreateTenantResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12x\n\x0c\x43reateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a\'.tollway.tenant.v1.CreateApiKeyResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/api_keys:\x01*\x12r\n\x0bListApiKeys\x12%.tollway.tenant.v1.ListApiKeysRequest\x1a&.tollway.tenant.v1.ListApiKeysResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/api_keys\x12\x8c\x01\n\x0cRevokeApiKey\x12&.tollway.tenant.v1.RevokeApiKeyRequest\x1a\'.tollway.tenant.v1.RevokeApiKeyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/api_keys/{api_key_id}:revoke:\x01*\x12\x87\x01\n\x10GetTenantProfile\x12*.tollway.tenant.v1.GetTenantProfileRequest\x1a+.tollway.tenant.v1.GetTenantProfileResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/tenant_profile\x12\x93\x01\n\x13UpdateTenantProfile\x12-.tollway.tenant.v1.UpdateTenantProfileRequest\x1a..tollway.tenant.v1.UpdateTenantProfileResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x32\x12/v1/tenant_profile:\x01*BZ\n\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,6 +64,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\006r\004\020\001\030('
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_REVOKEAPIKEYREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\004r\002\030('
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['update_mask']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['legal_name']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['legal_name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['address']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['address']._serialized_options = b'\272H\005r\003\030\350\007'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['tax_number']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['tax_number']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['email']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['email']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['website']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['website']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['accent_color']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['accent_color']._serialized_options = b'\272H\004r\002\030\007'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['payment_instructions']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['payment_instructions']._serialized_options = b'\272H\005r\003\030\320\017'
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['footer']._loaded_options = None
+  _globals['_UPDATETENANTPROFILEREQUEST'].fields_by_name['footer']._serialized_options = b'\272H\005r\003\030\350\007'
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/tenants:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
@@ -71,30 +92,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/api_keys'
   _globals['_TENANTSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\202\323\344\223\002%\" /v1/api_keys/{api_key_id}:revoke:\001*'
-  _globals['_TENANTMODE']._serialized_start=1824
-  _globals['_TENANTMODE']._serialized_end=1909
-  _globals['_SCOPE']._serialized_start=1911
-  _globals['_SCOPE']._serialized_end=1991
-  _globals['_TENANT']._serialized_start=154
-  _globals['_TENANT']._serialized_end=354
-  _globals['_APIKEY']._serialized_start=357
-  _globals['_APIKEY']._serialized_end=678
-  _globals['_CREATETENANTREQUEST']._serialized_start=681
-  _globals['_CREATETENANTREQUEST']._serialized_end=890
-  _globals['_CREATETENANTRESPONSE']._serialized_start=892
-  _globals['_CREATETENANTRESPONSE']._serialized_end=965
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=968
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1246
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1248
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1346
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1349
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1486
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1488
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1603
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1606
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1746
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1748
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1822
-  _globals['_TENANTSERVICE']._serialized_start=1994
-  _globals['_TENANTSERVICE']._serialized_end=2511
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenantProfile']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenantProfile']._serialized_options = b'\202\323\344\223\002\024\022\022/v1/tenant_profile'
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenantProfile']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenantProfile']._serialized_options = b'\202\323\344\223\002\0272\022/v1/tenant_profile:\001*'
+  _globals['_TENANTMODE']._serialized_start=2792
+  _globals['_TENANTMODE']._serialized_end=2877
+  _globals['_SCOPE']._serialized_start=2879
+  _globals['_SCOPE']._serialized_end=2959
+  _globals['_TENANT']._serialized_start=188
+  _globals['_TENANT']._serialized_end=388
+  _globals['_APIKEY']._serialized_start=391
+  _globals['_APIKEY']._serialized_end=712
+  _globals['_CREATETENANTREQUEST']._serialized_start=715
+  _globals['_CREATETENANTREQUEST']._serialized_end=924
+  _globals['_CREATETENANTRESPONSE']._serialized_start=926
+  _globals['_CREATETENANTRESPONSE']._serialized_end=999
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1002
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1280
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1282
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1380
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1383
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1520
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1522
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1637
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1640
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1780
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1782
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1856
+  _globals['_TENANTPROFILE']._serialized_start=1859
+  _globals['_TENANTPROFILE']._serialized_end=2120
+  _globals['_GETTENANTPROFILEREQUEST']._serialized_start=2122
+  _globals['_GETTENANTPROFILEREQUEST']._serialized_end=2147
+  _globals['_GETTENANTPROFILERESPONSE']._serialized_start=2149
+  _globals['_GETTENANTPROFILERESPONSE']._serialized_end=2235
+  _globals['_UPDATETENANTPROFILEREQUEST']._serialized_start=2238
+  _globals['_UPDATETENANTPROFILEREQUEST']._serialized_end=2699
+  _globals['_UPDATETENANTPROFILERESPONSE']._serialized_start=2701
+  _globals['_UPDATETENANTPROFILERESPONSE']._serialized_end=2790
+  _globals['_TENANTSERVICE']._serialized_start=2962
+  _globals['_TENANTSERVICE']._serialized_end=3767
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -405,3 +406,178 @@ class RevokeApiKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeApiKeyResponse: _TypeAlias = RevokeApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class TenantProfile(_message.Message):
+    """How a tenant appears on its invoices and credit notes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEGAL_NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_NUMBER_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    WEBSITE_FIELD_NUMBER: _builtins.int
+    ACCENT_COLOR_FIELD_NUMBER: _builtins.int
+    PAYMENT_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    FOOTER_FIELD_NUMBER: _builtins.int
+    legal_name: _builtins.str
+    """The name on invoices; empty takes the display name."""
+    address: _builtins.str
+    """The postal address, with line breaks."""
+    tax_number: _builtins.str
+    """The tax number."""
+    email: _builtins.str
+    """The e-mail address for questions."""
+    website: _builtins.str
+    """The website."""
+    accent_color: _builtins.str
+    """The colour of headings and rules, such as "#0f766e"; empty takes the house's."""
+    payment_instructions: _builtins.str
+    """How to pay; shown on open invoices."""
+    footer: _builtins.str
+    """What stands at the foot of every page's end."""
+    def __init__(
+        self,
+        *,
+        legal_name: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tax_number: _builtins.str = ...,
+        email: _builtins.str = ...,
+        website: _builtins.str = ...,
+        accent_color: _builtins.str = ...,
+        payment_instructions: _builtins.str = ...,
+        footer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accent_color", b"accent_color", "address", b"address", "email", b"email", "footer", b"footer", "legal_name", b"legal_name", "payment_instructions", b"payment_instructions", "tax_number", b"tax_number", "website", b"website"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantProfile: _TypeAlias = TenantProfile  # noqa: Y015
+
+@_typing.final
+class GetTenantProfileRequest(_message.Message):
+    """Nothing to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantProfileRequest: _TypeAlias = GetTenantProfileRequest  # noqa: Y015
+
+@_typing.final
+class GetTenantProfileResponse(_message.Message):
+    """The profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def profile(self) -> Global___TenantProfile:
+        """The profile."""
+
+    def __init__(
+        self,
+        *,
+        profile: Global___TenantProfile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantProfileResponse: _TypeAlias = GetTenantProfileResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTenantProfileRequest(_message.Message):
+    """What to change of the profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    LEGAL_NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TAX_NUMBER_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    WEBSITE_FIELD_NUMBER: _builtins.int
+    ACCENT_COLOR_FIELD_NUMBER: _builtins.int
+    PAYMENT_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    FOOTER_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    legal_name: _builtins.str
+    """The name on invoices; empty takes the display name."""
+    address: _builtins.str
+    """The postal address, with line breaks."""
+    tax_number: _builtins.str
+    """The tax number."""
+    email: _builtins.str
+    """The e-mail address for questions."""
+    website: _builtins.str
+    """The website."""
+    accent_color: _builtins.str
+    """The colour of headings and rules, such as "#0f766e"; empty takes the house's."""
+    payment_instructions: _builtins.str
+    """How to pay; shown on open invoices."""
+    footer: _builtins.str
+    """What stands at the foot of every page's end."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields to change, any of the profile's."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        legal_name: _builtins.str = ...,
+        address: _builtins.str = ...,
+        tax_number: _builtins.str = ...,
+        email: _builtins.str = ...,
+        website: _builtins.str = ...,
+        accent_color: _builtins.str = ...,
+        payment_instructions: _builtins.str = ...,
+        footer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accent_color", b"accent_color", "address", b"address", "email", b"email", "footer", b"footer", "legal_name", b"legal_name", "payment_instructions", b"payment_instructions", "request_id", b"request_id", "tax_number", b"tax_number", "update_mask", b"update_mask", "website", b"website"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTenantProfileRequest: _TypeAlias = UpdateTenantProfileRequest  # noqa: Y015
+
+@_typing.final
+class UpdateTenantProfileResponse(_message.Message):
+    """The changed profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def profile(self) -> Global___TenantProfile:
+        """The profile."""
+
+    def __init__(
+        self,
+        *,
+        profile: Global___TenantProfile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTenantProfileResponse: _TypeAlias = UpdateTenantProfileResponse  # noqa: Y015

@@ -55,6 +55,16 @@ class TenantServiceStub:
                 request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetTenantProfile = channel.unary_unary(
+                '/tollway.tenant.v1.TenantService/GetTenantProfile',
+                request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantProfileRequest.SerializeToString,
+                response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantProfileResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenantProfile = channel.unary_unary(
+                '/tollway.tenant.v1.TenantService/UpdateTenantProfile',
+                request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileRequest.SerializeToString,
+                response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -105,6 +115,28 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTenantProfile(self, request, context):
+        """Gets how the caller's tenant appears on its invoices; empty before the first update.
+
+        Permission: read.
+        Errors: TENANT_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantProfile
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenantProfile(self, request, context):
+        """Changes the fields that update_mask names. Drafts show it at once; final invoices keep what they say.
+
+        Permission: admin.
+        Errors: INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TenantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -127,6 +159,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'GetTenantProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenantProfile,
+                    request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantProfileRequest.FromString,
+                    response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantProfileResponse.SerializeToString,
+            ),
+            'UpdateTenantProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenantProfile,
+                    request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileRequest.FromString,
+                    response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -238,6 +280,60 @@ class TenantService:
             '/tollway.tenant.v1.TenantService/RevokeApiKey',
             tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RevokeApiKeyRequest.SerializeToString,
             tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenantProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.tenant.v1.TenantService/GetTenantProfile',
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantProfileRequest.SerializeToString,
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenantProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.tenant.v1.TenantService/UpdateTenantProfile',
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileRequest.SerializeToString,
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,

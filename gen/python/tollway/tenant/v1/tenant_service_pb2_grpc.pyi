@@ -44,6 +44,20 @@ class TenantServiceStub:
     Errors: KEY_NOT_FOUND, SCOPE_MISSING.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"api_key_id\\": \\"$KEY_ID\\"}" $ADDR tollway.tenant.v1.TenantService/RevokeApiKey
     """
+    GetTenantProfile: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantProfileRequest, _tenant_service_pb2.GetTenantProfileResponse]
+    """Gets how the caller's tenant appears on its invoices; empty before the first update.
+
+    Permission: read.
+    Errors: TENANT_NOT_FOUND.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantProfile
+    """
+    UpdateTenantProfile: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantProfileRequest, _tenant_service_pb2.UpdateTenantProfileResponse]
+    """Changes the fields that update_mask names. Drafts show it at once; final invoices keep what they say.
+
+    Permission: admin.
+    Errors: INVALID_ARGUMENT.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+    """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
     """Makes tenants and their API keys."""
@@ -98,6 +112,32 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: operator, or admin for the key's own tenant.
         Errors: KEY_NOT_FOUND, SCOPE_MISSING.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"api_key_id\\": \\"$KEY_ID\\"}" $ADDR tollway.tenant.v1.TenantService/RevokeApiKey
+        """
+
+    @_abc_1.abstractmethod
+    def GetTenantProfile(
+        self,
+        request: _tenant_service_pb2.GetTenantProfileRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.GetTenantProfileRequest, _abc.Awaitable[_tenant_service_pb2.GetTenantProfileResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.GetTenantProfileResponse]:
+        """Gets how the caller's tenant appears on its invoices; empty before the first update.
+
+        Permission: read.
+        Errors: TENANT_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantProfile
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTenantProfile(
+        self,
+        request: _tenant_service_pb2.UpdateTenantProfileRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.UpdateTenantProfileRequest, _abc.Awaitable[_tenant_service_pb2.UpdateTenantProfileResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.UpdateTenantProfileResponse]:
+        """Changes the fields that update_mask names. Drafts show it at once; final invoices keep what they say.
+
+        Permission: admin.
+        Errors: INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _aio.Server) -> None: ...

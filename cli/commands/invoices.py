@@ -1,0 +1,280 @@
+"""The door: `tollway invoices`. Invariant: what is printed adds up, so that a person can follow with a calculator."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+import click
+from google.protobuf.json_format import MessageToJson
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from tollway.invoice.v1 import invoice_service_pb2 as pb
+from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+from tollway.type.v1 import money_pb2
+
+from billing.domain.currency import exponent_of
+from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.commands import invoice_files
+
+Answer = TypeVar("Answer", bound=Message)
+STATUSES: Final = ("draft", "open", "paid", "void")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+@click.group()
+def command() -> None:
+    """See invoices and why they say what they say; preview, finalize, void and export them."""
+
+
+@command.command("list")
+@connection_options
+@click.option("--status", type=click.Choice(STATUSES), help="Only in this state.")
+@click.option("--customer", default="", help="Only of this customer: cus_….")
+@click.option("--subscription", default="", help="Only of this subscription: sub_….")
+@click.option(
+    "--blocked", is_flag=True, help="Only drafts that cannot become final, with the reason."
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=50, show_default=True)
+@click.option("--page", default="", help="The token that the page before printed.")
+@json_option
+def list_invoices(connection: Connection, as_json: bool, **options: Any) -> None:
+    """List invoices, newest first."""
+    status = f"INVOICE_STATUS_{(options['status'] or 'unspecified').upper()}"
+    request = pb.ListInvoicesRequest(
+        status=pb.InvoiceStatus.Value(status),
+        customer_id=options["customer"],
+        subscription_id=options["subscription"],
+        blocked=options["blocked"],
+        page_size=options["limit"],
+        page_token=options["page"],
+    )
+    answer = _call(connection, lambda stub, how: stub.ListInvoices(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    table = _table("invoice", "number", "kind", "boundary", "state", "total", "due", "")
+    for row in answer.invoices:
+        is_draft = row.status == pb.INVOICE_STATUS_DRAFT
+        amounts = ("", "") if is_draft else (_money(row.total), _money(row.amount_due))
+        state, kind = _word(pb.InvoiceStatus, row.status), _word(pb.InvoiceKind, row.kind)
+        table.add_row(
+            row.id, row.number, kind, _at(row.boundary_time), state, *amounts, row.blocked_reason
+        )
+    _print(table)
+    if answer.next_page_token:
+        click.echo(f"more: --page {answer.next_page_token}")
+
+
+@command.command()
+@connection_options
+@click.argument("invoice")
+@json_option
+def show(connection: Connection, invoice: str, as_json: bool) -> None:
+    """Show an invoice (inv_…) with its lines; of a draft, as they stand now."""
+    request = pb.GetInvoiceRequest(invoice_id=invoice)
+    answer = _call(connection, lambda stub, how: stub.GetInvoice(request, **how))
+    _show(answer, answer.invoice, as_json=as_json)
+
+
+@command.command()
+@connection_options
+@click.argument("what")
+@click.option("--now", "is_now", is_flag=True, help="Of a subscription: without the fees to come.")
+@json_option
+def preview(connection: Connection, what: str, is_now: bool, as_json: bool) -> None:
+    """Show a draft (inv_…) as it would be, were it final now, or a subscription's (sub_…) next invoice."""
+    request = pb.PreviewInvoiceRequest(invoice_id=what)
+    if what.startswith("sub_"):
+        moment = pb.PREVIEW_MOMENT_NOW if is_now else pb.PREVIEW_MOMENT_NEXT_BOUNDARY
+        request = pb.PreviewInvoiceRequest(subscription_id=what, moment=moment)
+    answer = _call(connection, lambda stub, how: stub.PreviewInvoice(request, **how))
+    _show(answer, answer.invoice, as_json=as_json)
+
+
+@command.command()
+@connection_options
+@click.argument("invoice")
+@json_option
+def finalize(connection: Connection, invoice: str, as_json: bool) -> None:
+    """Make a draft (inv_…) final now: it gets its number and never changes again."""
+    request = pb.FinalizeInvoiceRequest(invoice_id=invoice, request_id=str(uuid.uuid4()))
+    answer = _call(connection, lambda stub, how: stub.FinalizeInvoice(request, **how))
+    _show(answer, answer.invoice, as_json=as_json)
+
+
+@command.command()
+@connection_options
+@click.argument("invoice")
+@click.option("--waive", is_flag=True, help="Do not make it again: nobody pays what it billed.")
+@click.option("--reason", prompt="Why", help="Why, for whoever reads the invoice later.")
+@json_option
+def void(connection: Connection, invoice: str, waive: bool, reason: str, as_json: bool) -> None:
+    """Take an open invoice (inv_…) back; a new draft bills its periods again."""
+    request = pb.VoidInvoiceRequest(
+        invoice_id=invoice, reissue=not waive, reason=reason, request_id=str(uuid.uuid4())
+    )
+    answer = _call(connection, lambda stub, how: stub.VoidInvoice(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    click.echo(f"void: {answer.invoice.number} ({answer.invoice.id})")
+    if answer.HasField("replacement"):
+        again = answer.replacement
+        click.echo(
+            f"made again as {again.id}, final at {_at(again.finalize_time) or 'no set time'}"
+        )
+    else:
+        click.echo("waived: it is not made again, and what it billed is not billed again")
+
+
+@command.command()
+@connection_options
+@click.argument("invoice")
+@click.argument("line", type=click.IntRange(1))
+@json_option
+def explain(connection: Connection, invoice: str, line: int, as_json: bool) -> None:
+    """Explain a line of an invoice (inv_…) by its number: quantities, tiers, rounding, earlier amounts."""
+    request = pb.ExplainLineRequest(invoice_id=invoice, line_number=line)
+    answer = _call(connection, lambda stub, how: stub.ExplainLine(request, **how))
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    for text in explanation(answer):
+        click.echo(text)
+
+
+def explanation(answer: pb.ExplainLineResponse) -> list[str]:
+    """The explanation of a line, line by line, as a sum that a person can check."""
+    line = answer.line
+    told = [f"{line.description}, {_at(line.period.start)} to {_at(line.period.end)}"]
+    if answer.price_model:
+        told.append(f"price {line.price_id}: {answer.price_model} {answer.price_config}")
+    if answer.HasField("usage"):
+        told += _usage(answer)
+    if answer.period_share not in ("", "1"):
+        full = answer.full_period
+        of = f" of {_at(full.start)} to {_at(full.end)}" if full.HasField("start") else ""
+        told.append(f"share of the full period: {answer.period_share}{of}")
+    told += [
+        f"  {step.label}: {step.quantity} x {step.unit_amount} = {step.amount}"
+        for step in line.steps
+    ]
+    told += _sum(answer)
+    if line.discount.minor_units or line.tax.minor_units:
+        told.append(
+            f"less a discount of {_money(line.discount)}, plus {line.tax_percent} % tax: {_money(line.tax)}"
+        )
+    return told
+
+
+def _usage(answer: pb.ExplainLineResponse) -> list[str]:
+    usage, line = answer.usage, answer.line
+    told = [f"{usage.record_count:,} records of the meter {usage.meter}, quantity {line.quantity}"]
+    if usage.record_count:
+        told[0] += f", from {_at(usage.first_used_time)} to {_at(usage.last_used_time)}"
+    told += [f"  where {name} is {value or 'absent'}" for name, value in line.dimensions.items()]
+    if usage.HasField("amount_now"):
+        told.append(
+            f"the period costs {_money(usage.amount_now)} by what is recorded now;"
+            f" final invoices carry {_money(usage.amount_billed)} of it"
+        )
+    return told
+
+
+def _sum(answer: pb.ExplainLineResponse) -> list[str]:
+    """From the exact amount to the line: rounded once, less what was billed before."""
+    line = answer.line
+    if line.kind != pb.LINE_KIND_ADJUSTMENT:
+        rounded = f"exactly {answer.exact_amount}, rounded once, half away from zero: "
+        return [f"{rounded}{_money(line.amount)}"]
+    told = [f"the period costs {answer.exact_amount} {line.amount.currency_code} now"]
+    for one in answer.earlier:
+        waived = ", waived: never given back" if one.waived else ""
+        told.append(f"  less {_money(one.amount)} on {one.number}, line {one.line_number}{waived}")
+    return [*told, f"leaves {_money(line.amount)}"]
+
+
+def _show(answer: Message, invoice: pb.Invoice, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(MessageToJson(answer))
+        return
+    state = _word(pb.InvoiceStatus, invoice.status)
+    blocked = f", blocked: {invoice.blocked_reason}" if invoice.blocked_reason else ""
+    click.echo(f"{invoice.number or invoice.id}  {state}{blocked}")
+    click.echo(f"{_word(pb.InvoiceKind, invoice.kind)} of {_at(invoice.boundary_time)}")
+    table = _table("#", "what", "from", "to", "quantity", "amount", "discount", "tax")
+    for line in invoice.lines:
+        table.add_row(
+            str(line.line_number),
+            escape(line.description),
+            _at(line.period.start),
+            _at(line.period.end),
+            line.quantity,
+            *[_money(amount) for amount in (line.amount, line.discount, line.tax)],
+        )
+    _print(table)
+    for name, amount in (
+        ("subtotal", invoice.subtotal),
+        ("- discount", invoice.discount),
+        ("+ tax", invoice.tax),
+        ("+ to the credit balance", invoice.to_credit_balance),
+        ("= total", invoice.total),
+        ("- credit applied", invoice.credit_applied),
+        ("- paid", invoice.amount_paid),
+        ("- credited", invoice.amount_credited),
+        ("= due", invoice.amount_due),
+    ):
+        if amount.minor_units or name.startswith(("subtotal", "=")):
+            click.echo(f"{name:>24}  {_money(amount)}")
+
+
+def _call(connection: Connection, ask: Callable[[Any, dict[str, Any]], Awaitable[Answer]]) -> Any:
+    async def work() -> Answer:
+        async with channel_to(connection) as channel:
+            how = {"metadata": connection.metadata, "timeout": DEADLINE_S}
+            return await ask(InvoiceServiceStub(channel), how)
+
+    return run(work())
+
+
+def _money(amount: money_pb2.Money) -> str:
+    if not amount.currency_code:
+        return ""
+    units = Decimal(amount.minor_units).scaleb(-exponent_of(amount.currency_code))
+    return f"{units:,f} {amount.currency_code}"
+
+
+def _word(enum: Any, value: int) -> str:
+    name: str = enum.Name(value)
+    # INVOICE_STATUS_OPEN of the enum InvoiceStatus.
+    return name.rpartition("_")[2].lower()
+
+
+def _at(stamp: Timestamp) -> str:
+    if not stamp.seconds:
+        return ""
+    return stamp.ToDatetime(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def _print(table: Table) -> None:
+    # A terminal's width for people; whole lines where the output goes to a file or another program.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=400)
+    console.print(table if table.row_count else "nothing", highlight=False)
+
+
+command.add_command(invoice_files.html)
+command.add_command(invoice_files.export)
