@@ -21,6 +21,7 @@ from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.commands import invoice_files
 
 Answer = TypeVar("Answer", bound=Message)
 STATUSES: Final = ("draft", "open", "paid", "void")
@@ -30,7 +31,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 
 @click.group()
 def command() -> None:
-    """See invoices and why they say what they say; preview, finalize and void them."""
+    """See invoices and why they say what they say; preview, finalize, void and export them."""
 
 
 @command.command("list")
@@ -179,6 +180,10 @@ def _usage(answer: pb.ExplainLineResponse) -> list[str]:
     told = [f"{usage.record_count:,} records of the meter {usage.meter}, quantity {line.quantity}"]
     if usage.record_count:
         told[0] += f", from {_at(usage.first_used_time)} to {_at(usage.last_used_time)}"
+    told.append(
+        f"  tollway usage list --item {usage.subscription_item_id}"
+        f" --period {usage.period.start.ToJsonString()}"
+    )
     told += [f"  where {name} is {value or 'absent'}" for name, value in line.dimensions.items()]
     if usage.HasField("amount_now"):
         told.append(
@@ -273,3 +278,7 @@ def _print(table: Table) -> None:
     if not console.is_terminal:
         console = Console(width=400)
     console.print(table if table.row_count else "nothing", highlight=False)
+
+
+command.add_command(invoice_files.html)
+command.add_command(invoice_files.export)

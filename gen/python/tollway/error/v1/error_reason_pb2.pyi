@@ -240,14 +240,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
     ERROR_REASON_INVOICE_BUSY: _ErrorReason.ValueType  # 301
     """ABORTED: another finalization has the invoice in hand; read it again."""
-    ERROR_REASON_INVOICE_LINE_NOT_FOUND: _ErrorReason.ValueType  # 302
-    """NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
     ERROR_REASON_INVOICE_NOT_DRAFT: _ErrorReason.ValueType  # 326
     """FAILED_PRECONDITION: the invoice is final, so no item of it comes or goes. Metadata: invoice."""
     ERROR_REASON_TOO_MANY_INVOICE_ITEMS: _ErrorReason.ValueType  # 327
     """RESOURCE_EXHAUSTED: an invoice, or what waits for a subscription's next one, has as many items as it may. Metadata: limit."""
     ERROR_REASON_INVOICE_ITEM_NOT_FOUND: _ErrorReason.ValueType  # 328
     """NOT_FOUND: no such invoice item in this tenant. Metadata: item."""
+    ERROR_REASON_INVOICE_LINE_NOT_FOUND: _ErrorReason.ValueType  # 302
+    """NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
     ERROR_REASON_PLAN_ARCHIVED: _ErrorReason.ValueType  # 240
     """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
     ERROR_REASON_PRICE_ARCHIVED: _ErrorReason.ValueType  # 241
@@ -488,14 +488,14 @@ ERROR_REASON_USAGE_PENDING: ErrorReason.ValueType  # 300
 """FAILED_PRECONDITION: the customer has usage, accepted before the cycle closed, that is still on its way; retry soon."""
 ERROR_REASON_INVOICE_BUSY: ErrorReason.ValueType  # 301
 """ABORTED: another finalization has the invoice in hand; read it again."""
-ERROR_REASON_INVOICE_LINE_NOT_FOUND: ErrorReason.ValueType  # 302
-"""NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
 ERROR_REASON_INVOICE_NOT_DRAFT: ErrorReason.ValueType  # 326
 """FAILED_PRECONDITION: the invoice is final, so no item of it comes or goes. Metadata: invoice."""
 ERROR_REASON_TOO_MANY_INVOICE_ITEMS: ErrorReason.ValueType  # 327
 """RESOURCE_EXHAUSTED: an invoice, or what waits for a subscription's next one, has as many items as it may. Metadata: limit."""
 ERROR_REASON_INVOICE_ITEM_NOT_FOUND: ErrorReason.ValueType  # 328
 """NOT_FOUND: no such invoice item in this tenant. Metadata: item."""
+ERROR_REASON_INVOICE_LINE_NOT_FOUND: ErrorReason.ValueType  # 302
+"""NOT_FOUND: the invoice has no line with this number. Metadata: invoice, line_number."""
 ERROR_REASON_PLAN_ARCHIVED: ErrorReason.ValueType  # 240
 """FAILED_PRECONDITION: the plan is archived and takes no new prices and no new subscriptions. Metadata: plan."""
 ERROR_REASON_PRICE_ARCHIVED: ErrorReason.ValueType  # 241
