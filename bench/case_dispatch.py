@@ -83,10 +83,17 @@ async def dispatch_all(env: Environment, shards: int, count: int = EVENTS) -> fl
             published += done
             await asyncio.sleep(0)
 
+    async def renew() -> None:
+        while published < count:
+            await asyncio.sleep(keeper.settings.renew_every_s)
+            await keeper.step()
+
+    renewing = asyncio.create_task(renew())
     began = time.perf_counter()
     async with asyncio.timeout(PATIENCE_S):
         await _together([lane for _ in range(settings.lanes)])
     seconds = time.perf_counter() - began
+    renewing.cancel()
     await keeper.close()
     return published / seconds
 

@@ -19,8 +19,23 @@ JOIN usage_periods p
     ON p.tenant_id = k.tenant_id AND p.item_id = k.item_id AND p.period_start = k.period_start
 JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id;
 
+-- name: ListTotalsFromRecords :many
+-- Count, sum and max for meters that do not group, one row per usage period that has records. Each period asks by itself:
+-- joined as sets, the records of all would be sorted by a group that there is not.
+SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start, e.records,
+       e.total, e.highest
+FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @meter_ids::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS records, coalesce(sum(c.quantity), 0)::numeric AS total, coalesce(max(c.quantity), 0)::numeric AS highest
+    FROM counted_usage c
+    WHERE c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+      AND c.meter_id = k.meter_id
+) AS e
+WHERE e.records > 0;
+
 -- name: ListSumsFromRecords :many
--- Count, sum and max, one row per usage period and group that has records.
+-- The same for meters that group, one row per usage period and group that has records.
 SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start,
        c.group_key::text AS group_key, count(*) AS records, sum(c.quantity)::numeric AS total,
        max(c.quantity)::numeric AS highest

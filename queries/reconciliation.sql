@@ -9,9 +9,9 @@ SELECT * FROM bucket_walk WHERE id;
 
 -- name: WalkUsagePeriods :many
 -- The next usage periods behind a key, with how many records their buckets hold.
-SELECT p.tenant_id, p.item_id, p.period_start, b.records
+SELECT p.tenant_id, p.item_id, p.period_start, p.meter_id, b.records
 FROM (
-    SELECT u.tenant_id, u.item_id, u.period_start
+    SELECT u.tenant_id, u.item_id, u.period_start, u.meter_id
     FROM usage_periods u
     WHERE (u.tenant_id, u.item_id, u.period_start)
         > (@after_tenant_id::uuid, @after_item_id::uuid, @after_period_start::timestamptz)
@@ -28,14 +28,16 @@ ORDER BY p.tenant_id, p.item_id, p.period_start;
 -- Of these usage periods those whose hour buckets say another thing than the effective records do, or are missing, or have
 -- no record, and how many. One statement, so one snapshot: a fold writes both in one transaction.
 WITH keys AS (
-    SELECT k.tenant_id, k.item_id, k.period_start
-    FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[]) AS k (tenant_id, item_id, period_start)
+    SELECT k.tenant_id, k.item_id, k.period_start, k.meter_id
+    FROM unnest(@tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @meter_ids::uuid[])
+        AS k (tenant_id, item_id, period_start, meter_id)
 ), recorded AS (
     SELECT c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC') AS hour, c.group_key,
            count(*) AS records, sum(c.quantity) AS quantity_sum, max(c.quantity) AS quantity_max
     FROM keys k
     JOIN counted_usage c
         ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+        AND c.meter_id = k.meter_id
     GROUP BY c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC'), c.group_key
 ), bucketed AS (
     -- A bucket that was recomputed to nothing agrees with no record at all.

@@ -11,7 +11,6 @@ from typing import Final
 from uuid import UUID
 
 import queries.finalization
-import queries.invoices
 import queries.subscriptions
 from queries.models import Invoice
 

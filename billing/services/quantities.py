@@ -71,7 +71,8 @@ async def measure(
         if meter.group_count > GROUPS_MAX:
             continue
         aggregation = Aggregation(meter.aggregation)
-        asked[_way(aggregation, price, source)].append(Asked(row, aggregation, price))
+        way = _way(aggregation, price, source, grouped=bool(meter.group_by))
+        asked[way].append(Asked(row, aggregation, price))
     groups: dict[PeriodKey, dict[Group, Usage]] = defaultdict(dict)
     for way, ones in asked.items():
         for key, group_key, usage in await READS[way](tx, ones):
@@ -86,7 +87,7 @@ async def measure(
     }
 
 
-def _way(aggregation: Aggregation, price: Price, source: Source) -> Way:
+def _way(aggregation: Aggregation, price: Price, source: Source, *, grouped: bool) -> Way:
     """The statement that can answer: buckets cannot tell values apart, nor events in time order."""
     match aggregation:
         case Aggregation.UNIQUE:
@@ -98,7 +99,9 @@ def _way(aggregation: Aggregation, price: Price, source: Source) -> Way:
         case _:
             if price.needs_events:
                 return Way.ALLOWANCES
-            return Way.BUCKETS if source is Source.BUCKETS else Way.SUMS
+            if source is Source.BUCKETS:
+                return Way.BUCKETS
+            return Way.SUMS if grouped else Way.TOTALS
 
 
 def _groups(found: Mapping[Group, Usage], grouped: bool) -> Mapping[Group, Usage]:

@@ -17,7 +17,11 @@ from uuid import UUID
 
 import queries.quantities
 from queries.models import UsagePeriod
-from queries.quantities import ListSumsFromBucketsRow, ListSumsFromRecordsRow
+from queries.quantities import (
+    ListSumsFromBucketsRow,
+    ListSumsFromRecordsRow,
+    ListTotalsFromRecordsRow,
+)
 
 from billing.domain.decimals import decimal_text, exact
 from billing.domain.meter import Aggregation
@@ -40,6 +44,7 @@ class PeriodKey(NamedTuple):
 class Way(StrEnum):
     """What is read."""
 
+    TOTALS = "totals"
     SUMS = "sums"
     BUCKETS = "buckets"
     UNIQUES = "uniques"
@@ -65,6 +70,7 @@ class Asked:
     price: Price
 
 
+Summed = ListTotalsFromRecordsRow | ListSumsFromRecordsRow | ListSumsFromBucketsRow
 Read = Callable[[Connection, Sequence[Asked]], Awaitable[list[Found]]]
 
 
@@ -83,12 +89,20 @@ def group_key_of(group: Group) -> str:
     return json.dumps(list(group), ensure_ascii=False) if group else ""
 
 
+async def _totals(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
+    tenants, items, starts = _columns(asked)
+    rows = await queries.quantities.list_totals_from_records(
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts, meter_ids=_meters(asked)
+    )
+    return _summed([(row, "") for row in rows], asked)
+
+
 async def _sums(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
     tenants, items, starts = _columns(asked)
     rows = await queries.quantities.list_sums_from_records(
         tx, tenant_ids=tenants, item_ids=items, period_starts=starts, meter_ids=_meters(asked)
     )
-    return _summed(rows, asked)
+    return _summed([(row, row.group_key) for row in rows], asked)
 
 
 async def _buckets(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
@@ -96,16 +110,13 @@ async def _buckets(tx: Connection, asked: Sequence[Asked]) -> list[Found]:
     rows = await queries.quantities.list_sums_from_buckets(
         tx, tenant_ids=tenants, item_ids=items, period_starts=starts
     )
-    return _summed(rows, asked)
+    return _summed([(row, row.group_key) for row in rows], asked)
 
 
-def _summed(
-    rows: Sequence[ListSumsFromRecordsRow] | Sequence[ListSumsFromBucketsRow],
-    asked: Sequence[Asked],
-) -> list[Found]:
+def _summed(rows: Sequence[tuple[Summed, str]], asked: Sequence[Asked]) -> list[Found]:
     aggregations = {key_of(one.row): one.aggregation for one in asked}
     found = []
-    for row in rows:
+    for row, group_key in rows:
         key = PeriodKey(row.tenant_id, row.item_id, row.period_start)
         answers: Mapping[Aggregation, int | Decimal] = {
             Aggregation.COUNT: row.records,
@@ -113,7 +124,7 @@ def _summed(
             Aggregation.MAX: row.highest,
         }
         quantity = exact(answers[aggregations[key]])
-        found.append(Found(key, row.group_key, Usage(quantity, events_count=row.records)))
+        found.append(Found(key, group_key, Usage(quantity, events_count=row.records)))
     return found
 
 
@@ -208,6 +219,7 @@ def _columns(asked: Sequence[Asked]) -> tuple[list[UUID], list[UUID], list[datet
 
 
 READS: Final[Mapping[Way, Read]] = {
+    Way.TOTALS: _totals,
     Way.SUMS: _sums,
     Way.BUCKETS: _buckets,
     Way.UNIQUES: _uniques,

@@ -120,4 +120,5 @@ async def _compare(
         tenant_ids=[row.tenant_id for row in rows],
         item_ids=[row.item_id for row in rows],
         period_starts=[row.period_start for row in rows],
+        meter_ids=[row.meter_id for row in rows],
     )

@@ -180,6 +180,10 @@ def _usage(answer: pb.ExplainLineResponse) -> list[str]:
     told = [f"{usage.record_count:,} records of the meter {usage.meter}, quantity {line.quantity}"]
     if usage.record_count:
         told[0] += f", from {_at(usage.first_used_time)} to {_at(usage.last_used_time)}"
+    told.append(
+        f"  tollway usage list --item {usage.subscription_item_id}"
+        f" --period {usage.period.start.ToJsonString()}"
+    )
     told += [f"  where {name} is {value or 'absent'}" for name, value in line.dimensions.items()]
     if usage.HasField("amount_now"):
         told.append(

@@ -19,6 +19,7 @@ __all__ = [
     "ListPeriodMetersRow",
     "ListSumsFromBucketsRow",
     "ListSumsFromRecordsRow",
+    "ListTotalsFromRecordsRow",
     "ListUniquesFromRecordsRow",
     "list_allowances_from_records",
     "list_latest_from_records",
@@ -26,6 +27,7 @@ __all__ = [
     "list_period_meters",
     "list_sums_from_buckets",
     "list_sums_from_records",
+    "list_totals_from_records",
     "list_uniques_from_records",
 ]
 
@@ -78,6 +80,54 @@ async def list_period_meters(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ListTotalsFromRecordsRow:
+    """One row of list_totals_from_records."""
+
+    tenant_id: uuid.UUID
+    item_id: uuid.UUID
+    period_start: datetime.datetime
+    records: int
+    total: decimal.Decimal
+    highest: decimal.Decimal
+
+
+LIST_TOTALS_FROM_RECORDS: typing.Final = """-- name: ListTotalsFromRecords :many
+SELECT k.tenant_id::uuid AS tenant_id, k.item_id::uuid AS item_id, k.period_start::timestamptz AS period_start, e.records,
+       e.total, e.highest
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[])
+    AS k (tenant_id, item_id, period_start, meter_id)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS records, coalesce(sum(c.quantity), 0)::numeric AS total, coalesce(max(c.quantity), 0)::numeric AS highest
+    FROM counted_usage c
+    WHERE c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+      AND c.meter_id = k.meter_id
+) AS e
+WHERE e.records > 0
+"""
+
+
+async def list_totals_from_records(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+    meter_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[ListTotalsFromRecordsRow]:
+    """Count, sum and max for meters that do not group, one row per usage period that has records. Each period asks by itself:
+    joined as sets, the records of all would be sorted by a group that there is not.
+    """
+    rows = await conn.fetch(
+        LIST_TOTALS_FROM_RECORDS,
+        tenant_ids,
+        item_ids,
+        period_starts,
+        meter_ids,
+    )
+    return [ListTotalsFromRecordsRow(*row) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ListSumsFromRecordsRow:
     """One row of list_sums_from_records."""
 
@@ -110,7 +160,7 @@ async def list_sums_from_records(
     period_starts: collections.abc.Sequence[datetime.datetime],
     meter_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListSumsFromRecordsRow]:
-    """Count, sum and max, one row per usage period and group that has records."""
+    """The same for meters that group, one row per usage period and group that has records."""
     rows = await conn.fetch(LIST_SUMS_FROM_RECORDS, tenant_ids, item_ids, period_starts, meter_ids)
     return [ListSumsFromRecordsRow(*row) for row in rows]
 

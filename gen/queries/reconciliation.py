@@ -56,13 +56,14 @@ class WalkUsagePeriodsRow:
     tenant_id: uuid.UUID
     item_id: uuid.UUID
     period_start: datetime.datetime
+    meter_id: uuid.UUID
     records: int
 
 
 WALK_USAGE_PERIODS: typing.Final = """-- name: WalkUsagePeriods :many
-SELECT p.tenant_id, p.item_id, p.period_start, b.records
+SELECT p.tenant_id, p.item_id, p.period_start, p.meter_id, b.records
 FROM (
-    SELECT u.tenant_id, u.item_id, u.period_start
+    SELECT u.tenant_id, u.item_id, u.period_start, u.meter_id
     FROM usage_periods u
     WHERE (u.tenant_id, u.item_id, u.period_start)
         > ($1::uuid, $2::uuid, $3::timestamptz)
@@ -108,14 +109,16 @@ class ListDifferencesRow:
 
 LIST_DIFFERENCES: typing.Final = """-- name: ListDifferences :many
 WITH keys AS (
-    SELECT k.tenant_id, k.item_id, k.period_start
-    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, item_id, period_start)
+    SELECT k.tenant_id, k.item_id, k.period_start, k.meter_id
+    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[])
+        AS k (tenant_id, item_id, period_start, meter_id)
 ), recorded AS (
     SELECT c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC') AS hour, c.group_key,
            count(*) AS records, sum(c.quantity) AS quantity_sum, max(c.quantity) AS quantity_max
     FROM keys k
     JOIN counted_usage c
         ON c.tenant_id = k.tenant_id AND c.item_id = k.item_id AND c.period_start = k.period_start
+        AND c.meter_id = k.meter_id
     GROUP BY c.tenant_id, c.item_id, c.period_start, date_trunc('hour', c.used_at, 'UTC'), c.group_key
 ), bucketed AS (
     -- A bucket that was recomputed to nothing agrees with no record at all.
@@ -145,11 +148,12 @@ async def list_differences(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     item_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
+    meter_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListDifferencesRow]:
     """Of these usage periods those whose hour buckets say another thing than the effective records do, or are missing, or have
     no record, and how many. One statement, so one snapshot: a fold writes both in one transaction.
     """
-    rows = await conn.fetch(LIST_DIFFERENCES, tenant_ids, item_ids, period_starts)
+    rows = await conn.fetch(LIST_DIFFERENCES, tenant_ids, item_ids, period_starts, meter_ids)
     return [ListDifferencesRow(*row) for row in rows]
 
 

@@ -17,11 +17,15 @@ from typing import Any, Final
 import pytest
 
 from billing.domain.decimals import decimal_text
+from billing.domain.errors import CreditExceedsInvoice
 from billing.domain.invoice import InvoiceStatus
+from billing.domain.money import Money
+from billing.services.credit_notes import NewCreditNote, create_credit_note
 from billing.services.finalize_now import announce, finalize_invoice
 from billing.services.invoice_line import Line
 from billing.services.invoice_preview import preview_invoice
 from billing.services.invoice_voids import VoidOrder, void_invoice
+from billing.services.payments import NewPayment, record_payment
 from billing.services.usage_amendments import Amendment, amend_usage, void_usage
 from billing.services.usage_batch import UsageBatch
 from billing.services.usage_checks import instant_us
@@ -59,6 +63,8 @@ class Twins:
             (5, self.advance),
             (2, self.finalize),
             (3, self.void),
+            (3, self.pay),
+            (2, self.note),
             (2, self.die),
         ]
         weights = [weight for weight, _ in commands]
@@ -168,6 +174,44 @@ class Twins:
         self.books.void(bill, reissue=order.reissue)
         return f"void {bill.key} of {bill.customer}, {order}"
 
+    async def pay(self) -> str:
+        """A part of what is due, all of it, or more."""
+        bill = self.some_bill(InvoiceStatus.OPEN, InvoiceStatus.PAID)
+        if bill is None:
+            return ""
+        amount = self.chance.choice([1, bill.due // 2, bill.due, bill.due + 1234]) or 777
+        reference = f"payment-{next(self.keys)}"
+        draft = NewPayment(await self.identity(bill), Money(amount, "USD"), reference)
+        async with self.house.databases.api.transaction(self.house.tenant_id) as tx:
+            await record_payment(
+                tx, self.house.tenant_id, draft, self.house.cause(), now=self.house.now
+            )
+        self.books.pay(bill, amount)
+        return f"pay {amount} of {bill.key} of {bill.customer}"
+
+    async def note(self) -> str:
+        """A credit note of a part of one line, or of all that is left of it."""
+        bill = self.some_bill(InvoiceStatus.OPEN, InvoiceStatus.PAID)
+        lines = [line for line in bill.lines if line.amount > line.credited] if bill else []
+        if bill is None or not lines:
+            return ""
+        line = self.chance.choice(lines)
+        left = line.amount - line.credited
+        amount = self.chance.choice([1, left // 2, left]) or 1
+        number = next(n for n, one in enumerate(bill.lines, start=1) if one is line)
+        draft = NewCreditNote(await self.identity(bill), {number: amount}, "goodwill")
+        try:
+            async with self.house.databases.api.transaction(self.house.tenant_id) as tx:
+                await create_credit_note(
+                    tx, self.house.tenant_id, draft, self.house.cause(), now=self.house.now
+                )
+        except CreditExceedsInvoice:
+            # Only where other lines lower the total below this one.
+            assert any(other.amount < 0 for other in bill.lines)
+            return f"note {amount} of {bill.key}: more than the invoice"
+        self.books.note(bill, line, amount)
+        return f"note {amount} of line {number} of {bill.key} of {bill.customer}"
+
     # What they choose from.
 
     def later(self) -> datetime:
@@ -188,8 +232,8 @@ class Twins:
         uses = [use for use in self.books.uses.values() if not use.voided]
         return self.chance.choice(uses) if uses else None
 
-    def some_bill(self, status: InvoiceStatus) -> Bill | None:
-        bills = [bill for bill in self.books.bills if bill.status == status]
+    def some_bill(self, *statuses: InvoiceStatus) -> Bill | None:
+        bills = [bill for bill in self.books.bills if bill.status in statuses]
         return self.chance.choice(bills) if bills else None
 
     async def identity(self, bill: Bill) -> Any:

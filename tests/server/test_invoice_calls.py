@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from uuid import UUID
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from tollway.invoice.v1 import invoice_service_pb2 as pb
+from tollway.usage.v1 import usage_service_pb2 as usage_pb
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.services import test_clock
 from billing.services.keys import Scope
 from cli.commands.invoices import explanation
+from cli.main import tollway
 from tests.driver import DAY, HOUR, Driver, utc
 from tests.server.rim import REQUESTS, Rim
 
@@ -209,6 +213,13 @@ async def test_a_line_is_explained_to_the_last_record(rim: Rim) -> None:
     ]
     assert told.line.amount.minor_units == told.usage.amount_now.minor_units - 200 == 800
     text = "\n".join(explanation(told))
+    records = usage_pb.ListUsageRequest(
+        customer_id=told.usage.customer_id,
+        subscription_item_id=told.usage.subscription_item_id,
+        period_start=told.usage.period.start,
+    )
+    listed = await rim.call("/tollway.usage.v1.UsageService/ListUsage", records)
+    assert len(listed.records) == told.usage.record_count
     assert "less 1.00 USD on INV-000002, line 1" in text
     assert text.endswith("leaves 8.00 USD\nless a discount of 0.80 USD, plus 20 % tax: 1.44 USD")
 
@@ -258,3 +269,35 @@ async def test_the_activation_of_a_subscription_in_trial_is_shown(rim: Rim) -> N
     (fee,) = shown.lines
     assert fee.amount.minor_units == 4900
     assert fee.period.start.ToDatetime() == (JUNE + HOUR / 2 + 14 * DAY).replace(tzinfo=None)
+
+
+async def on_the_terminal(rim: Rim, *arguments: str) -> str:
+    """What `tollway invoices …` prints."""
+    where = ["--address", f"127.0.0.1:{rim.server.port}", "--key", rim.acme.keys[Scope.ADMIN]]
+    command = ["invoices", *arguments, *where]
+    result = await asyncio.to_thread(CliRunner().invoke, tollway, command)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+async def test_the_terminal_shows_previews_finalizes_explains_and_voids(rim: Rim) -> None:
+    house, named = await drafted(rim)
+    assert "draft" in await on_the_terminal(rim, "list", "--status", "draft")
+    assert "nothing" in await on_the_terminal(rim, "list", "--blocked")
+    previewed = await on_the_terminal(rim, "preview", named)
+    final = await on_the_terminal(rim, "finalize", named)
+    # Byte for byte but for the number.
+    assert final.partition("\n")[2] == previewed.partition("\n")[2]
+    assert final.startswith("INV-000002  open")
+    # 1.00 + 1.00 + 49.00, less 10 percent, plus 20 percent.
+    for told in ("51.00 USD", "5.10 USD", "9.18 USD", "55.08 USD"):
+        assert told in final
+    told = await on_the_terminal(rim, "explain", named, "1")
+    assert "units: 10.004 x 0.1 = 1.0004" in told
+    assert "exactly 1.0004, rounded once, half away from zero: 1.00 USD" in told
+    subscription = encode(Prefix.SUBSCRIPTION, (await house.invoices())[0]["subscription_id"])
+    assert "49.00 USD" in await on_the_terminal(rim, "preview", subscription)
+    assert "49.00 USD" not in await on_the_terminal(rim, "preview", subscription, "--now")
+    voided = await on_the_terminal(rim, "void", named, "--reason", "wrong")
+    assert "made again as inv_" in voided
+    assert "void" in await on_the_terminal(rim, "show", named)
