@@ -886,7 +886,7 @@ Global___ExplainLineRequest: _TypeAlias = ExplainLineRequest  # noqa: Y015
 
 @_typing.final
 class UsageOfLine(_message.Message):
-    """The usage behind a line, as it is recorded now."""
+    """The usage behind a line, as it is recorded now. ListUsage with the item and the start of the period lists its records."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
