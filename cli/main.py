@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "work": ("cli.commands.work", "Run workers against your PostgreSQL and bus."),
     "migrate": ("cli.commands.migrate", "Bring the database's schema up to date."),
     "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
+    "clock": ("cli.commands.clock", "Make a test clock, send it on, and watch what happens."),
     "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
     "invoices": (
         "cli.commands.invoices",

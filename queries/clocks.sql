@@ -22,6 +22,7 @@ SELECT * FROM test_clocks WHERE tenant_id = @tenant_id FOR NO KEY UPDATE;
 -- name: SendTestClock :one
 UPDATE test_clocks
 SET target_time = @target_time, status = 'advancing', waiting_for = '', step_began_at = @now::timestamptz,
+    from_time = business_time, advance_began_at = @now::timestamptz,
     waiting_since = @now::timestamptz, version = version + 1
 WHERE tenant_id = @tenant_id AND status <> 'advancing' AND business_time < @target_time
 RETURNING *;
@@ -60,10 +61,12 @@ WHERE tenant_id = @tenant_id AND status = 'advancing' AND version = @version AND
   AND waiting_for = @waiting_for;
 
 -- name: CountDue :one
--- What is due in the tenant at its instant: subscriptions, drafts, marks of usage to be rated.
+-- What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated.
 SELECT
     (SELECT count(*) FROM subscriptions s
      WHERE s.tenant_id = @tenant_id AND s.next_due_at <= @business_time)::bigint AS subscriptions,
+    (SELECT count(*) FROM subscriptions s
+     WHERE s.tenant_id = @tenant_id AND s.change_due_at <= @business_time)::bigint AS changes,
     (SELECT count(*) FROM invoices i
      WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at <= @business_time)::bigint AS drafts,
     (SELECT count(*) FROM usage_period_marks m
@@ -118,6 +121,15 @@ SELECT EXISTS (SELECT FROM usage_records WHERE tenant_id = @tenant_id AND NOT fo
 SELECT least(
     (SELECT min(s.next_due_at) FROM subscriptions s
      WHERE s.tenant_id = @tenant_id AND s.next_due_at > @business_time),
+    (SELECT min(s.change_due_at) FROM subscriptions s
+     WHERE s.tenant_id = @tenant_id AND s.change_due_at > @business_time),
     (SELECT min(i.finalize_at) FROM invoices i
      WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at > @business_time)
 )::timestamptz AS "instant?";
+
+-- name: CountEventsSince :many
+-- The tenant's events from an id on, by subject.
+SELECT e.subject, count(*) AS events FROM billing_events e
+WHERE e.tenant_id = @tenant_id AND e.id >= @first_id::uuid
+GROUP BY e.subject
+ORDER BY e.subject;

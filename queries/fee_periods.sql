@@ -8,13 +8,15 @@ INSERT INTO fee_periods (
     nominal_start, nominal_end, bill_kind, bill_boundary)
 SELECT i.tenant_id, i.subscription_id, i.id, i.price_id, i.quantity, g.reason, p.billing_timing, g.period_start,
        g.period_end, g.nominal_start, g.nominal_end,
-       CASE p.billing_timing WHEN 'in_advance' THEN g.start_kind ELSE 'period' END,
-       CASE p.billing_timing WHEN 'in_advance' THEN g.period_start ELSE g.period_end END
+       CASE WHEN p.billing_timing = 'in_advance' OR g.start_kind = 'imported' THEN g.start_kind ELSE 'period' END,
+       CASE WHEN p.billing_timing = 'in_advance' OR g.start_kind = 'imported' THEN g.start_boundary ELSE g.period_end END
 FROM unnest(
-    @tenant_ids::uuid[], @subscription_ids::uuid[], @reasons::text[], @start_kinds::text[],
+    @tenant_ids::uuid[], @subscription_ids::uuid[], @reasons::text[], @start_kinds::text[], @start_boundaries::timestamptz[],
     @period_starts::timestamptz[], @period_ends::timestamptz[], @nominal_starts::timestamptz[],
     @nominal_ends::timestamptz[]
-) AS g (tenant_id, subscription_id, reason, start_kind, period_start, period_end, nominal_start, nominal_end)
+) AS g (
+    tenant_id, subscription_id, reason, start_kind, start_boundary, period_start, period_end, nominal_start, nominal_end
+)
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
 JOIN prices p ON p.tenant_id = i.tenant_id AND p.id = i.price_id
 WHERE i.meter_id IS NULL AND i.ended_at IS NULL
@@ -29,6 +31,58 @@ FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[], @subscription_ids::uuid[]
 JOIN fee_periods f ON f.tenant_id = g.tenant_id AND f.subscription_id = g.subscription_id
     AND f.bill_kind = g.kind AND f.bill_boundary = g.boundary
 ORDER BY f.id;
+
+-- name: InsertItemFees :exec
+-- What a change charges and gives back.
+INSERT INTO fee_periods (
+    tenant_id, subscription_id, item_id, price_id, quantity, reason, billing_timing, period_start, period_end,
+    nominal_start, nominal_end, bill_kind, bill_boundary)
+SELECT @tenant_id, @subscription_id, g.item_id, g.price_id, g.quantity::numeric, g.reason, g.billing_timing,
+       g.period_start, g.period_end, g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary
+FROM unnest(
+    @item_ids::uuid[], @price_ids::uuid[], @quantities::text[], @reasons::text[], @billing_timings::text[],
+    @period_starts::timestamptz[], @period_ends::timestamptz[], @nominal_starts::timestamptz[],
+    @nominal_ends::timestamptz[], @bill_kinds::text[], @bill_boundaries::timestamptz[]
+) WITH ORDINALITY AS g (
+    item_id, price_id, quantity, reason, billing_timing, period_start, period_end, nominal_start, nominal_end, bill_kind,
+    bill_boundary, place
+)
+ORDER BY g.place;
+
+-- name: ListLiveFees :many
+-- The charges that reach beyond @at and were not given back. `is_charged`: an invoice of ours charges it, a draft still or
+-- one that is neither void without a successor nor waived; false where another system has billed the period.
+SELECT sqlc.embed(f),
+       (f.bill_kind <> 'imported' AND NOT EXISTS (
+           SELECT FROM invoices i
+           WHERE i.tenant_id = f.tenant_id AND i.subscription_id = f.subscription_id AND i.kind = f.bill_kind
+             AND i.boundary = f.bill_boundary AND i.waived
+       ))::boolean AS is_charged
+FROM fee_periods f
+WHERE f.tenant_id = @tenant_id AND f.subscription_id = @subscription_id AND f.reason <> 'credit' AND f.ended_at IS NULL
+  AND f.period_end > @at::timestamptz
+ORDER BY f.id;
+
+-- name: EndFees :exec
+-- Charges in advance that are given back from @ended_at on.
+UPDATE fee_periods SET ended_at = @ended_at::timestamptz
+WHERE tenant_id = @tenant_id AND id = ANY (@ids::bigint[]);
+
+-- name: CutFees :exec
+-- Charges in arrears, which no invoice carries yet, end at @at.
+UPDATE fee_periods SET period_end = @at::timestamptz
+WHERE tenant_id = @tenant_id AND id = ANY (@ids::bigint[]) AND period_start < @at;
+
+-- name: DeleteFees :exec
+-- Those that would begin at @at or later will not be charged.
+DELETE FROM fee_periods
+WHERE tenant_id = @tenant_id AND id = ANY (@ids::bigint[]) AND period_start >= @at::timestamptz;
+
+-- name: RekeyFees :exec
+-- What the period's invoice was to charge is charged by another one.
+UPDATE fee_periods SET bill_kind = @kind, bill_boundary = @boundary::timestamptz
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id
+  AND bill_kind = 'period' AND bill_boundary = @old_boundary::timestamptz;
 
 -- name: ListFeesToCome :many
 -- The charges in advance that the subscription's licensed items will have for a period, were it begun now.

@@ -13,6 +13,7 @@ JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
 JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id
 WHERE i.tenant_id = @tenant_id AND i.customer_id = @customer_id AND i.meter_id = ANY (@meter_ids::uuid[])
   AND (s.canceled_at IS NULL OR s.canceled_at > @start_at::timestamptz)
+  AND (i.ended_at IS NULL OR i.ended_at > @start_at::timestamptz)
   AND NOT i.subscription_required
 ORDER BY i.id
 LIMIT 1;
@@ -21,10 +22,11 @@ LIMIT 1;
 -- No row when the external id is taken.
 INSERT INTO subscriptions (
     tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at,
-    trial_end_at, next_due_at, created_at)
+    trial_end_at, anchor_at, billed_until, next_due_at, created_at)
 VALUES (
     @tenant_id, @id, sqlc.narg(external_id), @customer_id, @plan_id, 'created', @currency, @billing_interval, @alignment,
-    @time_zone, @start_at, sqlc.narg(trial_end_at), sqlc.narg(next_due_at), @created_at)
+    @time_zone, @start_at, sqlc.narg(trial_end_at), sqlc.narg(anchor_at), sqlc.narg(billed_until),
+    sqlc.narg(next_due_at), @created_at)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
 RETURNING *;
 
@@ -43,7 +45,10 @@ SELECT * FROM subscriptions WHERE tenant_id = @tenant_id AND id = @id;
 SELECT * FROM subscriptions WHERE tenant_id = @tenant_id AND external_id = @external_id::text;
 
 -- name: ListSubscriptionItems :many
-SELECT * FROM subscription_items WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id ORDER BY id;
+-- Those that it has; what a change has removed is left out.
+SELECT * FROM subscription_items
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND ended_at IS NULL
+ORDER BY id;
 
 -- name: LockSubscriptions :many
 SELECT s.*
@@ -53,9 +58,10 @@ ORDER BY s.tenant_id, s.id
 FOR NO KEY UPDATE OF s;
 
 -- name: ClaimOldestDue :many
--- Due subscriptions of tenants that live in machine time, those first that have waited longest.
+-- Due subscriptions of tenants that live in machine time, those first that have waited longest. A scheduled change that is
+-- due no later comes before, under the customer's lock.
 SELECT s.* FROM subscriptions s
-WHERE s.next_due_at <= @now::timestamptz
+WHERE s.next_due_at <= @now::timestamptz AND (s.change_due_at IS NULL OR s.change_due_at > s.next_due_at)
   AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id)
 ORDER BY s.next_due_at, s.tenant_id, s.id
 LIMIT @batch_max
@@ -64,7 +70,7 @@ FOR NO KEY UPDATE OF s SKIP LOCKED;
 -- name: ClaimNewestDue :many
 -- The same from the other end, so that catching up after an outage does not hold back what falls due now.
 SELECT s.* FROM subscriptions s
-WHERE s.next_due_at <= @now::timestamptz
+WHERE s.next_due_at <= @now::timestamptz AND (s.change_due_at IS NULL OR s.change_due_at > s.next_due_at)
   AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id)
 ORDER BY s.next_due_at DESC, s.tenant_id DESC, s.id DESC
 LIMIT @batch_max
@@ -74,7 +80,8 @@ FOR NO KEY UPDATE OF s SKIP LOCKED;
 -- Due subscriptions of tenants with a test clock, of one of them if @tenant_id is given.
 SELECT s.* FROM test_clocks c
 JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.next_due_at <= c.business_time
-WHERE sqlc.narg(tenant_id)::uuid IS NULL OR c.tenant_id = sqlc.narg(tenant_id)::uuid
+WHERE (sqlc.narg(tenant_id)::uuid IS NULL OR c.tenant_id = sqlc.narg(tenant_id)::uuid)
+  AND (s.change_due_at IS NULL OR s.change_due_at > s.next_due_at)
 ORDER BY s.next_due_at, s.tenant_id, s.id
 LIMIT @batch_max
 FOR NO KEY UPDATE OF s SKIP LOCKED;
@@ -102,3 +109,29 @@ UPDATE subscriptions s SET version = s.version + g.events
 FROM unnest(@tenant_ids::uuid[], @ids::uuid[], @events::integer[]) AS g (tenant_id, id, events)
 WHERE s.tenant_id = g.tenant_id AND s.id = g.id
 RETURNING s.tenant_id, s.id, s.version;
+
+-- name: ListSubscriptions :many
+-- Newest first, those made before @before.
+SELECT * FROM subscriptions
+WHERE tenant_id = @tenant_id
+  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
+  AND (sqlc.narg(customer_id)::uuid IS NULL OR customer_id = sqlc.narg(customer_id)::uuid)
+  AND (sqlc.narg(plan_id)::uuid IS NULL OR plan_id = sqlc.narg(plan_id)::uuid)
+  AND (sqlc.narg(status)::text IS NULL OR status = sqlc.narg(status)::text)
+ORDER BY id DESC
+LIMIT @page_max;
+
+-- name: ListItemsOfSubscriptions :many
+SELECT * FROM subscription_items
+WHERE tenant_id = @tenant_id AND subscription_id = ANY (@subscription_ids::uuid[]) AND ended_at IS NULL
+ORDER BY id;
+
+-- name: SetExternalId :one
+-- No row when the external id is taken.
+UPDATE subscriptions s SET external_id = sqlc.narg(external_id)
+WHERE s.tenant_id = @tenant_id AND s.id = @id
+  AND NOT EXISTS (
+      SELECT FROM subscriptions o
+      WHERE o.tenant_id = @tenant_id AND o.external_id = sqlc.narg(external_id) AND o.id <> @id
+  )
+RETURNING s.*;

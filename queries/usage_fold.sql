@@ -102,6 +102,8 @@ WITH reported AS MATERIALIZED (
                    WHERE i.tenant_id = w.tenant_id AND i.customer_id = w.customer_id AND i.meter_id = w.meter_id
                      AND (s.id = w.subscription_id OR (w.subscription_id IS NULL AND NOT i.subscription_required))
                      AND s.start_at <= w.used_at AND (s.canceled_at IS NULL OR w.used_at < s.canceled_at)
+                     AND (i.started_at IS NULL OR i.started_at <= w.used_at)
+                     AND (i.ended_at IS NULL OR w.used_at < i.ended_at)
                )
            END AS is_ready
     FROM reported w

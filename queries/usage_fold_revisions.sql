@@ -217,6 +217,8 @@ WITH reported AS MATERIALIZED (
                WHERE i.tenant_id = f.tenant_id AND i.customer_id = f.customer_id AND i.meter_id = f.meter_id
                  AND (s.id = f.subscription_id OR (f.subscription_id IS NULL AND NOT i.subscription_required))
                  AND s.start_at <= f.used_at AND (s.canceled_at IS NULL OR f.used_at < s.canceled_at)
+                 AND (i.started_at IS NULL OR i.started_at <= f.used_at)
+                 AND (i.ended_at IS NULL OR f.used_at < i.ended_at)
            ))) AS is_ready
     FROM found f
 ), folded AS (

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.type.v1 import money_pb2, time_range_pb2
 
@@ -62,3 +63,8 @@ def to_decimal(value: Decimal) -> str:
     """A decimal for the wire: plain digits, without trailing zeros after the point."""
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def optional_timestamp(request: Message, field: str) -> datetime | None:
+    """An instant of a request, to the microsecond; None when it is unset. Raises Invalid."""
+    return from_timestamp(getattr(request, field), path=field) if request.HasField(field) else None

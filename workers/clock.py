@@ -15,8 +15,9 @@ from billing.runtime.db import Database
 from billing.services import clock_walk
 from billing.services.clock_walk import AdvancingClock, Wanted, Watched
 from billing.services.draft_claims import OnTestClocks
-from billing.services.due_subscriptions import Share, run_due
+from billing.services.due_subscriptions import Share, run_changes, run_due
 from billing.services.finalization import finalize_due
+from billing.services.late_usage import wake_late_usage
 from workers.scheduler import SchedulerSettings
 
 
@@ -65,6 +66,7 @@ class ClockWorker:
         now = self._clock.now()
         settings = self._settings.scheduler
         async with self._database.transaction() as tx:
+            await wake_late_usage(tx, batch_max=settings.batch_max, tenant_id=clock.tenant_id)
             done = await run_due(
                 tx,
                 Share.ON_TEST_CLOCKS,
@@ -73,6 +75,9 @@ class ClockWorker:
                 tenant_id=clock.tenant_id,
             )
         scope = OnTestClocks(clock.tenant_id)
+        done += await run_changes(
+            self._database, batch_max=settings.changes_max, now=now, scope=scope
+        )
         return done + await finalize_due(
             self._database, settings.finalization, now=now, scope=scope
         )

@@ -12,8 +12,9 @@ from datetime import datetime, timedelta
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
 from billing.services.draft_claims import Blocked, FinalizationSettings, OnTestClocks
-from billing.services.due_subscriptions import Share, run_due
+from billing.services.due_subscriptions import Share, run_changes, run_due
 from billing.services.finalization import finalize_due
+from billing.services.late_usage import wake_late_usage
 from billing.services.operations_status import count_blocked
 from workers.metrics import SchedulerMetrics
 
@@ -22,11 +23,14 @@ from workers.metrics import SchedulerMetrics
 class SchedulerSettings:
     """How many subscriptions a transaction takes, and every how many steps what has waited least goes first.
 
+    `changes_max` is how many scheduled changes a step executes; every how many steps late usage is sought.
     `count_every` is how often blocked drafts are counted (machine time).
     """
 
     batch_max: int = 500
     newest_every: int = 4
+    changes_max: int = 50
+    late_every: int = 20
     count_every: timedelta = timedelta(seconds=10)
     finalization: FinalizationSettings = field(default_factory=FinalizationSettings)
 
@@ -56,10 +60,20 @@ class Scheduler:
         newest = self._steps % self._settings.newest_every == 0
         done = await self._run(Share.NEWEST if newest else Share.OLDEST, now)
         done += await self._run(Share.ON_TEST_CLOCKS, now)
+        done += await self._change(now)
         finalization = self._settings.finalization
         done += await finalize_due(self._database, finalization, now=now)
         done += await finalize_due(self._database, finalization, now=now, scope=OnTestClocks())
         await self._count_blocked(now)
+        return done
+
+    async def _change(self, now: datetime) -> int:
+        size = self._settings.changes_max
+        done = await run_changes(self._database, batch_max=size, now=now)
+        done += await run_changes(self._database, batch_max=size, now=now, scope=OnTestClocks())
+        if self._steps % self._settings.late_every == 0:
+            async with self._database.transaction() as tx:
+                done += await wake_late_usage(tx, batch_max=self._settings.batch_max)
         return done
 
     async def _count_blocked(self, now: datetime) -> None:

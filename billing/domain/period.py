@@ -20,6 +20,7 @@ from billing.domain.errors import Invalid, InvalidPeriod, InvalidTimeZone
 
 INTERVAL_COUNT_MAX: Final = 366
 ZONE_LENGTH_MAX: Final = 64
+DAY_OF_MONTH_MAX: Final = 31
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -214,3 +215,17 @@ def calendar_anchor(instant: datetime, zone: str, interval: Interval) -> datetim
         case Interval.YEAR:
             day = day.replace(month=1, day=1)
     return datetime(day.year, day.month, day.day, tzinfo=place).astimezone(UTC)
+
+
+def day_anchor(instant: datetime, zone: str, day: int) -> datetime:
+    """Periods that begin on a day of the month: its local midnight in the last month up to `instant` that has it.
+
+    So a schedule from it clamps the 31st to each shorter month's last day.
+    """
+    if not 1 <= day <= DAY_OF_MONTH_MAX:
+        raise Invalid.field("anchor_day", f"give a day from 1 to {DAY_OF_MONTH_MAX}.")
+    place = time_zone(zone)
+    first = to_utc(instant).astimezone(place).date().replace(day=1)
+    while calendar.monthrange(first.year, first.month)[1] < day:
+        first = (first - timedelta(days=1)).replace(day=1)
+    return datetime(first.year, first.month, day, tzinfo=place).astimezone(UTC)

@@ -18,6 +18,7 @@ _RANDOM_BITS: Final = 32
 _VERSION: Final = 7 << 76
 _VARIANT: Final = 2 << 62
 _LOW_COUNTER_BITS: Final = 30
+_TIME_SHIFT: Final = 80
 
 
 class IdMaker:
@@ -50,3 +51,8 @@ class IdMaker:
 
 # One maker per process keeps the order; it holds no resource and knows no time of its own.
 new_id = IdMaker().new_id
+
+
+def first_id_at(instant: datetime) -> UUID:
+    """The least id that can have been made at an instant: a UUIDv7 begins with its milliseconds."""
+    return UUID(int=int(instant.timestamp() * 1000) << _TIME_SHIFT)

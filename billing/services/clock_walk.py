@@ -18,6 +18,7 @@ from queries.models import TestClock as AdvancingClock
 
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
+from billing.runtime.ids import first_id_at
 
 __all__ = [
     "AdvancingClock",
@@ -38,7 +39,6 @@ CLOCKS_MAX: Final = 50
 # published, or parked, or not folded is found without its id.
 EVENT_LAG_MAX: Final = timedelta(seconds=10)
 _ALL: Final = "*"
-_TIME_SHIFT: Final = 80
 
 
 async def list_advancing(tx: Connection) -> list[AdvancingClock]:
@@ -126,6 +126,8 @@ async def _due(tx: Connection, clock: AdvancingClock) -> str:
     assert counts is not None, "counts are always a row"
     if counts.subscriptions:
         return f"{counts.subscriptions} subscriptions to start, activate or renew"
+    if counts.changes:
+        return f"{counts.changes} scheduled changes to be executed"
     if counts.marks:
         return await _unrated(tx, clock.tenant_id, counts.marks)
     if counts.drafts:
@@ -186,7 +188,6 @@ async def _on_its_way(tx: Connection, tenant_id: UUID) -> str:
 
 
 def _first_id(clock: AdvancingClock) -> UUID:
-    """The least id that an event of this step can have: a UUIDv7 begins with its milliseconds."""
+    """The least id that an event of this step can have."""
     began = clock.step_began_at or clock.created_at
-    milliseconds = int((began - EVENT_LAG_MAX).timestamp() * 1000)
-    return UUID(int=milliseconds << _TIME_SHIFT)
+    return first_id_at(began - EVENT_LAG_MAX)

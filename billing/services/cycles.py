@@ -27,7 +27,7 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause, Link
 from billing.services.business_time import business_times
-from billing.services.fee_periods import FeeReason, FeesOf, make_fee_periods
+from billing.services.fee_periods import IMPORTED, FeeReason, FeesOf, make_fee_periods
 from billing.services.incoming import Incoming
 from billing.services.subscription_lifecycle import ROUTER, lock_subscriptions
 from billing.services.subscription_terms import Stretch, Terms
@@ -62,21 +62,25 @@ class _Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The billing period that a subscription enters; `start_kind` is the invoice at its start, if there is one."""
+    """The billing period that a subscription enters; `start_kind` is the invoice at its start, if it is ours.
+
+    `fees_from` is from when its fees are charged, where a change by day cuts at another instant than the period's.
+    """
 
     row: Subscription
     terms: Terms
     period: Period
     start_kind: InvoiceKind | None
     reason: FeeReason = FeeReason.PERIOD
+    fees_from: datetime | None = None
 
     @property
-    def fees(self) -> FeesOf | None:
-        """What it charges for licensed items; nothing where another system has billed the period."""
-        if self.start_kind is None:
-            return None
+    def fees(self) -> FeesOf:
+        """What it charges for licensed items."""
         nominal = self.terms.schedule.containing(self.period.start)
-        return FeesOf(self.row, self.period, nominal, self.start_kind, self.reason)
+        kind = IMPORTED if self.start_kind is None else str(self.start_kind)
+        charged = Period(self.fees_from or self.period.start, self.period.end)
+        return FeesOf(self.row, charged, nominal, kind, self.period.start, self.reason)
 
     @property
     def ahead(self) -> Sequence[Stretch]:
@@ -243,7 +247,7 @@ async def _enter(
     now: datetime,
 ) -> None:
     """Fees, usage periods one ahead, the subscriptions' own period and due time, the events of what was closed."""
-    await make_fee_periods(tx, [one.fees for one in opened if one.fees is not None])
+    await make_fee_periods(tx, [one.fees for one in opened])
     await make_usage_periods(tx, [(one.row, one.ahead) for one in opened])
     entered = await queries.cycles.open_periods(
         tx,

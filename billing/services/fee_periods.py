@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 import queries.fee_periods
 from queries.models import Subscription
 
-from billing.domain.invoice import InvoiceKind
 from billing.domain.period import Period
 from billing.runtime.db import Connection
+
+# The invoice of another system, which has charged the period that an imported subscription is in.
+IMPORTED: Final = "imported"
 
 
 class FeeReason(StrEnum):
@@ -29,12 +33,16 @@ class FeeReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FeesOf:
-    """A billing period whose fees are to be charged; `start_kind` is the invoice at its start."""
+    """A billing period whose fees are to be charged; `start_kind` is the invoice at its start.
+
+    `boundary` is that invoice's, and differs from the period's start where a change by day charges from midnight on.
+    """
 
     row: Subscription
     period: Period
     nominal: Period
-    start_kind: InvoiceKind
+    start_kind: str
+    boundary: datetime
     reason: FeeReason = FeeReason.PERIOD
 
 
@@ -48,6 +56,7 @@ async def make_fee_periods(tx: Connection, begun: Sequence[FeesOf]) -> None:
         subscription_ids=[one.row.id for one in begun],
         reasons=[one.reason for one in begun],
         start_kinds=[one.start_kind for one in begun],
+        start_boundaries=[one.boundary for one in begun],
         period_starts=[one.period.start for one in begun],
         period_ends=[one.period.end for one in begun],
         nominal_starts=[one.nominal.start for one in begun],

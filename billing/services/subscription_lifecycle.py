@@ -49,15 +49,20 @@ async def start_due(
     rows = await lock_subscriptions(tx, incoming)
     today = await business_times(tx, {row.tenant_id for row in rows}, now)
     created = [row for row in rows if row.status == SubscriptionStatus.CREATED]
-    later = [row for row in created if row.start_at > today[row.tenant_id]]
+    later = [row for row in created if not _starts(row, today[row.tenant_id])]
     if later:
         await queries.subscriptions.postpone_starts(
             tx, tenant_ids=[row.tenant_id for row in later], ids=[row.id for row in later]
         )
-    await move_on(
-        tx, [row for row in created if row.start_at <= today[row.tenant_id]], today, causes, now=now
-    )
+    started = [row for row in created if _starts(row, today[row.tenant_id])]
+    await move_on(tx, started, today, causes, now=now)
     return ()
+
+
+def _starts(row: Subscription, today: datetime) -> bool:
+    """Whether its start has come; what is scheduled for no later comes before it, and is the scheduler's."""
+    waits = row.change_due_at is not None and row.change_due_at <= row.start_at
+    return row.start_at <= today and not waits
 
 
 async def lock_subscriptions(tx: Connection, incoming: Sequence[Incoming]) -> list[Subscription]:
@@ -107,7 +112,7 @@ def _next_step(row: Subscription) -> _Step:
     status = SubscriptionStatus(row.status)
     if status is SubscriptionStatus.CREATED and terms.trial_end_at is not None:
         after, _ = apply_lifecycle(status, SubscriptionAction.START_TRIAL, terms.start_at)
-        return _Step(row, after, terms.start_at, None, terms.trial_end_at)
+        return _Step(row, after, terms.start_at, row.anchor_at, terms.trial_end_at)
     after, _ = apply_lifecycle(status, SubscriptionAction.ACTIVATE, terms.activation_at)
     # Not due before the scheduler's consumer has opened the first period.
     return _Step(row, after, terms.activation_at, terms.schedule.anchor, None)

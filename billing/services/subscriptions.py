@@ -7,9 +7,10 @@ a place.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -21,8 +22,8 @@ from tollway.subscription.v1 import subscription_events_pb2 as payloads
 from billing.domain.decimals import parse_decimal
 from billing.domain.errors import AlreadyExists, Invalid, NotFound, Precondition
 from billing.domain.ids import Prefix, encode
-from billing.domain.period import Interval, Schedule
-from billing.domain.usage import BACKDATING_LIMIT
+from billing.domain.period import Interval
+from billing.domain.subscription import SubscriptionStatus
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
@@ -30,16 +31,28 @@ from billing.services.actor import Cause
 from billing.services.business_time import business_time
 from billing.services.catalog import PlanArchived, get_plan
 from billing.services.customers import CustomerNotFound, get_customer
+from billing.services.new_subscription import NewItem, NewSubscription, StartTooOld, terms_of
 from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
-from billing.services.subscription_terms import Alignment, Terms
+from billing.services.subscription_terms import Terms
 from billing.services.usage_assignment import assign_unassigned
 from billing.services.usage_periods import make_usage_periods
 from billing.services.usage_revisions import Author
 
-# As far back as usage may be dated: every period since then can still be billed from its records.
-START_BEHIND_MAX: Final = BACKDATING_LIMIT
-START_AHEAD_MAX: Final = timedelta(days=730)
-TRIAL_DAYS_MAX: Final = 730
+__all__ = [
+    "ITEMS_MAX",
+    "MeterAlreadyPriced",
+    "NewItem",
+    "NewSubscription",
+    "PlanWithoutPrices",
+    "StartTooOld",
+    "SubscriptionFilter",
+    "SubscriptionNotFound",
+    "SubscriptionView",
+    "create_subscription",
+    "get_subscription",
+    "list_subscriptions",
+]
+
 ITEMS_MAX: Final = 50
 
 
@@ -61,44 +74,21 @@ class MeterAlreadyPriced(Precondition):
     reason = "METER_ALREADY_PRICED"
 
 
-class StartTooOld(Invalid):
-    """A subscription starts at most 35 days back."""
-
-    reason = "TIMESTAMP_TOO_OLD"
-
-
-@dataclass(frozen=True, slots=True)
-class NewItem:
-    """A price to take; an empty quantity means 1."""
-
-    price_id: UUID
-    quantity: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NewSubscription:
-    """A subscription to make. Customer and plan are named by id, or else by external id and key.
-
-    No items take all prices of the plan; no start is now, in business time.
-    """
-
-    customer_id: UUID | None = None
-    external_customer_id: str = ""
-    plan_id: UUID | None = None
-    plan_key: str = ""
-    external_id: str = ""
-    items: Sequence[NewItem] = ()
-    start_at: datetime | None = None
-    trial_days: int = 0
-    alignment: Alignment = Alignment.ANNIVERSARY
-
-
 @dataclass(frozen=True, slots=True)
 class SubscriptionView:
     """A subscription and its items, oldest first."""
 
     row: Subscription
     items: Sequence[SubscriptionItem]
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionFilter:
+    """Which subscriptions to list; None for all."""
+
+    customer_id: UUID | None = None
+    plan_id: UUID | None = None
+    status: SubscriptionStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +118,8 @@ async def create_subscription(
         raise PlanWithoutPrices(metadata={"plan": encode(Prefix.PLAN, plan.id)})
     today = await business_time(tx, tenant_id, now)
     chosen = _chosen(prices, draft.items)
-    parts = _Parts(customer, plan, chosen, _terms(draft, customer, plan, today), today)
+    terms = terms_of(draft, customer.time_zone, Interval(plan.billing_interval), today)
+    parts = _Parts(customer, plan, chosen, terms, today)
     await _refuse_priced_twice(tx, parts)
     row = await _insert(tx, draft, parts, now)
     items = await queries.subscriptions.list_subscription_items(
@@ -161,6 +152,35 @@ async def get_subscription(
     return SubscriptionView(row, items)
 
 
+async def list_subscriptions(
+    tx: Connection, tenant_id: UUID, wanted: SubscriptionFilter, *, before: UUID | None, limit: int
+) -> list[SubscriptionView]:
+    """At most `limit` subscriptions, newest first, those made before `before`.
+
+    Raises CustomerNotFound or PlanNotFound when the filter names what does not exist.
+    """
+    if wanted.customer_id is not None:
+        await get_customer(tx, tenant_id, customer_id=wanted.customer_id, external_id="")
+    if wanted.plan_id is not None:
+        await get_plan(tx, tenant_id, plan_id=wanted.plan_id)
+    rows = await queries.subscriptions.list_subscriptions(
+        tx,
+        tenant_id=tenant_id,
+        before=before,
+        customer_id=wanted.customer_id,
+        plan_id=wanted.plan_id,
+        status=wanted.status,
+        page_max=limit,
+    )
+    items = await queries.subscriptions.list_items_of_subscriptions(
+        tx, tenant_id=tenant_id, subscription_ids=[row.id for row in rows]
+    )
+    items_of: dict[UUID, list[SubscriptionItem]] = defaultdict(list)
+    for item in items:
+        items_of[item.subscription_id].append(item)
+    return [SubscriptionView(row, items_of[row.id]) for row in rows]
+
+
 async def _lock_customer(tx: Connection, tenant_id: UUID, draft: NewSubscription) -> Customer:
     found = await get_customer(
         tx, tenant_id, customer_id=draft.customer_id, external_id=draft.external_customer_id
@@ -169,26 +189,6 @@ async def _lock_customer(tx: Connection, tenant_id: UUID, draft: NewSubscription
     if locked is None:
         raise CustomerNotFound(metadata={"customer": encode(Prefix.CUSTOMER, found.id)})
     return locked
-
-
-def _terms(draft: NewSubscription, customer: Customer, plan: Plan, today: datetime) -> Terms:
-    start = draft.start_at or today
-    if today - start > START_BEHIND_MAX:
-        oldest = (today - START_BEHIND_MAX).isoformat()
-        raise StartTooOld(
-            f"start_time: must not lie before {oldest}, {START_BEHIND_MAX.days} days back.",
-            metadata={"oldest": oldest},
-        )
-    if start - today > START_AHEAD_MAX:
-        raise Invalid.field("start_time", f"must be at most {START_AHEAD_MAX.days} days ahead.")
-    if not 0 <= draft.trial_days <= TRIAL_DAYS_MAX:
-        raise Invalid.field("trial_days", f"give a number from 0 to {TRIAL_DAYS_MAX}.")
-    trial_end = None
-    if draft.trial_days:
-        # Days of the customer's calendar: the trial ends at the time of day at which it began.
-        trial_end = Schedule(start, customer.time_zone, Interval.DAY).boundary(draft.trial_days)
-    interval = Interval(plan.billing_interval)
-    return Terms(start, trial_end, draft.alignment, customer.time_zone, interval)
 
 
 def _chosen(prices: Sequence[Price], items: Sequence[NewItem]) -> list[tuple[Price, Decimal]]:
@@ -260,6 +260,8 @@ async def _insert(
         time_zone=terms.zone,
         start_at=terms.start_at,
         trial_end_at=terms.trial_end_at,
+        anchor_at=terms.anchor_at,
+        billed_until=terms.billed_until,
         # A start that has come is the consumer's, so that the trail leads on from this call.
         next_due_at=terms.start_at if terms.start_at > parts.today else None,
         created_at=parts.today,

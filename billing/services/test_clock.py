@@ -6,6 +6,8 @@ once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -18,6 +20,7 @@ from tollway.scheduler.v1 import scheduler_events_pb2 as payloads
 from billing.domain.errors import AlreadyExists, Invalid, NotFound, Precondition
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
+from billing.runtime.ids import first_id_at
 from billing.services import events
 from billing.services.actor import Cause
 
@@ -110,6 +113,25 @@ async def get_test_clock(tx: Connection, tenant_id: UUID) -> TestClock:
     if clock is None:
         raise TestClockNotFound()
     return clock
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReport:
+    """A clock, and what its last advance has brought about so far: events by subject."""
+
+    clock: TestClock
+    happened: Mapping[str, int]
+
+
+async def report_test_clock(tx: Connection, tenant_id: UUID) -> ClockReport:
+    """The tenant's clock with what happened since it was last sent on. Raises TestClockNotFound."""
+    clock = await get_test_clock(tx, tenant_id)
+    if clock.advance_began_at is None:
+        return ClockReport(clock, {})
+    rows = await queries.clocks.count_events_since(
+        tx, tenant_id=tenant_id, first_id=first_id_at(clock.advance_began_at)
+    )
+    return ClockReport(clock, {row.subject: row.events for row in rows})
 
 
 async def _emit(

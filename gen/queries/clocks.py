@@ -14,6 +14,7 @@ from .connection import ConnectionLike, affected_rows
 
 __all__ = [
     "CountDueRow",
+    "CountEventsSinceRow",
     "FindBlockedDraftRow",
     "FindUnhandledEventRow",
     "FindUnpublishedEventRow",
@@ -21,6 +22,7 @@ __all__ = [
     "FindWaitingEventRow",
     "ListBusinessTimesRow",
     "count_due",
+    "count_events_since",
     "fail_test_clock",
     "find_blocked_draft",
     "find_next_instant",
@@ -79,7 +81,7 @@ INSERT_TEST_CLOCK: typing.Final = """-- name: InsertTestClock :one
 INSERT INTO test_clocks (tenant_id, business_time, target_time, status, created_at)
 VALUES ($1, $2, $2, 'ready', $3)
 ON CONFLICT (tenant_id) DO NOTHING
-RETURNING tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at
+RETURNING tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at, from_time, advance_began_at
 """
 
 
@@ -96,7 +98,7 @@ async def insert_test_clock(
 
 
 GET_TEST_CLOCK: typing.Final = """-- name: GetTestClock :one
-SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at FROM test_clocks WHERE tenant_id = $1
+SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at, from_time, advance_began_at FROM test_clocks WHERE tenant_id = $1
 """
 
 
@@ -106,7 +108,7 @@ async def get_test_clock(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> model
 
 
 LOCK_TEST_CLOCK: typing.Final = """-- name: LockTestClock :one
-SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at FROM test_clocks WHERE tenant_id = $1 FOR NO KEY UPDATE
+SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at, from_time, advance_began_at FROM test_clocks WHERE tenant_id = $1 FOR NO KEY UPDATE
 """
 
 
@@ -118,9 +120,10 @@ async def lock_test_clock(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> mode
 SEND_TEST_CLOCK: typing.Final = """-- name: SendTestClock :one
 UPDATE test_clocks
 SET target_time = $1, status = 'advancing', waiting_for = '', step_began_at = $2::timestamptz,
+    from_time = business_time, advance_began_at = $2::timestamptz,
     waiting_since = $2::timestamptz, version = version + 1
 WHERE tenant_id = $3 AND status <> 'advancing' AND business_time < $1
-RETURNING tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at
+RETURNING tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at, from_time, advance_began_at
 """
 
 
@@ -154,7 +157,7 @@ async def retry_drafts(conn: ConnectionLike, *, tenant_id: uuid.UUID) -> None:
 
 
 LIST_ADVANCING_CLOCKS: typing.Final = """-- name: ListAdvancingClocks :many
-SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at FROM test_clocks WHERE status = 'advancing' ORDER BY tenant_id LIMIT $1
+SELECT tenant_id, business_time, target_time, status, waiting_for, step_began_at, waiting_since, version, created_at, from_time, advance_began_at FROM test_clocks WHERE status = 'advancing' ORDER BY tenant_id LIMIT $1
 """
 
 
@@ -255,6 +258,7 @@ class CountDueRow:
     """One row of count_due."""
 
     subscriptions: int
+    changes: int
     drafts: int
     marks: int
 
@@ -263,6 +267,8 @@ COUNT_DUE: typing.Final = """-- name: CountDue :one
 SELECT
     (SELECT count(*) FROM subscriptions s
      WHERE s.tenant_id = $1 AND s.next_due_at <= $2)::bigint AS subscriptions,
+    (SELECT count(*) FROM subscriptions s
+     WHERE s.tenant_id = $1 AND s.change_due_at <= $2)::bigint AS changes,
     (SELECT count(*) FROM invoices i
      WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at <= $2)::bigint AS drafts,
     (SELECT count(*) FROM usage_period_marks m
@@ -276,7 +282,7 @@ async def count_due(
     tenant_id: uuid.UUID,
     business_time: datetime.datetime | None,
 ) -> CountDueRow | None:
-    """What is due in the tenant at its instant: subscriptions, drafts, marks of usage to be rated."""
+    """What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated."""
     row = await conn.fetchrow(COUNT_DUE, tenant_id, business_time)
     return None if row is None else CountDueRow(*row)
 
@@ -439,6 +445,8 @@ FIND_NEXT_INSTANT: typing.Final = """-- name: FindNextInstant :one
 SELECT least(
     (SELECT min(s.next_due_at) FROM subscriptions s
      WHERE s.tenant_id = $1 AND s.next_due_at > $2),
+    (SELECT min(s.change_due_at) FROM subscriptions s
+     WHERE s.tenant_id = $1 AND s.change_due_at > $2),
     (SELECT min(i.finalize_at) FROM invoices i
      WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at > $2)
 )::timestamptz AS "instant?"
@@ -454,3 +462,30 @@ async def find_next_instant(
     """The next instant after @business_time at which something falls due; null when nothing will."""
     row = await conn.fetchrow(FIND_NEXT_INSTANT, tenant_id, business_time)
     return None if row is None else row[0]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CountEventsSinceRow:
+    """One row of count_events_since."""
+
+    subject: str
+    events: int
+
+
+COUNT_EVENTS_SINCE: typing.Final = """-- name: CountEventsSince :many
+SELECT e.subject, count(*) AS events FROM billing_events e
+WHERE e.tenant_id = $1 AND e.id >= $2::uuid
+GROUP BY e.subject
+ORDER BY e.subject
+"""
+
+
+async def count_events_since(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    first_id: uuid.UUID,
+) -> list[CountEventsSinceRow]:
+    """The tenant's events from an id on, by subject."""
+    rows = await conn.fetch(COUNT_EVENTS_SINCE, tenant_id, first_id)
+    return [CountEventsSinceRow(*row) for row in rows]

@@ -16,9 +16,16 @@ from .connection import ConnectionLike
 __all__ = [
     "ListDraftFeesRow",
     "ListFeesToComeRow",
+    "ListLiveFeesRow",
+    "cut_fees",
+    "delete_fees",
+    "end_fees",
     "insert_fee_periods",
+    "insert_item_fees",
     "list_draft_fees",
     "list_fees_to_come",
+    "list_live_fees",
+    "rekey_fees",
 ]
 
 
@@ -28,13 +35,15 @@ INSERT INTO fee_periods (
     nominal_start, nominal_end, bill_kind, bill_boundary)
 SELECT i.tenant_id, i.subscription_id, i.id, i.price_id, i.quantity, g.reason, p.billing_timing, g.period_start,
        g.period_end, g.nominal_start, g.nominal_end,
-       CASE p.billing_timing WHEN 'in_advance' THEN g.start_kind ELSE 'period' END,
-       CASE p.billing_timing WHEN 'in_advance' THEN g.period_start ELSE g.period_end END
+       CASE WHEN p.billing_timing = 'in_advance' OR g.start_kind = 'imported' THEN g.start_kind ELSE 'period' END,
+       CASE WHEN p.billing_timing = 'in_advance' OR g.start_kind = 'imported' THEN g.start_boundary ELSE g.period_end END
 FROM unnest(
-    $1::uuid[], $2::uuid[], $3::text[], $4::text[],
-    $5::timestamptz[], $6::timestamptz[], $7::timestamptz[],
-    $8::timestamptz[]
-) AS g (tenant_id, subscription_id, reason, start_kind, period_start, period_end, nominal_start, nominal_end)
+    $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[],
+    $6::timestamptz[], $7::timestamptz[], $8::timestamptz[],
+    $9::timestamptz[]
+) AS g (
+    tenant_id, subscription_id, reason, start_kind, start_boundary, period_start, period_end, nominal_start, nominal_end
+)
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
 JOIN prices p ON p.tenant_id = i.tenant_id AND p.id = i.price_id
 WHERE i.meter_id IS NULL AND i.ended_at IS NULL
@@ -50,6 +59,7 @@ async def insert_fee_periods(
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     reasons: collections.abc.Sequence[str],
     start_kinds: collections.abc.Sequence[str],
+    start_boundaries: collections.abc.Sequence[datetime.datetime],
     period_starts: collections.abc.Sequence[datetime.datetime],
     period_ends: collections.abc.Sequence[datetime.datetime],
     nominal_starts: collections.abc.Sequence[datetime.datetime],
@@ -65,6 +75,7 @@ async def insert_fee_periods(
         subscription_ids,
         reasons,
         start_kinds,
+        start_boundaries,
         period_starts,
         period_ends,
         nominal_starts,
@@ -109,6 +120,167 @@ async def list_draft_fees(
         boundaries,
     )
     return [ListDraftFeesRow(row[0], models.FeePeriod(*row[1:16])) for row in rows]
+
+
+INSERT_ITEM_FEES: typing.Final = """-- name: InsertItemFees :exec
+INSERT INTO fee_periods (
+    tenant_id, subscription_id, item_id, price_id, quantity, reason, billing_timing, period_start, period_end,
+    nominal_start, nominal_end, bill_kind, bill_boundary)
+SELECT $1, $2, g.item_id, g.price_id, g.quantity::numeric, g.reason, g.billing_timing,
+       g.period_start, g.period_end, g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary
+FROM unnest(
+    $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+    $8::timestamptz[], $9::timestamptz[], $10::timestamptz[],
+    $11::timestamptz[], $12::text[], $13::timestamptz[]
+) WITH ORDINALITY AS g (
+    item_id, price_id, quantity, reason, billing_timing, period_start, period_end, nominal_start, nominal_end, bill_kind,
+    bill_boundary, place
+)
+ORDER BY g.place
+"""
+
+
+async def insert_item_fees(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+    item_ids: collections.abc.Sequence[uuid.UUID],
+    price_ids: collections.abc.Sequence[uuid.UUID],
+    quantities: collections.abc.Sequence[str],
+    reasons: collections.abc.Sequence[str],
+    billing_timings: collections.abc.Sequence[str],
+    period_starts: collections.abc.Sequence[datetime.datetime],
+    period_ends: collections.abc.Sequence[datetime.datetime],
+    nominal_starts: collections.abc.Sequence[datetime.datetime],
+    nominal_ends: collections.abc.Sequence[datetime.datetime],
+    bill_kinds: collections.abc.Sequence[str],
+    bill_boundaries: collections.abc.Sequence[datetime.datetime],
+) -> None:
+    """What a change charges and gives back."""
+    await conn.execute(
+        INSERT_ITEM_FEES,
+        tenant_id,
+        subscription_id,
+        item_ids,
+        price_ids,
+        quantities,
+        reasons,
+        billing_timings,
+        period_starts,
+        period_ends,
+        nominal_starts,
+        nominal_ends,
+        bill_kinds,
+        bill_boundaries,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListLiveFeesRow:
+    """One row of list_live_fees."""
+
+    fee_period: models.FeePeriod
+    is_charged: bool
+
+
+LIST_LIVE_FEES: typing.Final = """-- name: ListLiveFees :many
+SELECT f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at,
+       (f.bill_kind <> 'imported' AND NOT EXISTS (
+           SELECT FROM invoices i
+           WHERE i.tenant_id = f.tenant_id AND i.subscription_id = f.subscription_id AND i.kind = f.bill_kind
+             AND i.boundary = f.bill_boundary AND i.waived
+       ))::boolean AS is_charged
+FROM fee_periods f
+WHERE f.tenant_id = $1 AND f.subscription_id = $2 AND f.reason <> 'credit' AND f.ended_at IS NULL
+  AND f.period_end > $3::timestamptz
+ORDER BY f.id
+"""
+
+
+async def list_live_fees(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+    at: datetime.datetime,
+) -> list[ListLiveFeesRow]:
+    """The charges that reach beyond @at and were not given back. `is_charged`: an invoice of ours charges it, a draft still or
+    one that is neither void without a successor nor waived; false where another system has billed the period.
+    """
+    rows = await conn.fetch(LIST_LIVE_FEES, tenant_id, subscription_id, at)
+    return [ListLiveFeesRow(models.FeePeriod(*row[0:15]), row[15]) for row in rows]
+
+
+END_FEES: typing.Final = """-- name: EndFees :exec
+UPDATE fee_periods SET ended_at = $1::timestamptz
+WHERE tenant_id = $2 AND id = ANY ($3::bigint[])
+"""
+
+
+async def end_fees(
+    conn: ConnectionLike,
+    *,
+    ended_at: datetime.datetime,
+    tenant_id: uuid.UUID,
+    ids: collections.abc.Sequence[int],
+) -> None:
+    """Charges in advance that are given back from @ended_at on."""
+    await conn.execute(END_FEES, ended_at, tenant_id, ids)
+
+
+CUT_FEES: typing.Final = """-- name: CutFees :exec
+UPDATE fee_periods SET period_end = $1::timestamptz
+WHERE tenant_id = $2 AND id = ANY ($3::bigint[]) AND period_start < $1
+"""
+
+
+async def cut_fees(
+    conn: ConnectionLike,
+    *,
+    at: datetime.datetime,
+    tenant_id: uuid.UUID,
+    ids: collections.abc.Sequence[int],
+) -> None:
+    """Charges in arrears, which no invoice carries yet, end at @at."""
+    await conn.execute(CUT_FEES, at, tenant_id, ids)
+
+
+DELETE_FEES: typing.Final = """-- name: DeleteFees :exec
+DELETE FROM fee_periods
+WHERE tenant_id = $1 AND id = ANY ($2::bigint[]) AND period_start >= $3::timestamptz
+"""
+
+
+async def delete_fees(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    ids: collections.abc.Sequence[int],
+    at: datetime.datetime,
+) -> None:
+    """Those that would begin at @at or later will not be charged."""
+    await conn.execute(DELETE_FEES, tenant_id, ids, at)
+
+
+REKEY_FEES: typing.Final = """-- name: RekeyFees :exec
+UPDATE fee_periods SET bill_kind = $1, bill_boundary = $2::timestamptz
+WHERE tenant_id = $3 AND subscription_id = $4
+  AND bill_kind = 'period' AND bill_boundary = $5::timestamptz
+"""
+
+
+async def rekey_fees(
+    conn: ConnectionLike,
+    *,
+    kind: str,
+    boundary: datetime.datetime,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+    old_boundary: datetime.datetime,
+) -> None:
+    """What the period's invoice was to charge is charged by another one."""
+    await conn.execute(REKEY_FEES, kind, boundary, tenant_id, subscription_id, old_boundary)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ __all__ = [
     "Price",
     "Replay",
     "RouterWaiting",
+    "ScheduledChange",
     "Subscription",
     "SubscriptionItem",
     "Tenant",
@@ -413,6 +414,22 @@ class RouterWaiting:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ScheduledChange:
+    """One row of scheduled_changes."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    subscription_id: uuid.UUID
+    kind: str
+    due_at: datetime.datetime
+    request: str
+    status: str
+    error: str
+    created_at: datetime.datetime
+    finished_at: datetime.datetime | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Subscription:
     """One row of subscriptions."""
 
@@ -506,6 +523,8 @@ class TestClock:
     waiting_since: datetime.datetime | None
     version: int
     created_at: datetime.datetime
+    from_time: datetime.datetime | None
+    advance_began_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

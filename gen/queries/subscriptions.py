@@ -25,11 +25,14 @@ __all__ = [
     "get_subscription_by_external_id",
     "insert_subscription",
     "insert_subscription_items",
+    "list_items_of_subscriptions",
     "list_subscription_items",
+    "list_subscriptions",
     "lock_customer",
     "lock_subscriptions",
     "move_subscriptions",
     "postpone_starts",
+    "set_external_id",
 ]
 
 
@@ -66,6 +69,7 @@ JOIN subscriptions s ON s.tenant_id = i.tenant_id AND s.id = i.subscription_id
 JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id
 WHERE i.tenant_id = $1 AND i.customer_id = $2 AND i.meter_id = ANY ($3::uuid[])
   AND (s.canceled_at IS NULL OR s.canceled_at > $4::timestamptz)
+  AND (i.ended_at IS NULL OR i.ended_at > $4::timestamptz)
   AND NOT i.subscription_required
 ORDER BY i.id
 LIMIT 1
@@ -90,10 +94,11 @@ async def find_priced_meter(
 INSERT_SUBSCRIPTION: typing.Final = """-- name: InsertSubscription :one
 INSERT INTO subscriptions (
     tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at,
-    trial_end_at, next_due_at, created_at)
+    trial_end_at, anchor_at, billed_until, next_due_at, created_at)
 VALUES (
     $1, $2, $3, $4, $5, 'created', $6, $7, $8,
-    $9, $10, $11, $12, $13)
+    $9, $10, $11, $12, $13,
+    $14, $15)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
 RETURNING tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at, billed_until, change_due_at
 """
@@ -113,6 +118,8 @@ async def insert_subscription(
     time_zone: str,
     start_at: datetime.datetime,
     trial_end_at: datetime.datetime | None,
+    anchor_at: datetime.datetime | None,
+    billed_until: datetime.datetime | None,
     next_due_at: datetime.datetime | None,
     created_at: datetime.datetime,
 ) -> models.Subscription | None:
@@ -130,6 +137,8 @@ async def insert_subscription(
         time_zone,
         start_at,
         trial_end_at,
+        anchor_at,
+        billed_until,
         next_due_at,
         created_at,
     )
@@ -202,7 +211,9 @@ async def get_subscription_by_external_id(
 
 
 LIST_SUBSCRIPTION_ITEMS: typing.Final = """-- name: ListSubscriptionItems :many
-SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items WHERE tenant_id = $1 AND subscription_id = $2 ORDER BY id
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items
+WHERE tenant_id = $1 AND subscription_id = $2 AND ended_at IS NULL
+ORDER BY id
 """
 
 
@@ -212,6 +223,7 @@ async def list_subscription_items(
     tenant_id: uuid.UUID,
     subscription_id: uuid.UUID,
 ) -> list[models.SubscriptionItem]:
+    """Those that it has; what a change has removed is left out."""
     rows = await conn.fetch(LIST_SUBSCRIPTION_ITEMS, tenant_id, subscription_id)
     return [models.SubscriptionItem(*row) for row in rows]
 
@@ -237,7 +249,7 @@ async def lock_subscriptions(
 
 CLAIM_OLDEST_DUE: typing.Final = """-- name: ClaimOldestDue :many
 SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at FROM subscriptions s
-WHERE s.next_due_at <= $1::timestamptz
+WHERE s.next_due_at <= $1::timestamptz AND (s.change_due_at IS NULL OR s.change_due_at > s.next_due_at)
   AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id)
 ORDER BY s.next_due_at, s.tenant_id, s.id
 LIMIT $2
@@ -251,14 +263,16 @@ async def claim_oldest_due(
     now: datetime.datetime,
     batch_max: int,
 ) -> list[models.Subscription]:
-    """Due subscriptions of tenants that live in machine time, those first that have waited longest."""
+    """Due subscriptions of tenants that live in machine time, those first that have waited longest. A scheduled change that is
+    due no later comes before, under the customer's lock.
+    """
     rows = await conn.fetch(CLAIM_OLDEST_DUE, now, batch_max)
     return [models.Subscription(*row) for row in rows]
 
 
 CLAIM_NEWEST_DUE: typing.Final = """-- name: ClaimNewestDue :many
 SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at FROM subscriptions s
-WHERE s.next_due_at <= $1::timestamptz
+WHERE s.next_due_at <= $1::timestamptz AND (s.change_due_at IS NULL OR s.change_due_at > s.next_due_at)
   AND NOT EXISTS (SELECT FROM test_clocks c WHERE c.tenant_id = s.tenant_id)
 ORDER BY s.next_due_at DESC, s.tenant_id DESC, s.id DESC
 LIMIT $2
@@ -280,7 +294,8 @@ async def claim_newest_due(
 CLAIM_DUE_ON_TEST_CLOCKS: typing.Final = """-- name: ClaimDueOnTestClocks :many
 SELECT s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at FROM test_clocks c
 JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.next_due_at <= c.business_time
-WHERE $1::uuid IS NULL OR c.tenant_id = $1::uuid
+WHERE ($1::uuid IS NULL OR c.tenant_id = $1::uuid)
+  AND (s.change_due_at IS NULL OR s.change_due_at > s.next_due_at)
 ORDER BY s.next_due_at, s.tenant_id, s.id
 LIMIT $2
 FOR NO KEY UPDATE OF s SKIP LOCKED
@@ -386,3 +401,78 @@ async def advance_versions(
     """Draws versions for events, for callers that hold the rows' locks; answers each row's last one."""
     rows = await conn.fetch(ADVANCE_VERSIONS, tenant_ids, ids, events)
     return [AdvanceVersionsRow(*row) for row in rows]
+
+
+LIST_SUBSCRIPTIONS: typing.Final = """-- name: ListSubscriptions :many
+SELECT tenant_id, id, external_id, customer_id, plan_id, status, currency, billing_interval, alignment, time_zone, start_at, trial_end_at, anchor_at, period_index, period_start, period_end, canceled_at, next_due_at, rated_at, rated_event_id, rated_correlation_id, rating_failure, rating_error, rating_attempts, rating_retry_at, version, created_at, billed_until, change_due_at FROM subscriptions
+WHERE tenant_id = $1
+  AND ($2::uuid IS NULL OR id < $2::uuid)
+  AND ($3::uuid IS NULL OR customer_id = $3::uuid)
+  AND ($4::uuid IS NULL OR plan_id = $4::uuid)
+  AND ($5::text IS NULL OR status = $5::text)
+ORDER BY id DESC
+LIMIT $6
+"""
+
+
+async def list_subscriptions(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    before: uuid.UUID | None,
+    customer_id: uuid.UUID | None,
+    plan_id: uuid.UUID | None,
+    status: str | None,
+    page_max: int,
+) -> list[models.Subscription]:
+    """Newest first, those made before @before."""
+    rows = await conn.fetch(
+        LIST_SUBSCRIPTIONS,
+        tenant_id,
+        before,
+        customer_id,
+        plan_id,
+        status,
+        page_max,
+    )
+    return [models.Subscription(*row) for row in rows]
+
+
+LIST_ITEMS_OF_SUBSCRIPTIONS: typing.Final = """-- name: ListItemsOfSubscriptions :many
+SELECT tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required FROM subscription_items
+WHERE tenant_id = $1 AND subscription_id = ANY ($2::uuid[]) AND ended_at IS NULL
+ORDER BY id
+"""
+
+
+async def list_items_of_subscriptions(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[models.SubscriptionItem]:
+    rows = await conn.fetch(LIST_ITEMS_OF_SUBSCRIPTIONS, tenant_id, subscription_ids)
+    return [models.SubscriptionItem(*row) for row in rows]
+
+
+SET_EXTERNAL_ID: typing.Final = """-- name: SetExternalId :one
+UPDATE subscriptions s SET external_id = $1
+WHERE s.tenant_id = $2 AND s.id = $3
+  AND NOT EXISTS (
+      SELECT FROM subscriptions o
+      WHERE o.tenant_id = $2 AND o.external_id = $1 AND o.id <> $3
+  )
+RETURNING s.tenant_id, s.id, s.external_id, s.customer_id, s.plan_id, s.status, s.currency, s.billing_interval, s.alignment, s.time_zone, s.start_at, s.trial_end_at, s.anchor_at, s.period_index, s.period_start, s.period_end, s.canceled_at, s.next_due_at, s.rated_at, s.rated_event_id, s.rated_correlation_id, s.rating_failure, s.rating_error, s.rating_attempts, s.rating_retry_at, s.version, s.created_at, s.billed_until, s.change_due_at
+"""
+
+
+async def set_external_id(
+    conn: ConnectionLike,
+    *,
+    external_id: str | None,
+    tenant_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.Subscription | None:
+    """No row when the external id is taken."""
+    row = await conn.fetchrow(SET_EXTERNAL_ID, external_id, tenant_id, id)
+    return None if row is None else models.Subscription(*row)

@@ -19,6 +19,10 @@ ALTER TABLE usage_periods
     ADD COLUMN IF NOT EXISTS nominal_start timestamptz,
     ADD COLUMN IF NOT EXISTS nominal_end timestamptz;
 
+-- To what instants a plan cuts its periods.
+ALTER TABLE plans
+    ADD COLUMN IF NOT EXISTS granularity text NOT NULL DEFAULT 'second' CHECK (granularity IN ('second', 'day'));
+
 -- What an invoice charges for a licensed item and a stretch of time, written by whoever opens the period or changes the
 -- subscription. A credit gives back the rest of a charge in advance; `ended_at` says since when a charge is given back.
 CREATE TABLE fee_periods (
@@ -64,7 +68,9 @@ CREATE TABLE scheduled_changes (
     FOREIGN KEY (tenant_id, subscription_id) REFERENCES subscriptions (tenant_id, id),
     CHECK ((status = 'pending') = (finished_at IS NULL))
 );
-CREATE INDEX scheduled_changes_by_subscription ON scheduled_changes (tenant_id, subscription_id, due_at, id);
+CREATE INDEX scheduled_changes_by_subscription ON scheduled_changes (tenant_id, subscription_id, id);
+CREATE INDEX scheduled_changes_pending ON scheduled_changes (tenant_id, subscription_id, due_at, id)
+    WHERE status = 'pending';
 
 DO $$
 DECLARE

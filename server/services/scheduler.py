@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from tollway.scheduler.v1 import scheduler_service_pb2 as pb
 from tollway.scheduler.v1 import scheduler_service_pb2_grpc as rpc
 
 from billing.runtime.db import Connection
 from billing.services import test_clock
 from billing.services.rows import TestClock
-from server.call import Call
+from billing.services.test_clock import ClockReport
+from server.call import Call, current_call
+from server.clock_watch import watch_clock
 from server.convert import from_timestamp, to_timestamp
 from server.house import House
 from server.interceptor import Context
@@ -54,10 +58,25 @@ class SchedulerServicer(rpc.SchedulerServiceServicer):
         """See the proto."""
 
         async def work(tx: Connection, call: Call) -> pb.GetTestClockResponse:
-            clock = await test_clock.get_test_clock(tx, call.tenant_id)
-            return pb.GetTestClockResponse(test_clock=to_clock(clock))
+            report = await test_clock.report_test_clock(tx, call.tenant_id)
+            return pb.GetTestClockResponse(test_clock=to_report(report))
 
         return await self._house.read(work)
+
+    async def WatchTestClock(
+        self, request: pb.WatchTestClockRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTestClockResponse]:
+        """See the proto."""
+        async for report in watch_clock(self._house, current_call().tenant_id):
+            yield pb.WatchTestClockResponse(test_clock=to_report(report))
+
+
+def to_report(report: ClockReport) -> pb.TestClock:
+    """A stored clock with what its last advance brought about, for the wire."""
+    clock = to_clock(report.clock)
+    for subject, count in report.happened.items():
+        clock.happened.add(subject=subject, count=count)
+    return clock
 
 
 def to_clock(clock: TestClock) -> pb.TestClock:
@@ -67,4 +86,5 @@ def to_clock(clock: TestClock) -> pb.TestClock:
         target_time=to_timestamp(clock.target_time),
         status=pb.TestClockStatus.Value(f"TEST_CLOCK_STATUS_{clock.status.upper()}"),
         waiting_for=clock.waiting_for,
+        from_time=to_timestamp(clock.from_time),
     )

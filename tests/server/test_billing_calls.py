@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
@@ -29,7 +31,7 @@ from server.services.invoice import InvoiceServicer
 from server.services.scheduler import SchedulerServicer
 from server.services.subscription import SubscriptionServicer
 from tests.conftest import Databases
-from tests.driver import DAY, HOUR, Driver, house_of, utc
+from tests.driver import DAY, HOUR, Driver, house_of, subscription_text, utc
 
 START = utc(2024, 5, 1)
 
@@ -200,3 +202,92 @@ async def test_a_test_clock_is_sent_on_and_tells_where_it_goes(
     )
     assert shown.test_clock.status == schedule.TEST_CLOCK_STATUS_READY
     assert shown.test_clock.current_time == stamp(target)
+
+
+async def test_a_watched_clock_tells_each_state_and_what_happened_until_it_is_there(
+    client: Client, house: Driver
+) -> None:
+    await house.subscribe()
+    advance = schedule.AdvanceTestClockRequest(target_time=stamp(START + DAY))
+    await client.clocks.AdvanceTestClock(advance, metadata=client.metadata)
+    watching = client.clocks.WatchTestClock(
+        schedule.WatchTestClockRequest(), metadata=client.metadata
+    )
+    async with asyncio.TaskGroup() as group:
+        group.create_task(house.walk())
+        states = [answer.test_clock async for answer in watching]
+    assert states[0].status == schedule.TEST_CLOCK_STATUS_ADVANCING
+    assert states[-1].status == schedule.TEST_CLOCK_STATUS_READY
+    assert (states[-1].from_time, states[-1].current_time) == (stamp(START), stamp(START + DAY))
+    happened = {one.subject: one.count for one in states[-1].happened}
+    assert happened["billing.cycle.closed"] == happened["invoice.generated"] == 1
+    assert happened["test_clock.advanced"] == 1
+
+
+async def test_a_subscription_is_changed_canceled_and_taken_back_over_the_wire(
+    client: Client, house: Driver
+) -> None:
+    made = await house.subscribe(external_id="sub-UA")
+    await house.advance(START + DAY * 3)
+    calls, metadata = client.subscriptions, client.metadata
+    listed = await calls.ListSubscriptions(
+        subscription.ListSubscriptionsRequest(status=subscription.SUBSCRIPTION_STATUS_ACTIVE),
+        metadata=metadata,
+    )
+    (one,) = listed.subscriptions
+    assert one.id == subscription_text(made)
+    fee = one.items[0].id
+    later = subscription.CHANGE_TIMING_PERIOD_END
+    changed = await calls.ChangeSubscription(
+        subscription.ChangeSubscriptionRequest(
+            subscription_id=one.id,
+            items=[subscription.ItemChange(item_id=fee, quantity="1")],
+            timing=later,
+        ),
+        metadata=metadata,
+    )
+    assert changed.scheduled_change.due_time == stamp(utc(2024, 6, 1))
+    canceling = await calls.CancelSubscription(
+        subscription.CancelSubscriptionRequest(subscription_id=one.id, timing=later),
+        metadata=metadata,
+    )
+    assert canceling.subscription.next_change_time == stamp(utc(2024, 6, 1))
+    await calls.UncancelSubscription(
+        subscription.UncancelSubscriptionRequest(subscription_id=one.id), metadata=metadata
+    )
+    pending = await calls.ListScheduledChanges(
+        subscription.ListScheduledChangesRequest(subscription_id=one.id, pending_only=True),
+        metadata=metadata,
+    )
+    assert [change.id for change in pending.scheduled_changes] == [changed.scheduled_change.id]
+    taken = await calls.CancelScheduledChange(
+        subscription.CancelScheduledChangeRequest(scheduled_change_id=changed.scheduled_change.id),
+        metadata=metadata,
+    )
+    assert taken.scheduled_change.status == subscription.SCHEDULED_CHANGE_STATUS_CANCELED
+    renamed = await calls.UpdateSubscription(
+        subscription.UpdateSubscriptionRequest(
+            subscription_id=one.id,
+            external_id="sub-1",
+            update_mask=FieldMask(paths=["external_id"]),
+        ),
+        metadata=metadata,
+    )
+    assert renamed.subscription.external_id == "sub-1"
+    ended = await calls.ApplyLifecycle(
+        subscription.ApplyLifecycleRequest(
+            subscription_id=one.id, action=subscription.SUBSCRIPTION_ACTION_CANCEL
+        ),
+        metadata=metadata,
+    )
+    assert ended.subscription.status == subscription.SUBSCRIPTION_STATUS_CANCELED
+    again = subscription.ApplyLifecycleRequest(
+        subscription_id=one.id, action=subscription.SUBSCRIPTION_ACTION_ACTIVATE
+    )
+    assert (await refused(calls.ApplyLifecycle(again, metadata=metadata)))[1] == (
+        "INVALID_TRANSITION"
+    )
+    over = subscription.CancelSubscriptionRequest(subscription_id=one.id)
+    assert (await refused(calls.CancelSubscription(over, metadata=metadata)))[1] == (
+        "SUBSCRIPTION_CANCELED"
+    )

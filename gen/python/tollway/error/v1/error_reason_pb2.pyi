@@ -204,6 +204,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
     ERROR_REASON_SCHEMA_VERSION_UNKNOWN: _ErrorReason.ValueType  # 340
     """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+    ERROR_REASON_SUBSCRIPTION_ITEM_NOT_FOUND: _ErrorReason.ValueType  # 260
+    """NOT_FOUND: the subscription has no such item. Metadata: item."""
+    ERROR_REASON_SUBSCRIPTION_CANCELED: _ErrorReason.ValueType  # 261
+    """FAILED_PRECONDITION: the subscription is canceled, and nothing about it changes any more. Metadata: subscription."""
+    ERROR_REASON_SUBSCRIPTION_BEHIND: _ErrorReason.ValueType  # 262
+    """ABORTED: the subscription has many periods to close first; RetryInfo says when to try again. Metadata: subscription."""
+    ERROR_REASON_SCHEDULED_CHANGE_NOT_FOUND: _ErrorReason.ValueType  # 263
+    """NOT_FOUND: no such scheduled change in this tenant. Metadata: scheduled_change."""
+    ERROR_REASON_SCHEDULED_CHANGE_FINISHED: _ErrorReason.ValueType  # 264
+    """FAILED_PRECONDITION: the scheduled change was executed, canceled or has failed. Metadata: status."""
+    ERROR_REASON_TOO_MANY_SCHEDULED_CHANGES: _ErrorReason.ValueType  # 265
+    """RESOURCE_EXHAUSTED: the subscription has as many scheduled changes as it may. Metadata: limit."""
+    ERROR_REASON_CANCELLATION_NOT_SCHEDULED: _ErrorReason.ValueType  # 266
+    """FAILED_PRECONDITION: the subscription is not going to be canceled. Metadata: subscription."""
+    ERROR_REASON_NOTHING_TO_MIGRATE: _ErrorReason.ValueType  # 267
+    """FAILED_PRECONDITION: every item has the newest price of the plan. Metadata: plan."""
     ERROR_REASON_PAYMENT_REFERENCE_USED: _ErrorReason.ValueType  # 320
     """ALREADY_EXISTS: another payment of the tenant has this external reference. Metadata: payment."""
     ERROR_REASON_CREDIT_EXCEEDS_INVOICE: _ErrorReason.ValueType  # 321
@@ -452,6 +468,22 @@ ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 222
 """OUT_OF_RANGE: what comes behind the cursor is no longer kept; start from the beginning, or list the log."""
 ERROR_REASON_SCHEMA_VERSION_UNKNOWN: ErrorReason.ValueType  # 340
 """INVALID_ARGUMENT: no release has had payloads of this version. Metadata: schema_version, newest."""
+ERROR_REASON_SUBSCRIPTION_ITEM_NOT_FOUND: ErrorReason.ValueType  # 260
+"""NOT_FOUND: the subscription has no such item. Metadata: item."""
+ERROR_REASON_SUBSCRIPTION_CANCELED: ErrorReason.ValueType  # 261
+"""FAILED_PRECONDITION: the subscription is canceled, and nothing about it changes any more. Metadata: subscription."""
+ERROR_REASON_SUBSCRIPTION_BEHIND: ErrorReason.ValueType  # 262
+"""ABORTED: the subscription has many periods to close first; RetryInfo says when to try again. Metadata: subscription."""
+ERROR_REASON_SCHEDULED_CHANGE_NOT_FOUND: ErrorReason.ValueType  # 263
+"""NOT_FOUND: no such scheduled change in this tenant. Metadata: scheduled_change."""
+ERROR_REASON_SCHEDULED_CHANGE_FINISHED: ErrorReason.ValueType  # 264
+"""FAILED_PRECONDITION: the scheduled change was executed, canceled or has failed. Metadata: status."""
+ERROR_REASON_TOO_MANY_SCHEDULED_CHANGES: ErrorReason.ValueType  # 265
+"""RESOURCE_EXHAUSTED: the subscription has as many scheduled changes as it may. Metadata: limit."""
+ERROR_REASON_CANCELLATION_NOT_SCHEDULED: ErrorReason.ValueType  # 266
+"""FAILED_PRECONDITION: the subscription is not going to be canceled. Metadata: subscription."""
+ERROR_REASON_NOTHING_TO_MIGRATE: ErrorReason.ValueType  # 267
+"""FAILED_PRECONDITION: every item has the newest price of the plan. Metadata: plan."""
 ERROR_REASON_PAYMENT_REFERENCE_USED: ErrorReason.ValueType  # 320
 """ALREADY_EXISTS: another payment of the tenant has this external reference. Metadata: payment."""
 ERROR_REASON_CREDIT_EXCEEDS_INVOICE: ErrorReason.ValueType  # 321

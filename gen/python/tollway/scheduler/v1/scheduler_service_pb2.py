@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tollway/scheduler/v1/scheduler_service.proto\x12\x14tollway.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x01\n\tTestClock\x12=\n\x0c\x63urrent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63urrentTime\x12;\n\x0btarget_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ntargetTime\x12=\n\x06status\x18\x03 \x01(\x0e\x32%.tollway.scheduler.v1.TestClockStatusR\x06status\x12\x1f\n\x0bwaiting_for\x18\x04 \x01(\tR\nwaitingFor\"\x83\x01\n\x16\x43reateTestClockRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x41\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\tstartTime\"Y\n\x17\x43reateTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock\"\x86\x01\n\x17\x41\x64vanceTestClockRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x43\n\x0btarget_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\ntargetTime\"Z\n\x18\x41\x64vanceTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock\"\x15\n\x13GetTestClockRequest\"V\n\x14GetTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock*\x90\x01\n\x0fTestClockStatus\x12!\n\x1dTEST_CLOCK_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17TEST_CLOCK_STATUS_READY\x10\x01\x12\x1f\n\x1bTEST_CLOCK_STATUS_ADVANCING\x10\x02\x12\x1c\n\x18TEST_CLOCK_STATUS_FAILED\x10\x03\x32\xb4\x03\n\x10SchedulerService\x12\x89\x01\n\x0f\x43reateTestClock\x12,.tollway.scheduler.v1.CreateTestClockRequest\x1a-.tollway.scheduler.v1.CreateTestClockResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/test_clock:\x01*\x12\x94\x01\n\x10\x41\x64vanceTestClock\x12-.tollway.scheduler.v1.AdvanceTestClockRequest\x1a..tollway.scheduler.v1.AdvanceTestClockResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/test_clock:advance:\x01*\x12}\n\x0cGetTestClock\x12).tollway.scheduler.v1.GetTestClockRequest\x1a*.tollway.scheduler.v1.GetTestClockResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/test_clockBc\n\x17io.tollway.scheduler.v1P\x01ZFgithub.com/tollway/tollway/sdk/go/gen/tollway/scheduler/v1;schedulerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,tollway/scheduler/v1/scheduler_service.proto\x12\x14tollway.scheduler.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"@\n\x0eHappenedEvents\x12\x18\n\x07subject\x18\x01 \x01(\tR\x07subject\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount\"\xe2\x02\n\tTestClock\x12=\n\x0c\x63urrent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63urrentTime\x12;\n\x0btarget_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ntargetTime\x12=\n\x06status\x18\x03 \x01(\x0e\x32%.tollway.scheduler.v1.TestClockStatusR\x06status\x12\x1f\n\x0bwaiting_for\x18\x04 \x01(\tR\nwaitingFor\x12\x37\n\tfrom_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66romTime\x12@\n\x08happened\x18\x06 \x03(\x0b\x32$.tollway.scheduler.v1.HappenedEventsR\x08happened\"\x83\x01\n\x16\x43reateTestClockRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x41\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\tstartTime\"Y\n\x17\x43reateTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock\"\x86\x01\n\x17\x41\x64vanceTestClockRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x43\n\x0btarget_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\ntargetTime\"Z\n\x18\x41\x64vanceTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock\"\x15\n\x13GetTestClockRequest\"V\n\x14GetTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock\"\x17\n\x15WatchTestClockRequest\"X\n\x16WatchTestClockResponse\x12>\n\ntest_clock\x18\x01 \x01(\x0b\x32\x1f.tollway.scheduler.v1.TestClockR\ttestClock*\x90\x01\n\x0fTestClockStatus\x12!\n\x1dTEST_CLOCK_STATUS_UNSPECIFIED\x10\x00\x12\x1b\n\x17TEST_CLOCK_STATUS_READY\x10\x01\x12\x1f\n\x1bTEST_CLOCK_STATUS_ADVANCING\x10\x02\x12\x1c\n\x18TEST_CLOCK_STATUS_FAILED\x10\x03\x32\xc2\x04\n\x10SchedulerService\x12\x89\x01\n\x0f\x43reateTestClock\x12,.tollway.scheduler.v1.CreateTestClockRequest\x1a-.tollway.scheduler.v1.CreateTestClockResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/v1/test_clock:\x01*\x12\x94\x01\n\x10\x41\x64vanceTestClock\x12-.tollway.scheduler.v1.AdvanceTestClockRequest\x1a..tollway.scheduler.v1.AdvanceTestClockResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/test_clock:advance:\x01*\x12}\n\x0cGetTestClock\x12).tollway.scheduler.v1.GetTestClockRequest\x1a*.tollway.scheduler.v1.GetTestClockResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/test_clock\x12\x8b\x01\n\x0eWatchTestClock\x12+.tollway.scheduler.v1.WatchTestClockRequest\x1a,.tollway.scheduler.v1.WatchTestClockResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/test_clock:watch0\x01\x42\x63\n\x17io.tollway.scheduler.v1P\x01ZFgithub.com/tollway/tollway/sdk/go/gen/tollway/scheduler/v1;schedulerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,22 +49,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['AdvanceTestClock']._serialized_options = b'\202\323\344\223\002\033\"\026/v1/test_clock:advance:\001*'
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetTestClock']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetTestClock']._serialized_options = b'\202\323\344\223\002\020\022\016/v1/test_clock'
-  _globals['_TESTCLOCKSTATUS']._serialized_start=962
-  _globals['_TESTCLOCKSTATUS']._serialized_end=1106
-  _globals['_TESTCLOCK']._serialized_start=163
-  _globals['_TESTCLOCK']._serialized_end=394
-  _globals['_CREATETESTCLOCKREQUEST']._serialized_start=397
-  _globals['_CREATETESTCLOCKREQUEST']._serialized_end=528
-  _globals['_CREATETESTCLOCKRESPONSE']._serialized_start=530
-  _globals['_CREATETESTCLOCKRESPONSE']._serialized_end=619
-  _globals['_ADVANCETESTCLOCKREQUEST']._serialized_start=622
-  _globals['_ADVANCETESTCLOCKREQUEST']._serialized_end=756
-  _globals['_ADVANCETESTCLOCKRESPONSE']._serialized_start=758
-  _globals['_ADVANCETESTCLOCKRESPONSE']._serialized_end=848
-  _globals['_GETTESTCLOCKREQUEST']._serialized_start=850
-  _globals['_GETTESTCLOCKREQUEST']._serialized_end=871
-  _globals['_GETTESTCLOCKRESPONSE']._serialized_start=873
-  _globals['_GETTESTCLOCKRESPONSE']._serialized_end=959
-  _globals['_SCHEDULERSERVICE']._serialized_start=1109
-  _globals['_SCHEDULERSERVICE']._serialized_end=1545
+  _globals['_SCHEDULERSERVICE'].methods_by_name['WatchTestClock']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['WatchTestClock']._serialized_options = b'\202\323\344\223\002\026\022\024/v1/test_clock:watch'
+  _globals['_TESTCLOCKSTATUS']._serialized_start=1266
+  _globals['_TESTCLOCKSTATUS']._serialized_end=1410
+  _globals['_HAPPENEDEVENTS']._serialized_start=162
+  _globals['_HAPPENEDEVENTS']._serialized_end=226
+  _globals['_TESTCLOCK']._serialized_start=229
+  _globals['_TESTCLOCK']._serialized_end=583
+  _globals['_CREATETESTCLOCKREQUEST']._serialized_start=586
+  _globals['_CREATETESTCLOCKREQUEST']._serialized_end=717
+  _globals['_CREATETESTCLOCKRESPONSE']._serialized_start=719
+  _globals['_CREATETESTCLOCKRESPONSE']._serialized_end=808
+  _globals['_ADVANCETESTCLOCKREQUEST']._serialized_start=811
+  _globals['_ADVANCETESTCLOCKREQUEST']._serialized_end=945
+  _globals['_ADVANCETESTCLOCKRESPONSE']._serialized_start=947
+  _globals['_ADVANCETESTCLOCKRESPONSE']._serialized_end=1037
+  _globals['_GETTESTCLOCKREQUEST']._serialized_start=1039
+  _globals['_GETTESTCLOCKREQUEST']._serialized_end=1060
+  _globals['_GETTESTCLOCKRESPONSE']._serialized_start=1062
+  _globals['_GETTESTCLOCKRESPONSE']._serialized_end=1148
+  _globals['_WATCHTESTCLOCKREQUEST']._serialized_start=1150
+  _globals['_WATCHTESTCLOCKREQUEST']._serialized_end=1173
+  _globals['_WATCHTESTCLOCKRESPONSE']._serialized_start=1175
+  _globals['_WATCHTESTCLOCKRESPONSE']._serialized_end=1263
+  _globals['_SCHEDULERSERVICE']._serialized_start=1413
+  _globals['_SCHEDULERSERVICE']._serialized_end=1991
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -47,6 +49,32 @@ TEST_CLOCK_STATUS_FAILED: TestClockStatus.ValueType  # 3
 Global___TestClockStatus: _TypeAlias = TestClockStatus  # noqa: Y015
 
 @_typing.final
+class HappenedEvents(_message.Message):
+    """How often something happened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The subject, such as "invoice.status.changed"."""
+    count: _builtins.int
+    """How many events."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HappenedEvents: _TypeAlias = HappenedEvents  # noqa: Y015
+
+@_typing.final
 class TestClock(_message.Message):
     """A tenant's own business time."""
 
@@ -56,6 +84,8 @@ class TestClock(_message.Message):
     TARGET_TIME_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    HAPPENED_FIELD_NUMBER: _builtins.int
     status: Global___TestClockStatus.ValueType
     """Whether it is on its way."""
     waiting_for: _builtins.str
@@ -68,6 +98,14 @@ class TestClock(_message.Message):
     def target_time(self) -> _timestamp_pb2.Timestamp:
         """Where it goes."""
 
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Where its last advance began; unset before the first."""
+
+    @_builtins.property
+    def happened(self) -> _containers.RepeatedCompositeFieldContainer[Global___HappenedEvents]:
+        """What the last advance has brought about so far, by the subjects of events."""
+
     def __init__(
         self,
         *,
@@ -75,10 +113,12 @@ class TestClock(_message.Message):
         target_time: _timestamp_pb2.Timestamp | None = ...,
         status: Global___TestClockStatus.ValueType = ...,
         waiting_for: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        happened: _abc.Iterable[Global___HappenedEvents] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "target_time", b"target_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "from_time", b"from_time", "target_time", b"target_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "status", b"status", "target_time", b"target_time", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_time", b"current_time", "from_time", b"from_time", "happened", b"happened", "status", b"status", "target_time", b"target_time", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,3 +268,44 @@ class GetTestClockResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTestClockResponse: _TypeAlias = GetTestClockResponse  # noqa: Y015
+
+@_typing.final
+class WatchTestClockRequest(_message.Message):
+    """Asks to be told of the tenant's clock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTestClockRequest: _TypeAlias = WatchTestClockRequest  # noqa: Y015
+
+@_typing.final
+class WatchTestClockResponse(_message.Message):
+    """The tenant's clock as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEST_CLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def test_clock(self) -> Global___TestClock:
+        """The clock."""
+
+    def __init__(
+        self,
+        *,
+        test_clock: Global___TestClock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["test_clock", b"test_clock"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["test_clock", b"test_clock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTestClockResponse: _TypeAlias = WatchTestClockResponse  # noqa: Y015

@@ -50,6 +50,11 @@ class SchedulerServiceStub:
                 request_serializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTestClockRequest.SerializeToString,
                 response_deserializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTestClockResponse.FromString,
                 _registered_method=True)
+        self.WatchTestClock = channel.unary_stream(
+                '/tollway.scheduler.v1.SchedulerService/WatchTestClock',
+                request_serializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTestClockRequest.SerializeToString,
+                response_deserializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTestClockResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -90,6 +95,18 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTestClock(self, request, context):
+        """Streams the clock while it is on its way: at once, and whenever it moves or waits for something else. The stream ends
+        when the clock is ready or has failed.
+
+        Permission: read.
+        Errors: TEST_CLOCK_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.scheduler.v1.SchedulerService/WatchTestClock
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +124,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetTestClock,
                     request_deserializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTestClockRequest.FromString,
                     response_serializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTestClockResponse.SerializeToString,
+            ),
+            'WatchTestClock': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTestClock,
+                    request_deserializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTestClockRequest.FromString,
+                    response_serializer=tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTestClockResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -191,6 +213,33 @@ class SchedulerService:
             '/tollway.scheduler.v1.SchedulerService/GetTestClock',
             tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTestClockRequest.SerializeToString,
             tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetTestClockResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTestClock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tollway.scheduler.v1.SchedulerService/WatchTestClock',
+            tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTestClockRequest.SerializeToString,
+            tollway_dot_scheduler_dot_v1_dot_scheduler__service__pb2.WatchTestClockResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,14 @@ class SchedulerServiceStub:
     Errors: TEST_CLOCK_NOT_FOUND.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.scheduler.v1.SchedulerService/GetTestClock
     """
+    WatchTestClock: _aio.UnaryStreamMultiCallable[_scheduler_service_pb2.WatchTestClockRequest, _scheduler_service_pb2.WatchTestClockResponse]
+    """Streams the clock while it is on its way: at once, and whenever it moves or waits for something else. The stream ends
+    when the clock is ready or has failed.
+
+    Permission: read.
+    Errors: TEST_CLOCK_NOT_FOUND.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.scheduler.v1.SchedulerService/WatchTestClock
+    """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Business time: the clock of a tenant in test mode."""
@@ -80,6 +88,20 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: TEST_CLOCK_NOT_FOUND.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.scheduler.v1.SchedulerService/GetTestClock
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTestClock(
+        self,
+        request: _scheduler_service_pb2.WatchTestClockRequest,
+        context: _aio.ServicerContext[_scheduler_service_pb2.WatchTestClockRequest, _abc.AsyncIterator[_scheduler_service_pb2.WatchTestClockResponse]],
+    ) -> _abc.AsyncIterator[_scheduler_service_pb2.WatchTestClockResponse]:
+        """Streams the clock while it is on its way: at once, and whenever it moves or waits for something else. The stream ends
+        when the clock is ready or has failed.
+
+        Permission: read.
+        Errors: TEST_CLOCK_NOT_FOUND.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.scheduler.v1.SchedulerService/WatchTestClock
         """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _aio.Server) -> None: ...

@@ -27,7 +27,7 @@ from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_sub
 from tollway.subscription.v1 import subscription_service_pb2 as tollway_dot_subscription_dot_v1_dot_subscription__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tollway/subscription/v1/subscription_events.proto\x12\x17tollway.subscription.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/options/v1/subject.proto\x1a\x32tollway/subscription/v1/subscription_service.proto\"\xcd\x01\n\x13SubscriptionCreated\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\x17\n\x07plan_id\x18\x03 \x01(\tR\x06planId\x12\x39\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime:\x18\x8a\xb2\x19\x14subscription.created\"\xc0\x02\n\x19SubscriptionStatusChanged\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12J\n\nold_status\x18\x02 \x01(\x0e\x32+.tollway.subscription.v1.SubscriptionStatusR\toldStatus\x12J\n\nnew_status\x18\x03 \x01(\x0e\x32+.tollway.subscription.v1.SubscriptionStatusR\tnewStatus\x12\x41\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\reffectiveTime:\x1f\x8a\xb2\x19\x1bsubscription.status.changedBl\n\x1aio.tollway.subscription.v1P\x01ZLgithub.com/tollway/tollway/sdk/go/gen/tollway/subscription/v1;subscriptionv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1tollway/subscription/v1/subscription_events.proto\x12\x17tollway.subscription.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/options/v1/subject.proto\x1a\x32tollway/subscription/v1/subscription_service.proto\"\xcd\x01\n\x13SubscriptionCreated\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\x17\n\x07plan_id\x18\x03 \x01(\tR\x06planId\x12\x39\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime:\x18\x8a\xb2\x19\x14subscription.created\"\xc0\x02\n\x19SubscriptionStatusChanged\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12J\n\nold_status\x18\x02 \x01(\x0e\x32+.tollway.subscription.v1.SubscriptionStatusR\toldStatus\x12J\n\nnew_status\x18\x03 \x01(\x0e\x32+.tollway.subscription.v1.SubscriptionStatusR\tnewStatus\x12\x41\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\reffectiveTime:\x1f\x8a\xb2\x19\x1bsubscription.status.changed\"\xf5\x01\n\x13SubscriptionChanged\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12\x17\n\x07plan_id\x18\x02 \x01(\tR\x06planId\x12?\n\x05items\x18\x03 \x03(\x0b\x32).tollway.subscription.v1.SubscriptionItemR\x05items\x12\x41\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\reffectiveTime:\x18\x8a\xb2\x19\x14subscription.changed\"\x92\x02\n\x1bSubscriptionChangeScheduled\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12.\n\x13scheduled_change_id\x18\x02 \x01(\tR\x11scheduledChangeId\x12@\n\x04kind\x18\x03 \x01(\x0e\x32,.tollway.subscription.v1.ScheduledChangeKindR\x04kind\x12\x35\n\x08\x64ue_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime:!\x8a\xb2\x19\x1dsubscription.change.scheduled\"\xb7\x02\n\x1aSubscriptionChangeFinished\x12\'\n\x0fsubscription_id\x18\x01 \x01(\tR\x0esubscriptionId\x12.\n\x13scheduled_change_id\x18\x02 \x01(\tR\x11scheduledChangeId\x12@\n\x04kind\x18\x03 \x01(\x0e\x32,.tollway.subscription.v1.ScheduledChangeKindR\x04kind\x12\x46\n\x06status\x18\x04 \x01(\x0e\x32..tollway.subscription.v1.ScheduledChangeStatusR\x06status\x12\x14\n\x05\x65rror\x18\x05 \x01(\tR\x05\x65rror: \x8a\xb2\x19\x1csubscription.change.finishedBl\n\x1aio.tollway.subscription.v1P\x01ZLgithub.com/tollway/tollway/sdk/go/gen/tollway/subscription/v1;subscriptionv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIPTIONCREATED']._serialized_options = b'\212\262\031\024subscription.created'
   _globals['_SUBSCRIPTIONSTATUSCHANGED']._loaded_options = None
   _globals['_SUBSCRIPTIONSTATUSCHANGED']._serialized_options = b'\212\262\031\033subscription.status.changed'
+  _globals['_SUBSCRIPTIONCHANGED']._loaded_options = None
+  _globals['_SUBSCRIPTIONCHANGED']._serialized_options = b'\212\262\031\024subscription.changed'
+  _globals['_SUBSCRIPTIONCHANGESCHEDULED']._loaded_options = None
+  _globals['_SUBSCRIPTIONCHANGESCHEDULED']._serialized_options = b'\212\262\031\035subscription.change.scheduled'
+  _globals['_SUBSCRIPTIONCHANGEFINISHED']._loaded_options = None
+  _globals['_SUBSCRIPTIONCHANGEFINISHED']._serialized_options = b'\212\262\031\034subscription.change.finished'
   _globals['_SUBSCRIPTIONCREATED']._serialized_start=198
   _globals['_SUBSCRIPTIONCREATED']._serialized_end=403
   _globals['_SUBSCRIPTIONSTATUSCHANGED']._serialized_start=406
   _globals['_SUBSCRIPTIONSTATUSCHANGED']._serialized_end=726
+  _globals['_SUBSCRIPTIONCHANGED']._serialized_start=729
+  _globals['_SUBSCRIPTIONCHANGED']._serialized_end=974
+  _globals['_SUBSCRIPTIONCHANGESCHEDULED']._serialized_start=977
+  _globals['_SUBSCRIPTIONCHANGESCHEDULED']._serialized_end=1251
+  _globals['_SUBSCRIPTIONCHANGEFINISHED']._serialized_start=1254
+  _globals['_SUBSCRIPTIONCHANGEFINISHED']._serialized_end=1565
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from tollway.subscription.v1 import subscription_service_pb2 as _subscription_service_pb2
 import builtins as _builtins
 import sys
@@ -89,3 +91,115 @@ class SubscriptionStatusChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubscriptionStatusChanged: _TypeAlias = SubscriptionStatusChanged  # noqa: Y015
+
+@_typing.final
+class SubscriptionChanged(_message.Message):
+    """A subscription got other items, quantities, prices, another plan or another interval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_TIME_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    plan_id: _builtins.str
+    """The plan it has now, "pln_…"."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_subscription_service_pb2.SubscriptionItem]:
+        """Its items now."""
+
+    @_builtins.property
+    def effective_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when, in business time."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        items: _abc.Iterable[_subscription_service_pb2.SubscriptionItem] | None = ...,
+        effective_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_time", b"effective_time", "items", b"items", "plan_id", b"plan_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionChanged: _TypeAlias = SubscriptionChanged  # noqa: Y015
+
+@_typing.final
+class SubscriptionChangeScheduled(_message.Message):
+    """A change of a subscription was put off to a later instant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    scheduled_change_id: _builtins.str
+    """The change, "sch_…"."""
+    kind: _subscription_service_pb2.ScheduledChangeKind.ValueType
+    """What is to happen."""
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """When, in business time."""
+
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        scheduled_change_id: _builtins.str = ...,
+        kind: _subscription_service_pb2.ScheduledChangeKind.ValueType = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "kind", b"kind", "scheduled_change_id", b"scheduled_change_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionChangeScheduled: _TypeAlias = SubscriptionChangeScheduled  # noqa: Y015
+
+@_typing.final
+class SubscriptionChangeFinished(_message.Message):
+    """A scheduled change came to its end: it was executed, canceled, or could not be executed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    scheduled_change_id: _builtins.str
+    """The change, "sch_…"."""
+    kind: _subscription_service_pb2.ScheduledChangeKind.ValueType
+    """What was to happen."""
+    status: _subscription_service_pb2.ScheduledChangeStatus.ValueType
+    """What became of it."""
+    error: _builtins.str
+    """Why it failed: a reason of ErrorReason; empty otherwise."""
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        scheduled_change_id: _builtins.str = ...,
+        kind: _subscription_service_pb2.ScheduledChangeKind.ValueType = ...,
+        status: _subscription_service_pb2.ScheduledChangeStatus.ValueType = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "kind", b"kind", "scheduled_change_id", b"scheduled_change_id", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubscriptionChangeFinished: _TypeAlias = SubscriptionChangeFinished  # noqa: Y015

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -53,6 +54,110 @@ SUBSCRIPTION_STATUS_CANCELED: SubscriptionStatus.ValueType  # 4
 """Over."""
 Global___SubscriptionStatus: _TypeAlias = SubscriptionStatus  # noqa: Y015
 
+class _SubscriptionAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SubscriptionActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubscriptionAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUBSCRIPTION_ACTION_UNSPECIFIED: _SubscriptionAction.ValueType  # 0
+    """Refused."""
+    SUBSCRIPTION_ACTION_START_TRIAL: _SubscriptionAction.ValueType  # 1
+    """From created to trialing, when its start has come."""
+    SUBSCRIPTION_ACTION_ACTIVATE: _SubscriptionAction.ValueType  # 2
+    """From created to active, when its start has come; from trialing, at once."""
+    SUBSCRIPTION_ACTION_CANCEL: _SubscriptionAction.ValueType  # 3
+    """To canceled."""
+
+class SubscriptionAction(_SubscriptionAction, metaclass=_SubscriptionActionEnumTypeWrapper):
+    """A step of a subscription's lifecycle."""
+
+SUBSCRIPTION_ACTION_UNSPECIFIED: SubscriptionAction.ValueType  # 0
+"""Refused."""
+SUBSCRIPTION_ACTION_START_TRIAL: SubscriptionAction.ValueType  # 1
+"""From created to trialing, when its start has come."""
+SUBSCRIPTION_ACTION_ACTIVATE: SubscriptionAction.ValueType  # 2
+"""From created to active, when its start has come; from trialing, at once."""
+SUBSCRIPTION_ACTION_CANCEL: SubscriptionAction.ValueType  # 3
+"""To canceled."""
+Global___SubscriptionAction: _TypeAlias = SubscriptionAction  # noqa: Y015
+
+class _TrialEndBehavior:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrialEndBehaviorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialEndBehavior.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRIAL_END_BEHAVIOR_UNSPECIFIED: _TrialEndBehavior.ValueType  # 0
+    """Takes activate."""
+    TRIAL_END_BEHAVIOR_ACTIVATE: _TrialEndBehavior.ValueType  # 1
+    """The subscription becomes active and is billed."""
+    TRIAL_END_BEHAVIOR_CANCEL: _TrialEndBehavior.ValueType  # 2
+    """The subscription ends, unless the scheduled end is taken back before."""
+
+class TrialEndBehavior(_TrialEndBehavior, metaclass=_TrialEndBehaviorEnumTypeWrapper):
+    """What happens when a trial ends."""
+
+TRIAL_END_BEHAVIOR_UNSPECIFIED: TrialEndBehavior.ValueType  # 0
+"""Takes activate."""
+TRIAL_END_BEHAVIOR_ACTIVATE: TrialEndBehavior.ValueType  # 1
+"""The subscription becomes active and is billed."""
+TRIAL_END_BEHAVIOR_CANCEL: TrialEndBehavior.ValueType  # 2
+"""The subscription ends, unless the scheduled end is taken back before."""
+Global___TrialEndBehavior: _TypeAlias = TrialEndBehavior  # noqa: Y015
+
+class _ChangeTiming:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChangeTimingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeTiming.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHANGE_TIMING_UNSPECIFIED: _ChangeTiming.ValueType  # 0
+    """Takes now, or the given instant."""
+    CHANGE_TIMING_NOW: _ChangeTiming.ValueType  # 1
+    """At once."""
+    CHANGE_TIMING_PERIOD_END: _ChangeTiming.ValueType  # 2
+    """At the end of the billing period it is in; before the first one, at its beginning."""
+
+class ChangeTiming(_ChangeTiming, metaclass=_ChangeTimingEnumTypeWrapper):
+    """When something happens."""
+
+CHANGE_TIMING_UNSPECIFIED: ChangeTiming.ValueType  # 0
+"""Takes now, or the given instant."""
+CHANGE_TIMING_NOW: ChangeTiming.ValueType  # 1
+"""At once."""
+CHANGE_TIMING_PERIOD_END: ChangeTiming.ValueType  # 2
+"""At the end of the billing period it is in; before the first one, at its beginning."""
+Global___ChangeTiming: _TypeAlias = ChangeTiming  # noqa: Y015
+
+class _Proration:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProrationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Proration.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRORATION_UNSPECIFIED: _Proration.ValueType  # 0
+    """Takes at once."""
+    PRORATION_AT_ONCE: _Proration.ValueType  # 1
+    """Credits and charges for the rest of the period, on an invoice of their own."""
+    PRORATION_NEXT_INVOICE: _Proration.ValueType  # 2
+    """The same on the invoice at the period's end."""
+    PRORATION_NONE: _Proration.ValueType  # 3
+    """Nothing: licensed items are charged as they are from the next period on."""
+
+class Proration(_Proration, metaclass=_ProrationEnumTypeWrapper):
+    """What a change within a period charges."""
+
+PRORATION_UNSPECIFIED: Proration.ValueType  # 0
+"""Takes at once."""
+PRORATION_AT_ONCE: Proration.ValueType  # 1
+"""Credits and charges for the rest of the period, on an invoice of their own."""
+PRORATION_NEXT_INVOICE: Proration.ValueType  # 2
+"""The same on the invoice at the period's end."""
+PRORATION_NONE: Proration.ValueType  # 3
+"""Nothing: licensed items are charged as they are from the next period on."""
+Global___Proration: _TypeAlias = Proration  # noqa: Y015
+
 class _Alignment:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -76,6 +181,62 @@ ALIGNMENT_ANNIVERSARY: Alignment.ValueType  # 1
 ALIGNMENT_CALENDAR: Alignment.ValueType  # 2
 """At the calendar: midnight of the first day, in the customer's time zone. A first period that is shorter is prorated."""
 Global___Alignment: _TypeAlias = Alignment  # noqa: Y015
+
+class _ScheduledChangeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduledChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScheduledChangeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEDULED_CHANGE_KIND_UNSPECIFIED: _ScheduledChangeKind.ValueType  # 0
+    """Never stored."""
+    SCHEDULED_CHANGE_KIND_CHANGE: _ScheduledChangeKind.ValueType  # 1
+    """Changes items, plan or interval."""
+    SCHEDULED_CHANGE_KIND_CANCEL: _ScheduledChangeKind.ValueType  # 2
+    """Ends the subscription."""
+
+class ScheduledChangeKind(_ScheduledChangeKind, metaclass=_ScheduledChangeKindEnumTypeWrapper):
+    """What a scheduled change does."""
+
+SCHEDULED_CHANGE_KIND_UNSPECIFIED: ScheduledChangeKind.ValueType  # 0
+"""Never stored."""
+SCHEDULED_CHANGE_KIND_CHANGE: ScheduledChangeKind.ValueType  # 1
+"""Changes items, plan or interval."""
+SCHEDULED_CHANGE_KIND_CANCEL: ScheduledChangeKind.ValueType  # 2
+"""Ends the subscription."""
+Global___ScheduledChangeKind: _TypeAlias = ScheduledChangeKind  # noqa: Y015
+
+class _ScheduledChangeStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScheduledChangeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScheduledChangeStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCHEDULED_CHANGE_STATUS_UNSPECIFIED: _ScheduledChangeStatus.ValueType  # 0
+    """Never stored."""
+    SCHEDULED_CHANGE_STATUS_PENDING: _ScheduledChangeStatus.ValueType  # 1
+    """Its time has not come."""
+    SCHEDULED_CHANGE_STATUS_EXECUTED: _ScheduledChangeStatus.ValueType  # 2
+    """It was done."""
+    SCHEDULED_CHANGE_STATUS_CANCELED: _ScheduledChangeStatus.ValueType  # 3
+    """Somebody took it back, or the subscription ended before."""
+    SCHEDULED_CHANGE_STATUS_FAILED: _ScheduledChangeStatus.ValueType  # 4
+    """It could not be done at its time; the subscription stayed as it was."""
+
+class ScheduledChangeStatus(_ScheduledChangeStatus, metaclass=_ScheduledChangeStatusEnumTypeWrapper):
+    """What became of a scheduled change."""
+
+SCHEDULED_CHANGE_STATUS_UNSPECIFIED: ScheduledChangeStatus.ValueType  # 0
+"""Never stored."""
+SCHEDULED_CHANGE_STATUS_PENDING: ScheduledChangeStatus.ValueType  # 1
+"""Its time has not come."""
+SCHEDULED_CHANGE_STATUS_EXECUTED: ScheduledChangeStatus.ValueType  # 2
+"""It was done."""
+SCHEDULED_CHANGE_STATUS_CANCELED: ScheduledChangeStatus.ValueType  # 3
+"""Somebody took it back, or the subscription ended before."""
+SCHEDULED_CHANGE_STATUS_FAILED: ScheduledChangeStatus.ValueType  # 4
+"""It could not be done at its time; the subscription stayed as it was."""
+Global___ScheduledChangeStatus: _TypeAlias = ScheduledChangeStatus  # noqa: Y015
 
 @_typing.final
 class SubscriptionItem(_message.Message):
@@ -125,6 +286,11 @@ class Subscription(_message.Message):
     TRIAL_END_TIME_FIELD_NUMBER: _builtins.int
     CURRENT_PERIOD_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    CANCEL_TIME_FIELD_NUMBER: _builtins.int
+    ANCHOR_TIME_FIELD_NUMBER: _builtins.int
+    BILLED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_CHANGE_TIME_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "sub_…"."""
     external_id: _builtins.str
@@ -139,6 +305,8 @@ class Subscription(_message.Message):
     """ISO 4217."""
     alignment: Global___Alignment.ValueType
     """Where billing periods begin."""
+    time_zone: _builtins.str
+    """The IANA time zone in which its periods begin and end: the customer's when it was made."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubscriptionItem]:
         """What it is made of."""
@@ -159,6 +327,22 @@ class Subscription(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def cancel_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is over; unset while it is not."""
+
+    @_builtins.property
+    def anchor_time(self) -> _timestamp_pb2.Timestamp:
+        """From where its billing periods are counted; unset before it is active, unless it was given."""
+
+    @_builtins.property
+    def billed_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when another system has billed it; unset when none has."""
+
+    @_builtins.property
+    def next_change_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next scheduled change falls due; unset without one."""
+
     def __init__(
         self,
         *,
@@ -174,14 +358,75 @@ class Subscription(_message.Message):
         trial_end_time: _timestamp_pb2.Timestamp | None = ...,
         current_period: _time_range_pb2.TimeRange | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        cancel_time: _timestamp_pb2.Timestamp | None = ...,
+        anchor_time: _timestamp_pb2.Timestamp | None = ...,
+        billed_until_time: _timestamp_pb2.Timestamp | None = ...,
+        next_change_time: _timestamp_pb2.Timestamp | None = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "current_period", b"current_period", "start_time", b"start_time", "trial_end_time", b"trial_end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "billed_until_time", b"billed_until_time", "cancel_time", b"cancel_time", "create_time", b"create_time", "current_period", b"current_period", "next_change_time", b"next_change_time", "start_time", b"start_time", "trial_end_time", b"trial_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "create_time", b"create_time", "currency_code", b"currency_code", "current_period", b"current_period", "customer_id", b"customer_id", "external_id", b"external_id", "id", b"id", "items", b"items", "plan_id", b"plan_id", "start_time", b"start_time", "status", b"status", "trial_end_time", b"trial_end_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anchor_time", b"anchor_time", "billed_until_time", b"billed_until_time", "cancel_time", b"cancel_time", "create_time", b"create_time", "currency_code", b"currency_code", "current_period", b"current_period", "customer_id", b"customer_id", "external_id", b"external_id", "id", b"id", "items", b"items", "next_change_time", b"next_change_time", "plan_id", b"plan_id", "start_time", b"start_time", "status", b"status", "time_zone", b"time_zone", "trial_end_time", b"trial_end_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
+
+@_typing.final
+class ScheduledChange(_message.Message):
+    """Something that was put off."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The id, "sch_…"."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    kind: Global___ScheduledChangeKind.ValueType
+    """What it does."""
+    status: Global___ScheduledChangeStatus.ValueType
+    """What became of it."""
+    error: _builtins.str
+    """Why it failed; empty otherwise."""
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """When it falls due, in business time."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was executed, canceled or failed; unset while it is pending."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        kind: Global___ScheduledChangeKind.ValueType = ...,
+        status: Global___ScheduledChangeStatus.ValueType = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "finish_time", b"finish_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "error", b"error", "finish_time", b"finish_time", "id", b"id", "kind", b"kind", "status", b"status", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduledChange: _TypeAlias = ScheduledChange  # noqa: Y015
 
 @_typing.final
 class NewSubscriptionItem(_message.Message):
@@ -225,6 +470,11 @@ class CreateSubscriptionRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     TRIAL_DAYS_FIELD_NUMBER: _builtins.int
     ALIGNMENT_FIELD_NUMBER: _builtins.int
+    ANCHOR_TIME_FIELD_NUMBER: _builtins.int
+    ANCHOR_DAY_FIELD_NUMBER: _builtins.int
+    TRIAL_END_BEHAVIOR_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    BILLED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     customer_id: _builtins.str
@@ -241,6 +491,10 @@ class CreateSubscriptionRequest(_message.Message):
     """Days of trial before it is billed; 0 for none."""
     alignment: Global___Alignment.ValueType
     """Where billing periods begin."""
+    anchor_day: _builtins.int
+    """Begin billing periods on this day of the month, at midnight, clamped to short months; 0 for none."""
+    trial_end_behavior: Global___TrialEndBehavior.ValueType
+    """What happens when the trial ends."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewSubscriptionItem]:
         """The prices of the plan to take; empty takes them all with quantity 1."""
@@ -248,6 +502,22 @@ class CreateSubscriptionRequest(_message.Message):
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it starts; unset means now."""
+
+    @_builtins.property
+    def anchor_time(self) -> _timestamp_pb2.Timestamp:
+        """Count billing periods from this instant, its day clamped to short months; the part before the first boundary after
+        the start is prorated.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends by itself; unset for never."""
+
+    @_builtins.property
+    def billed_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Imports a running subscription: everything before this instant was billed by another system, and no invoice is made
+        for it. The start may then lie up to 100 years back.
+        """
 
     def __init__(
         self,
@@ -262,10 +532,15 @@ class CreateSubscriptionRequest(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         trial_days: _builtins.int = ...,
         alignment: Global___Alignment.ValueType = ...,
+        anchor_time: _timestamp_pb2.Timestamp | None = ...,
+        anchor_day: _builtins.int = ...,
+        trial_end_behavior: Global___TrialEndBehavior.ValueType = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        billed_until_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "billed_until_time", b"billed_until_time", "customer", b"customer", "customer_id", b"customer_id", "end_time", b"end_time", "external_customer_id", b"external_customer_id", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "customer", b"customer", "customer_id", b"customer_id", "external_customer_id", b"external_customer_id", "external_id", b"external_id", "items", b"items", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "request_id", b"request_id", "start_time", b"start_time", "trial_days", b"trial_days"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alignment", b"alignment", "anchor_day", b"anchor_day", "anchor_time", b"anchor_time", "billed_until_time", b"billed_until_time", "customer", b"customer", "customer_id", b"customer_id", "end_time", b"end_time", "external_customer_id", b"external_customer_id", "external_id", b"external_id", "items", b"items", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "request_id", b"request_id", "start_time", b"start_time", "trial_days", b"trial_days", "trial_end_behavior", b"trial_end_behavior"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_customer: _TypeAlias = _typing.Literal["customer_id", "external_customer_id"]  # noqa: Y015
     _WhichOneofArgType_customer: _TypeAlias = _typing.Literal["customer", b"customer"]  # noqa: Y015
@@ -353,3 +628,653 @@ class GetSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSubscriptionResponse: _TypeAlias = GetSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ListSubscriptionsRequest(_message.Message):
+    """Which subscriptions to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most; 0 takes 50, more than 200 takes 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    customer_id: _builtins.str
+    """Only those of this customer, "cus_…"."""
+    plan_id: _builtins.str
+    """Only those of this plan, "pln_…"."""
+    status: Global___SubscriptionStatus.ValueType
+    """Only those in this state."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        status: Global___SubscriptionStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer_id", b"customer_id", "page_size", b"page_size", "page_token", b"page_token", "plan_id", b"plan_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubscriptionsRequest: _TypeAlias = ListSubscriptionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSubscriptionsResponse(_message.Message):
+    """A page of subscriptions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last."""
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
+        """The subscriptions."""
+
+    def __init__(
+        self,
+        *,
+        subscriptions: _abc.Iterable[Global___Subscription] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "subscriptions", b"subscriptions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubscriptionsResponse: _TypeAlias = ListSubscriptionsResponse  # noqa: Y015
+
+@_typing.final
+class ItemChange(_message.Message):
+    """One item to add, change or remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item, "sit_…"; empty adds one."""
+    price_id: _builtins.str
+    """Its price, "prc_…": of the plan, and for the same meter; empty leaves it."""
+    quantity: _builtins.str
+    """Its licensed quantity as a decimal string; empty leaves it."""
+    remove: _builtins.bool
+    """Removes the item."""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        price_id: _builtins.str = ...,
+        quantity: _builtins.str = ...,
+        remove: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "price_id", b"price_id", "quantity", b"quantity", "remove", b"remove"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemChange: _TypeAlias = ItemChange  # noqa: Y015
+
+@_typing.final
+class ChangeSubscriptionRequest(_message.Message):
+    """What to change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_KEY_FIELD_NUMBER: _builtins.int
+    ANCHOR_TIME_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
+    PRORATION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    plan_id: _builtins.str
+    """The plan's id, "pln_…"."""
+    plan_key: _builtins.str
+    """The plan's own key."""
+    timing: Global___ChangeTiming.ValueType
+    """When: now unless something else is given."""
+    proration: Global___Proration.ValueType
+    """What a change within a period charges."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemChange]:
+        """The items to add, change or remove; others stay."""
+
+    @_builtins.property
+    def anchor_time(self) -> _timestamp_pb2.Timestamp:
+        """Count billing periods from this instant from now on; unset keeps the anchor."""
+
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """At this instant in the future instead, at most two years ahead."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        items: _abc.Iterable[Global___ItemChange] | None = ...,
+        plan_id: _builtins.str = ...,
+        plan_key: _builtins.str = ...,
+        anchor_time: _timestamp_pb2.Timestamp | None = ...,
+        timing: Global___ChangeTiming.ValueType = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
+        proration: Global___Proration.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "at_time", b"at_time", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor_time", b"anchor_time", "at_time", b"at_time", "items", b"items", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "proration", b"proration", "request_id", b"request_id", "subscription_id", b"subscription_id", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_plan: _TypeAlias = _typing.Literal["plan_id", "plan_key"]  # noqa: Y015
+    _WhichOneofArgType_plan: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_plan) -> _WhichOneofReturnType_plan | None: ...
+
+Global___ChangeSubscriptionRequest: _TypeAlias = ChangeSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class ChangeSubscriptionResponse(_message.Message):
+    """The subscription as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription."""
+
+    @_builtins.property
+    def scheduled_change(self) -> Global___ScheduledChange:
+        """What was put off; unset when the change was made at once."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+        scheduled_change: Global___ScheduledChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change", "subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change", "subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeSubscriptionResponse: _TypeAlias = ChangeSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ItemPrice(_message.Message):
+    """Which price an item is to have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    item_id: _builtins.str
+    """The item, "sit_…"."""
+    price_id: _builtins.str
+    """The price, "prc_…"."""
+    def __init__(
+        self,
+        *,
+        item_id: _builtins.str = ...,
+        price_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "price_id", b"price_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemPrice: _TypeAlias = ItemPrice  # noqa: Y015
+
+@_typing.final
+class MigrateSubscriptionRequest(_message.Message):
+    """Which newer prices to take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PLAN_ID_FIELD_NUMBER: _builtins.int
+    PLAN_KEY_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
+    PRORATION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    plan_id: _builtins.str
+    """The plan's id, "pln_…"."""
+    plan_key: _builtins.str
+    """The plan's own key."""
+    timing: Global___ChangeTiming.ValueType
+    """When: now unless something else is given."""
+    proration: Global___Proration.ValueType
+    """What a change within a period charges."""
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemPrice]:
+        """Which price an item is to have where the plan has several that fit, or none of the same name."""
+
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """At this instant in the future instead, at most two years ahead."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        plan_id: _builtins.str = ...,
+        plan_key: _builtins.str = ...,
+        prices: _abc.Iterable[Global___ItemPrice] | None = ...,
+        timing: Global___ChangeTiming.ValueType = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
+        proration: Global___Proration.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "prices", b"prices", "proration", b"proration", "request_id", b"request_id", "subscription_id", b"subscription_id", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_plan: _TypeAlias = _typing.Literal["plan_id", "plan_key"]  # noqa: Y015
+    _WhichOneofArgType_plan: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_plan) -> _WhichOneofReturnType_plan | None: ...
+
+Global___MigrateSubscriptionRequest: _TypeAlias = MigrateSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class MigrateSubscriptionResponse(_message.Message):
+    """The subscription as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription."""
+
+    @_builtins.property
+    def scheduled_change(self) -> Global___ScheduledChange:
+        """What was put off; unset when the migration was made at once."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+        scheduled_change: Global___ScheduledChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change", "subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change", "subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MigrateSubscriptionResponse: _TypeAlias = MigrateSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class CancelSubscriptionRequest(_message.Message):
+    """What to end, and when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    AT_TIME_FIELD_NUMBER: _builtins.int
+    WITHOUT_CREDIT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    timing: Global___ChangeTiming.ValueType
+    """When: now unless something else is given."""
+    without_credit: _builtins.bool
+    """Keeps what was charged in advance for the time after the end."""
+    @_builtins.property
+    def at_time(self) -> _timestamp_pb2.Timestamp:
+        """At this instant in the future instead, at most two years ahead."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        timing: Global___ChangeTiming.ValueType = ...,
+        at_time: _timestamp_pb2.Timestamp | None = ...,
+        without_credit: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_time", b"at_time", "request_id", b"request_id", "subscription_id", b"subscription_id", "timing", b"timing", "without_credit", b"without_credit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSubscriptionRequest: _TypeAlias = CancelSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class CancelSubscriptionResponse(_message.Message):
+    """The subscription as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription."""
+
+    @_builtins.property
+    def scheduled_change(self) -> Global___ScheduledChange:
+        """The scheduled end; unset when the subscription ended at once."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+        scheduled_change: Global___ScheduledChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change", "subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change", "subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSubscriptionResponse: _TypeAlias = CancelSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class UncancelSubscriptionRequest(_message.Message):
+    """Whose end to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UncancelSubscriptionRequest: _TypeAlias = UncancelSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class UncancelSubscriptionResponse(_message.Message):
+    """The subscription as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UncancelSubscriptionResponse: _TypeAlias = UncancelSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ListScheduledChangesRequest(_message.Message):
+    """Whose changes to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    PENDING_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    pending_only: _builtins.bool
+    """Only those whose time has not come."""
+    page_size: _builtins.int
+    """How many at most; 0 takes 50, more than 200 takes 200."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    def __init__(
+        self,
+        *,
+        subscription_id: _builtins.str = ...,
+        pending_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pending_only", b"pending_only", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduledChangesRequest: _TypeAlias = ListScheduledChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListScheduledChangesResponse(_message.Message):
+    """A page of scheduled changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty on the last."""
+    @_builtins.property
+    def scheduled_changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScheduledChange]:
+        """What was asked for last comes first."""
+
+    def __init__(
+        self,
+        *,
+        scheduled_changes: _abc.Iterable[Global___ScheduledChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "scheduled_changes", b"scheduled_changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduledChangesResponse: _TypeAlias = ListScheduledChangesResponse  # noqa: Y015
+
+@_typing.final
+class CancelScheduledChangeRequest(_message.Message):
+    """Which change to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULED_CHANGE_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    scheduled_change_id: _builtins.str
+    """The change, "sch_…"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        scheduled_change_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "scheduled_change_id", b"scheduled_change_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelScheduledChangeRequest: _TypeAlias = CancelScheduledChangeRequest  # noqa: Y015
+
+@_typing.final
+class CancelScheduledChangeResponse(_message.Message):
+    """The change, canceled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULED_CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scheduled_change(self) -> Global___ScheduledChange:
+        """The change."""
+
+    def __init__(
+        self,
+        *,
+        scheduled_change: Global___ScheduledChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scheduled_change", b"scheduled_change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelScheduledChangeResponse: _TypeAlias = CancelScheduledChangeResponse  # noqa: Y015
+
+@_typing.final
+class UpdateSubscriptionRequest(_message.Message):
+    """What to update."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    external_id: _builtins.str
+    """The tenant's own id for it, unique; empty for none."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields to update: external_id."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_id", b"external_id", "request_id", b"request_id", "subscription_id", b"subscription_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSubscriptionRequest: _TypeAlias = UpdateSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateSubscriptionResponse(_message.Message):
+    """The subscription as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateSubscriptionResponse: _TypeAlias = UpdateSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class ApplyLifecycleRequest(_message.Message):
+    """Which step to take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    action: Global___SubscriptionAction.ValueType
+    """The step."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        action: Global___SubscriptionAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "request_id", b"request_id", "subscription_id", b"subscription_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLifecycleRequest: _TypeAlias = ApplyLifecycleRequest  # noqa: Y015
+
+@_typing.final
+class ApplyLifecycleResponse(_message.Message):
+    """The subscription behind the step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """The subscription."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLifecycleResponse: _TypeAlias = ApplyLifecycleResponse  # noqa: Y015

@@ -45,6 +45,51 @@ class SubscriptionServiceStub:
                 request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.GetSubscriptionRequest.SerializeToString,
                 response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.GetSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.ListSubscriptions = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/ListSubscriptions',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListSubscriptionsRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListSubscriptionsResponse.FromString,
+                _registered_method=True)
+        self.ChangeSubscription = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/ChangeSubscription',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ChangeSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ChangeSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.MigrateSubscription = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/MigrateSubscription',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.MigrateSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.MigrateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/CancelSubscription',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.UncancelSubscription = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/UncancelSubscription',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UncancelSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UncancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ListScheduledChanges = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/ListScheduledChanges',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListScheduledChangesRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListScheduledChangesResponse.FromString,
+                _registered_method=True)
+        self.CancelScheduledChange = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/CancelScheduledChange',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelScheduledChangeRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelScheduledChangeResponse.FromString,
+                _registered_method=True)
+        self.UpdateSubscription = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/UpdateSubscription',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UpdateSubscriptionRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UpdateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.ApplyLifecycle = channel.unary_unary(
+                '/tollway.subscription.v1.SubscriptionService/ApplyLifecycle',
+                request_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ApplyLifecycleRequest.SerializeToString,
+                response_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ApplyLifecycleResponse.FromString,
+                _registered_method=True)
 
 
 class SubscriptionServiceServicer:
@@ -73,6 +118,115 @@ class SubscriptionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSubscriptions(self, request, context):
+        """Lists subscriptions, newest first: all, or those of a customer, a plan or a state.
+
+        Permission: read.
+        Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "SUBSCRIPTION_STATUS_ACTIVE", "page_size": 5}' $ADDR tollway.subscription.v1.SubscriptionService/ListSubscriptions
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeSubscription(self, request, context):
+        """Changes a subscription's items, quantities, prices, plan or billing interval, now or later. Within a period, what was
+        charged in advance for the rest of it is given back and what comes instead is charged; another price of a metered item
+        begins a usage period of its own.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
+        PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+        INVALID_DECIMAL, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"items\": [{\"item_id\": \"$ITEM\", \"quantity\": \"3\"}], \"timing\": \"CHANGE_TIMING_PERIOD_END\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MigrateSubscription(self, request, context):
+        """Gives a subscription newer prices: those that superseded its own, or those of another plan. A subscription keeps its
+        prices until this is called.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, NOTHING_TO_MIGRATE, PRICE_NOT_FOUND,
+        PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"timing\": \"CHANGE_TIMING_PERIOD_END\"}" $ADDR tollway.subscription.v1.SubscriptionService/MigrateSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends a subscription, now or later. Its final invoice bills what was used, and gives back what was charged in advance
+        for the time after the end.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, TOO_MANY_SCHEDULED_CHANGES,
+        INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"timing\": \"CHANGE_TIMING_PERIOD_END\"}" $ADDR tollway.subscription.v1.SubscriptionService/CancelSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UncancelSubscription(self, request, context):
+        """Takes the scheduled end of a subscription back.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, CANCELLATION_NOT_SCHEDULED, SUBSCRIPTION_BEHIND,
+        INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\"}" $ADDR tollway.subscription.v1.SubscriptionService/UncancelSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListScheduledChanges(self, request, context):
+        """Lists what was put off for a subscription and what became of it, what was asked for last first.
+
+        Permission: read.
+        Errors: SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"pending_only\": true}" $ADDR tollway.subscription.v1.SubscriptionService/ListScheduledChanges
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelScheduledChange(self, request, context):
+        """Takes a scheduled change back.
+
+        Permission: write.
+        Errors: SCHEDULED_CHANGE_NOT_FOUND, SCHEDULED_CHANGE_FINISHED, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"scheduled_change_id\": \"$CHANGE\"}" $ADDR tollway.subscription.v1.SubscriptionService/CancelScheduledChange
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSubscription(self, request, context):
+        """Gives a subscription another external id.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": \"externalId\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApplyLifecycle(self, request, context):
+        """Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
+        its time and is refused before.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, SUBSCRIPTION_BEHIND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"action\": \"SUBSCRIPTION_ACTION_CANCEL\"}" $ADDR tollway.subscription.v1.SubscriptionService/ApplyLifecycle
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SubscriptionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +239,51 @@ def add_SubscriptionServiceServicer_to_server(servicer, server):
                     servicer.GetSubscription,
                     request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.GetSubscriptionRequest.FromString,
                     response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.GetSubscriptionResponse.SerializeToString,
+            ),
+            'ListSubscriptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubscriptions,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListSubscriptionsRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListSubscriptionsResponse.SerializeToString,
+            ),
+            'ChangeSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeSubscription,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ChangeSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ChangeSubscriptionResponse.SerializeToString,
+            ),
+            'MigrateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.MigrateSubscription,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.MigrateSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.MigrateSubscriptionResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'UncancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UncancelSubscription,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UncancelSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UncancelSubscriptionResponse.SerializeToString,
+            ),
+            'ListScheduledChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScheduledChanges,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListScheduledChangesRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListScheduledChangesResponse.SerializeToString,
+            ),
+            'CancelScheduledChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelScheduledChange,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelScheduledChangeRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelScheduledChangeResponse.SerializeToString,
+            ),
+            'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubscription,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UpdateSubscriptionRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UpdateSubscriptionResponse.SerializeToString,
+            ),
+            'ApplyLifecycle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyLifecycle,
+                    request_deserializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ApplyLifecycleRequest.FromString,
+                    response_serializer=tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ApplyLifecycleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +341,249 @@ class SubscriptionService:
             '/tollway.subscription.v1.SubscriptionService/GetSubscription',
             tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.GetSubscriptionRequest.SerializeToString,
             tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.GetSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubscriptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/ListSubscriptions',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListSubscriptionsRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListSubscriptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/ChangeSubscription',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ChangeSubscriptionRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ChangeSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MigrateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/MigrateSubscription',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.MigrateSubscriptionRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.MigrateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/CancelSubscription',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelSubscriptionRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UncancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/UncancelSubscription',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UncancelSubscriptionRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UncancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScheduledChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/ListScheduledChanges',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListScheduledChangesRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ListScheduledChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelScheduledChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/CancelScheduledChange',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelScheduledChangeRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.CancelScheduledChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/UpdateSubscription',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UpdateSubscriptionRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.UpdateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyLifecycle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.subscription.v1.SubscriptionService/ApplyLifecycle',
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ApplyLifecycleRequest.SerializeToString,
+            tollway_dot_subscription_dot_v1_dot_subscription__service__pb2.ApplyLifecycleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,79 @@ class SubscriptionServiceStub:
     Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "sub-UA"}' $ADDR tollway.subscription.v1.SubscriptionService/GetSubscription
     """
+    ListSubscriptions: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListSubscriptionsRequest, _subscription_service_pb2.ListSubscriptionsResponse]
+    """Lists subscriptions, newest first: all, or those of a customer, a plan or a state.
+
+    Permission: read.
+    Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, INVALID_ID, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "SUBSCRIPTION_STATUS_ACTIVE", "page_size": 5}' $ADDR tollway.subscription.v1.SubscriptionService/ListSubscriptions
+    """
+    ChangeSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ChangeSubscriptionRequest, _subscription_service_pb2.ChangeSubscriptionResponse]
+    """Changes a subscription's items, quantities, prices, plan or billing interval, now or later. Within a period, what was
+    charged in advance for the rest of it is given back and what comes instead is charged; another price of a metered item
+    begins a usage period of its own.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
+    PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+    INVALID_DECIMAL, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"items\\": [{\\"item_id\\": \\"$ITEM\\", \\"quantity\\": \\"3\\"}], \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
+    """
+    MigrateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.MigrateSubscriptionRequest, _subscription_service_pb2.MigrateSubscriptionResponse]
+    """Gives a subscription newer prices: those that superseded its own, or those of another plan. A subscription keeps its
+    prices until this is called.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, NOTHING_TO_MIGRATE, PRICE_NOT_FOUND,
+    PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/MigrateSubscription
+    """
+    CancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CancelSubscriptionRequest, _subscription_service_pb2.CancelSubscriptionResponse]
+    """Ends a subscription, now or later. Its final invoice bills what was used, and gives back what was charged in advance
+    for the time after the end.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, TOO_MANY_SCHEDULED_CHANGES,
+    INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/CancelSubscription
+    """
+    UncancelSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.UncancelSubscriptionRequest, _subscription_service_pb2.UncancelSubscriptionResponse]
+    """Takes the scheduled end of a subscription back.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, CANCELLATION_NOT_SCHEDULED, SUBSCRIPTION_BEHIND,
+    INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UncancelSubscription
+    """
+    ListScheduledChanges: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ListScheduledChangesRequest, _subscription_service_pb2.ListScheduledChangesResponse]
+    """Lists what was put off for a subscription and what became of it, what was asked for last first.
+
+    Permission: read.
+    Errors: SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"pending_only\\": true}" $ADDR tollway.subscription.v1.SubscriptionService/ListScheduledChanges
+    """
+    CancelScheduledChange: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.CancelScheduledChangeRequest, _subscription_service_pb2.CancelScheduledChangeResponse]
+    """Takes a scheduled change back.
+
+    Permission: write.
+    Errors: SCHEDULED_CHANGE_NOT_FOUND, SCHEDULED_CHANGE_FINISHED, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"scheduled_change_id\\": \\"$CHANGE\\"}" $ADDR tollway.subscription.v1.SubscriptionService/CancelScheduledChange
+    """
+    UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.UpdateSubscriptionRequest, _subscription_service_pb2.UpdateSubscriptionResponse]
+    """Gives a subscription another external id.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"externalId\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+    """
+    ApplyLifecycle: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ApplyLifecycleRequest, _subscription_service_pb2.ApplyLifecycleResponse]
+    """Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
+    its time and is refused before.
+
+    Permission: write.
+    Errors: SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, SUBSCRIPTION_BEHIND, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"action\\": \\"SUBSCRIPTION_ACTION_CANCEL\\"}" $ADDR tollway.subscription.v1.SubscriptionService/ApplyLifecycle
+    """
 
 class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Subscriptions: which customer has which plan, since when, in which state."""
@@ -58,6 +131,133 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "sub-UA"}' $ADDR tollway.subscription.v1.SubscriptionService/GetSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def ListSubscriptions(
+        self,
+        request: _subscription_service_pb2.ListSubscriptionsRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.ListSubscriptionsRequest, _abc.Awaitable[_subscription_service_pb2.ListSubscriptionsResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.ListSubscriptionsResponse]:
+        """Lists subscriptions, newest first: all, or those of a customer, a plan or a state.
+
+        Permission: read.
+        Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, INVALID_ID, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"status": "SUBSCRIPTION_STATUS_ACTIVE", "page_size": 5}' $ADDR tollway.subscription.v1.SubscriptionService/ListSubscriptions
+        """
+
+    @_abc_1.abstractmethod
+    def ChangeSubscription(
+        self,
+        request: _subscription_service_pb2.ChangeSubscriptionRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.ChangeSubscriptionRequest, _abc.Awaitable[_subscription_service_pb2.ChangeSubscriptionResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.ChangeSubscriptionResponse]:
+        """Changes a subscription's items, quantities, prices, plan or billing interval, now or later. Within a period, what was
+        charged in advance for the rest of it is given back and what comes instead is charged; another price of a metered item
+        begins a usage period of its own.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
+        PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+        INVALID_DECIMAL, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"items\\": [{\\"item_id\\": \\"$ITEM\\", \\"quantity\\": \\"3\\"}], \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def MigrateSubscription(
+        self,
+        request: _subscription_service_pb2.MigrateSubscriptionRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.MigrateSubscriptionRequest, _abc.Awaitable[_subscription_service_pb2.MigrateSubscriptionResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.MigrateSubscriptionResponse]:
+        """Gives a subscription newer prices: those that superseded its own, or those of another plan. A subscription keeps its
+        prices until this is called.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, NOTHING_TO_MIGRATE, PRICE_NOT_FOUND,
+        PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/MigrateSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def CancelSubscription(
+        self,
+        request: _subscription_service_pb2.CancelSubscriptionRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.CancelSubscriptionRequest, _abc.Awaitable[_subscription_service_pb2.CancelSubscriptionResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.CancelSubscriptionResponse]:
+        """Ends a subscription, now or later. Its final invoice bills what was used, and gives back what was charged in advance
+        for the time after the end.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, TOO_MANY_SCHEDULED_CHANGES,
+        INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/CancelSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def UncancelSubscription(
+        self,
+        request: _subscription_service_pb2.UncancelSubscriptionRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.UncancelSubscriptionRequest, _abc.Awaitable[_subscription_service_pb2.UncancelSubscriptionResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.UncancelSubscriptionResponse]:
+        """Takes the scheduled end of a subscription back.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, CANCELLATION_NOT_SCHEDULED, SUBSCRIPTION_BEHIND,
+        INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UncancelSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def ListScheduledChanges(
+        self,
+        request: _subscription_service_pb2.ListScheduledChangesRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.ListScheduledChangesRequest, _abc.Awaitable[_subscription_service_pb2.ListScheduledChangesResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.ListScheduledChangesResponse]:
+        """Lists what was put off for a subscription and what became of it, what was asked for last first.
+
+        Permission: read.
+        Errors: SUBSCRIPTION_NOT_FOUND, PAGE_TOKEN_INVALID, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"pending_only\\": true}" $ADDR tollway.subscription.v1.SubscriptionService/ListScheduledChanges
+        """
+
+    @_abc_1.abstractmethod
+    def CancelScheduledChange(
+        self,
+        request: _subscription_service_pb2.CancelScheduledChangeRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.CancelScheduledChangeRequest, _abc.Awaitable[_subscription_service_pb2.CancelScheduledChangeResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.CancelScheduledChangeResponse]:
+        """Takes a scheduled change back.
+
+        Permission: write.
+        Errors: SCHEDULED_CHANGE_NOT_FOUND, SCHEDULED_CHANGE_FINISHED, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"scheduled_change_id\\": \\"$CHANGE\\"}" $ADDR tollway.subscription.v1.SubscriptionService/CancelScheduledChange
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateSubscription(
+        self,
+        request: _subscription_service_pb2.UpdateSubscriptionRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.UpdateSubscriptionRequest, _abc.Awaitable[_subscription_service_pb2.UpdateSubscriptionResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.UpdateSubscriptionResponse]:
+        """Gives a subscription another external id.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"externalId\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def ApplyLifecycle(
+        self,
+        request: _subscription_service_pb2.ApplyLifecycleRequest,
+        context: _aio.ServicerContext[_subscription_service_pb2.ApplyLifecycleRequest, _abc.Awaitable[_subscription_service_pb2.ApplyLifecycleResponse]],
+    ) -> _abc.Awaitable[_subscription_service_pb2.ApplyLifecycleResponse]:
+        """Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
+        its time and is refused before.
+
+        Permission: write.
+        Errors: SUBSCRIPTION_NOT_FOUND, INVALID_TRANSITION, SUBSCRIPTION_BEHIND, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"action\\": \\"SUBSCRIPTION_ACTION_CANCEL\\"}" $ADDR tollway.subscription.v1.SubscriptionService/ApplyLifecycle
         """
 
 def add_SubscriptionServiceServicer_to_server(servicer: SubscriptionServiceServicer, server: _aio.Server) -> None: ...
