@@ -66,6 +66,12 @@ class _InvoiceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceKi
     """A subscription became active: the first advance fees."""
     INVOICE_KIND_PERIOD: _InvoiceKind.ValueType  # 2
     """A billing period ended: its usage, and the advance fees of the next."""
+    INVOICE_KIND_CHANGE: _InvoiceKind.ValueType  # 3
+    """Fees charged and given back by a change within a period, or all of a period that a change ended."""
+    INVOICE_KIND_FINAL: _InvoiceKind.ValueType  # 4
+    """The usage up to the subscription's end, and credits for what was charged beyond it."""
+    INVOICE_KIND_ADJUSTMENT: _InvoiceKind.ValueType  # 5
+    """Usage that came when no other invoice was to follow."""
     INVOICE_KIND_MANUAL: _InvoiceKind.ValueType  # 6
     """A person made it, with items of its own and no subscription."""
 
@@ -78,6 +84,12 @@ INVOICE_KIND_ACTIVATION: InvoiceKind.ValueType  # 1
 """A subscription became active: the first advance fees."""
 INVOICE_KIND_PERIOD: InvoiceKind.ValueType  # 2
 """A billing period ended: its usage, and the advance fees of the next."""
+INVOICE_KIND_CHANGE: InvoiceKind.ValueType  # 3
+"""Fees charged and given back by a change within a period, or all of a period that a change ended."""
+INVOICE_KIND_FINAL: InvoiceKind.ValueType  # 4
+"""The usage up to the subscription's end, and credits for what was charged beyond it."""
+INVOICE_KIND_ADJUSTMENT: InvoiceKind.ValueType  # 5
+"""Usage that came when no other invoice was to follow."""
 INVOICE_KIND_MANUAL: InvoiceKind.ValueType  # 6
 """A person made it, with items of its own and no subscription."""
 Global___InvoiceKind: _TypeAlias = InvoiceKind  # noqa: Y015
