@@ -1,7 +1,8 @@
 """What invoices, payments and credit must come to: plain Python, exact fractions, no database and none of our code.
 
 It knows nothing of marks, locks, claims or events. A usage period that was billed is adjusted by whichever invoice of
-its subscription becomes final next, whenever its amount by the records is not what final invoices carry for it.
+its subscription becomes final next, whenever its amount by the records is not what final invoices carry for it; of a
+subscription that is over, by an adjustment of its own.
 """
 
 from __future__ import annotations
