@@ -146,6 +146,7 @@ class Customer:
     email: str
     address: str
     tax_number: str
+    payment_terms_days: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -223,6 +224,8 @@ class Invoice:
     amount_credited: int
     memo: str
     parties: str | None
+    due_at: datetime.datetime | None
+    due_told_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -508,6 +511,7 @@ class TenantProfile:
     footer: str
     version: int
     updated_at: datetime.datetime
+    payment_terms_days: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
