@@ -449,6 +449,7 @@ async def test_what_the_bus_refuses_while_its_replay_is_paused_stays_held_and_pa
     await world.publish()
     view = await start_over(backbone, world, ids)
     await run_out(ReplayWorker(backbone.databases.worker, backbone.databases.clock, {}))
+    await world.publish()  # the event of its start
     keeper = backbone.keeper(LeaseKind.DISPATCHER)
     await keeper.step()
     [lease] = [held for held in keeper.usable() if held.shard == await shard_of(world, view)]
