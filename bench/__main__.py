@@ -23,6 +23,7 @@ CASES = (
     "usage_unary",
     "usage_growth",
     "dispatch",
+    "replay",
     "route",
     "unary_read",
     "cycles",

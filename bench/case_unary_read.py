@@ -135,6 +135,12 @@ class _ReadOnly(CustomerServiceServicer):
         """Never called."""
         return pb.UpdateCustomerResponse()
 
+    async def ListCustomers(
+        self, request: pb.ListCustomersRequest, context: Any
+    ) -> pb.ListCustomersResponse:
+        """Never called."""
+        return pb.ListCustomersResponse()
+
 
 async def _serve_house(database_url: str) -> int:
     api = await connect(database_url, Role.API, DatabaseSettings())

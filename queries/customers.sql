@@ -27,3 +27,10 @@ SET display_name = @display_name, email = @email, address = @address, tax_number
     tax_percent = sqlc.narg(tax_percent)
 WHERE tenant_id = @tenant_id AND id = @id
 RETURNING *;
+
+-- name: ListCustomers :many
+-- Newest first, those made before @before.
+SELECT * FROM customers
+WHERE tenant_id = @tenant_id AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
+ORDER BY id DESC
+LIMIT @page_max;

@@ -51,6 +51,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.customer.v1.CustomerService/CreateCustomer": _WRITE,
     "/tollway.customer.v1.CustomerService/UpdateCustomer": _WRITE,
     "/tollway.customer.v1.CustomerService/GetCustomer": _READ,
+    "/tollway.customer.v1.CustomerService/ListCustomers": _READ,
     "/tollway.subscription.v1.SubscriptionService/CreateSubscription": _WRITE,
     "/tollway.subscription.v1.SubscriptionService/GetSubscription": _READ,
     "/tollway.subscription.v1.SubscriptionService/ListSubscriptions": _READ,

@@ -140,3 +140,12 @@ async def get_customer(
         named = encode(Prefix.CUSTOMER, customer_id) if customer_id else external_id
         raise CustomerNotFound(metadata={"customer": named})
     return customer
+
+
+async def list_customers(
+    tx: Connection, tenant_id: UUID, *, before: UUID | None, limit: int
+) -> list[Customer]:
+    """At most `limit` customers, newest first, those made before `before`."""
+    return await queries.customers.list_customers(
+        tx, tenant_id=tenant_id, before=before, page_max=limit
+    )

@@ -16,6 +16,7 @@ __all__ = [
     "get_customer",
     "get_customer_by_external_id",
     "insert_customer",
+    "list_customers",
     "update_customer",
 ]
 
@@ -142,3 +143,23 @@ async def update_customer(
         id,
     )
     return None if row is None else models.Customer(*row)
+
+
+LIST_CUSTOMERS: typing.Final = """-- name: ListCustomers :many
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers
+WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2::uuid)
+ORDER BY id DESC
+LIMIT $3
+"""
+
+
+async def list_customers(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    before: uuid.UUID | None,
+    page_max: int,
+) -> list[models.Customer]:
+    """Newest first, those made before @before."""
+    rows = await conn.fetch(LIST_CUSTOMERS, tenant_id, before, page_max)
+    return [models.Customer(*row) for row in rows]

@@ -15,6 +15,7 @@ from server.call import Call
 from server.convert import to_decimal, to_timestamp
 from server.house import House
 from server.interceptor import Context
+from server.paging import cut_page, page_size, read_token
 from server.request_fields import decimal_or_none, masked
 
 
@@ -75,6 +76,20 @@ class CustomerServicer(rpc.CustomerServiceServicer):
                 tx, call.tenant_id, customer_id=named, external_id=request.external_id
             )
             return pb.GetCustomerResponse(customer=to_customer(customer))
+
+        return await self._house.read(work)
+
+    async def ListCustomers(
+        self, request: pb.ListCustomersRequest, context: Context
+    ) -> pb.ListCustomersResponse:
+        """See the proto."""
+        before = read_token(request)
+
+        async def work(tx: Connection, call: Call) -> pb.ListCustomersResponse:
+            limit = page_size(request.page_size) + 1
+            found = await customers.list_customers(tx, call.tenant_id, before=before, limit=limit)
+            rows, token = cut_page(request, found, [row.id for row in found])
+            return pb.ListCustomersResponse(customers=map(to_customer, rows), next_page_token=token)
 
         return await self._house.read(work)
 

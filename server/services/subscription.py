@@ -13,8 +13,8 @@ from billing.services.subscription_steps import move_subscription
 from server.call import Call
 from server.house import House
 from server.interceptor import Context
-from server.masks import refuse_unknown_fields
 from server.paging import cut_page, page_size, read_token
+from server.request_fields import masked
 from server.services.subscription_convert import (
     asking,
     from_change,
@@ -202,7 +202,7 @@ class SubscriptionServicer(rpc.SubscriptionServiceServicer):
     ) -> pb.UpdateSubscriptionResponse:
         """See the proto."""
         named = subscription_of(request)
-        refuse_unknown_fields(request.update_mask, ("external_id",))
+        masked(request.update_mask, ("external_id",))
 
         async def work(tx: Connection, call: Call) -> pb.UpdateSubscriptionResponse:
             renamed = await subscription_requests.rename_subscription(

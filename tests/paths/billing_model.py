@@ -1,7 +1,8 @@
 """What invoices, payments and credit must come to: plain Python, exact fractions, no database and none of our code.
 
 It knows nothing of marks, locks, claims or events. A usage period that was billed is adjusted by whichever invoice of
-its subscription becomes final next, whenever its amount by the records is not what final invoices carry for it.
+its subscription becomes final next, whenever its amount by the records is not what final invoices carry for it; of a
+subscription that is over, by an adjustment of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ PER_MINUTE = Fraction("0.0733")
 MINIMUM = Fraction(2)
 TAX_PERCENT = Fraction(20)
 GRACE = timedelta(hours=1)
+LATE = timedelta(days=35)
 
 
 def half_away(value: Fraction) -> int:
@@ -64,6 +66,7 @@ class Period:
     full: timedelta
     key: tuple[str, datetime]
     is_billed: bool = False
+    is_marked: bool = False
 
     @property
     def share(self) -> Fraction:
@@ -112,6 +115,9 @@ class Subscription:
     anchor: datetime
     periods: list[Period]
     n: int = 0
+    canceled_at: datetime | None = None
+    # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
+    late_at: datetime | None = None
 
     @property
     def start(self) -> datetime:
@@ -141,15 +147,44 @@ class Books:
         self.subscriptions[customer] = made
         self._draft(customer, "activation", made.start, [_fee(made)])
 
+    def cancel(self, customer: str) -> None:
+        """Ends the subscription now; what is left of the period's fee is given back, if anybody owes or paid it."""
+        ended = self.subscriptions[customer]
+        period = ended.periods[-1]
+        left = Fraction((period.end - self.now) / timedelta(microseconds=1)) / (
+            period.full // timedelta(microseconds=1)
+        )
+        charged = any(
+            fee.start == period.start and (bill.status != "void")
+            for bill in self.bills
+            if bill.customer == customer
+            for fee in bill.fees
+        )
+        fees = [Line("fee", self.now, -half_away(FEE * left * 100), 0)] if charged else []
+        period.end, period.key = self.now, ("final", self.now)
+        ended.canceled_at, ended.late_at = self.now, self.now + LATE
+        self._draft(customer, "final", self.now, fees)
+
     def record(self, use: Use) -> None:
         self.uses[use.key] = use
+        self.touch(use)
+
+    def touch(self, use: Use) -> None:
+        """Something was recorded where the use is now: a billed period has to be looked at again."""
+        for period in self.subscriptions[use.customer].periods:
+            if period.start <= use.at < period.end and period.is_billed:
+                period.is_marked = True
 
     def void(self, bill: Bill, *, reissue: bool) -> None:
         bill.status, bill.waived = "void", not reissue
         self._credit(bill.customer, "void_return", bill.applied)
         if reissue:
-            for period in self._own(bill):
-                period.is_billed = False
+            carried = {line.start for line in bill.lines if line.kind != "fee"}
+            for period in self.subscriptions[bill.customer].periods:
+                if period.key == bill.key:
+                    period.is_billed = period.is_marked = False
+                elif period.start in carried and period.is_billed:
+                    period.is_marked = True
             self._draft(bill.customer, bill.kind, bill.boundary, bill.fees)
 
     def pay(self, bill: Bill, amount: int) -> None:
@@ -169,8 +204,13 @@ class Books:
         self._settle(bill)
 
     def advance(self, to: datetime) -> None:
+        self._bill_late()
         while True:
-            closing = [(sub.end, name) for name, sub in self.subscriptions.items() if sub.end <= to]
+            closing = [
+                (due, name)
+                for name, sub in self.subscriptions.items()
+                if (due := sub.late_at if sub.canceled_at else sub.end) and due <= to
+            ]
             drafts = [bill for bill in self.bills if bill.status == "draft"]
             ready = [
                 (bill.finalize_at, n) for n, bill in enumerate(drafts) if bill.finalize_at <= to
@@ -187,6 +227,8 @@ class Books:
         bill.lines = self.preview(bill)
         for period in self._own(bill):
             period.is_billed = True
+        for period in self.subscriptions[bill.customer].periods:
+            period.is_marked = period.is_marked and not period.is_billed
         signed = sum(line.amount + line.tax for line in bill.lines)
         bill.total, bill.to_balance = max(signed, 0), max(-signed, 0)
         bill.applied = min(bill.total, self.balance(bill.customer))
@@ -255,9 +297,25 @@ class Books:
         periods = self.subscriptions[bill.customer].periods
         return [period for period in periods if period.key == bill.key]
 
+    def _bill_late(self) -> None:
+        """Late usage of subscriptions that are long over is billed as it comes."""
+        for customer, sub in self.subscriptions.items():
+            waits = any(
+                b.customer == customer and b.kind == "adjustment" and b.status == "draft"
+                for b in self.bills
+            )
+            if sub.canceled_at and not sub.late_at and not waits:
+                sub.late_at = self.now
+                self._close(customer)
+
     def _close(self, customer: str) -> None:
-        self.now = self.subscriptions[customer].end
         closed = self.subscriptions[customer]
+        if closed.late_at:
+            self.now, closed.late_at = closed.late_at, None
+            if any(period.is_marked for period in closed.periods):
+                self._draft(customer, "adjustment", self.now, [])
+            return
+        self.now = closed.end
         boundary = closed.end
         closed.n += 1
         closed.periods.append(_period(closed.start, closed.end))

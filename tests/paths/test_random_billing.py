@@ -32,6 +32,7 @@ from billing.services.usage_checks import instant_us
 from billing.services.usage_ingest import record_usage
 from billing.services.usage_revisions import Author
 from tests.conftest import LONG, Databases
+from tests.desk import Desk
 from tests.driver import DAY, Driver, house_of, utc
 from tests.faults.dying import Dying
 from tests.paths.billing_model import FEE, MINIMUM, PER_MINUTE, Bill, Books, Use
@@ -40,7 +41,7 @@ from tests.paths.billing_model import Line as ExpectedLine
 START: Final = utc(2024, 1, 10)
 CUSTOMERS: Final = ("UA", "LH", "OS")
 SEEDS: Final = range(60 if LONG else 3)
-COMMANDS: Final = 60 if LONG else 22
+COMMANDS: Final = 60 if LONG else 26
 MONTH: Final = timedelta(days=31)
 
 
@@ -65,6 +66,7 @@ class Twins:
             (3, self.void),
             (3, self.pay),
             (2, self.note),
+            (2, self.cancel),
             (2, self.die),
         ]
         weights = [weight for weight, _ in commands]
@@ -96,7 +98,7 @@ class Twins:
             self.some_instant(),
             self.some_quantity(),
         )
-        if use.at < self.books.subscriptions[use.customer].anchor:
+        if not self.is_covered(use.customer, use.at):
             return ""
         await self.send(use)
         self.books.record(use)
@@ -107,13 +109,15 @@ class Twins:
         if use is None:
             return ""
         quantity, at = self.some_quantity(), self.some_instant()
-        if at < self.books.subscriptions[use.customer].anchor:
+        if not self.is_covered(use.customer, at):
             at = use.at
         change = Amendment({"quantity", "timestamp"}, decimal_text(quantity), instant_us(at))
         author = Author(self.house.cause(), "mended", allow_backfill=True)
         async with self.house.databases.api.transaction(self.house.tenant_id) as tx:
             await amend_usage(tx, self.house.tenant_id, use.key, change, author, now=self.house.now)
+        self.books.touch(use)
         use.quantity, use.at = quantity, at
+        self.books.touch(use)
         return f"amend {use}"
 
     async def take_back(self) -> str:
@@ -124,6 +128,7 @@ class Twins:
         async with self.house.databases.api.transaction(self.house.tenant_id) as tx:
             await void_usage(tx, self.house.tenant_id, use.key, author, now=self.house.now)
         use.voided = True
+        self.books.touch(use)
         return f"void {use}"
 
     async def advance(self) -> str:
@@ -173,6 +178,17 @@ class Twins:
             )
         self.books.void(bill, reissue=order.reissue)
         return f"void {bill.key} of {bill.customer}, {order}"
+
+    async def cancel(self) -> str:
+        names = [name for name, sub in self.books.subscriptions.items() if not sub.canceled_at]
+        if not names or len(self.books.subscriptions) < 2:
+            return ""
+        name = self.chance.choice(names)
+        if self.books.now <= self.books.subscriptions[name].start:
+            return ""
+        await Desk(self.house).cancel(await self.subscription(name))
+        self.books.cancel(name)
+        return f"cancel {name}"
 
     async def pay(self) -> str:
         """A part of what is due, all of it, or more."""
@@ -235,6 +251,18 @@ class Twins:
     def some_bill(self, *statuses: InvoiceStatus) -> Bill | None:
         bills = [bill for bill in self.books.bills if bill.status in statuses]
         return self.chance.choice(bills) if bills else None
+
+    def is_covered(self, customer: str, at: datetime) -> bool:
+        sub = self.books.subscriptions[customer]
+        return sub.anchor <= at and (sub.canceled_at is None or at < sub.canceled_at)
+
+    async def subscription(self, customer: str) -> Any:
+        return await self.house.value(
+            "SELECT s.id FROM subscriptions s JOIN customers c ON c.tenant_id = s.tenant_id AND c.id = s.customer_id"
+            " WHERE s.tenant_id = $1 AND c.external_id = $2",
+            self.house.tenant_id,
+            customer,
+        )
 
     async def identity(self, bill: Bill) -> Any:
         """The service's id of a bill: the n-th of its customer."""

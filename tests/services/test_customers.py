@@ -14,6 +14,7 @@ from billing.services.customers import (
     NewCustomer,
     create_customer,
     get_customer,
+    list_customers,
 )
 from tests.conftest import Databases
 from tests.driver import Driver, house_of, utc
@@ -78,3 +79,14 @@ async def test_a_customer_is_made_in_business_time(databases: Databases) -> None
 async def _create(house: Driver, draft: NewCustomer) -> Customer:
     async with house.databases.api.transaction(house.tenant_id) as tx:
         return await create_customer(tx, house.tenant_id, draft, house.cause(), now=house.now)
+
+
+async def test_customers_are_listed_newest_first_page_by_page(databases: Databases) -> None:
+    house = await house_of(databases)
+    other = await house_of(databases)
+    await other.customer("elsewhere")
+    made = [await house.customer(f"C{n}") for n in range(3)]
+    async with databases.api.transaction(house.tenant_id) as tx:
+        first = await list_customers(tx, house.tenant_id, before=None, limit=2)
+        second = await list_customers(tx, house.tenant_id, before=first[-1].id, limit=2)
+    assert [row.id for row in [*first, *second]] == made[::-1]

@@ -50,6 +50,11 @@ class CustomerServiceStub:
                 request_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerRequest.SerializeToString,
                 response_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerResponse.FromString,
                 _registered_method=True)
+        self.ListCustomers = channel.unary_unary(
+                '/tollway.customer.v1.CustomerService/ListCustomers',
+                request_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.ListCustomersRequest.SerializeToString,
+                response_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.ListCustomersResponse.FromString,
+                _registered_method=True)
 
 
 class CustomerServiceServicer:
@@ -89,6 +94,17 @@ class CustomerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCustomers(self, request, context):
+        """Lists customers, newest first.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 5}' $ADDR tollway.customer.v1.CustomerService/ListCustomers
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CustomerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -106,6 +122,11 @@ def add_CustomerServiceServicer_to_server(servicer, server):
                     servicer.GetCustomer,
                     request_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerRequest.FromString,
                     response_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerResponse.SerializeToString,
+            ),
+            'ListCustomers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCustomers,
+                    request_deserializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.ListCustomersRequest.FromString,
+                    response_serializer=tollway_dot_customer_dot_v1_dot_customer__service__pb2.ListCustomersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -190,6 +211,33 @@ class CustomerService:
             '/tollway.customer.v1.CustomerService/GetCustomer',
             tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerRequest.SerializeToString,
             tollway_dot_customer_dot_v1_dot_customer__service__pb2.GetCustomerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCustomers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.customer.v1.CustomerService/ListCustomers',
+            tollway_dot_customer_dot_v1_dot_customer__service__pb2.ListCustomersRequest.SerializeToString,
+            tollway_dot_customer_dot_v1_dot_customer__service__pb2.ListCustomersResponse.FromString,
             options,
             channel_credentials,
             insecure,

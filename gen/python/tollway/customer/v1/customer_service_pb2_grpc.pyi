@@ -37,6 +37,13 @@ class CustomerServiceStub:
     Errors: CUSTOMER_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "UA"}' $ADDR tollway.customer.v1.CustomerService/GetCustomer
     """
+    ListCustomers: _aio.UnaryUnaryMultiCallable[_customer_service_pb2.ListCustomersRequest, _customer_service_pb2.ListCustomersResponse]
+    """Lists customers, newest first.
+
+    Permission: read.
+    Errors: PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 5}' $ADDR tollway.customer.v1.CustomerService/ListCustomers
+    """
 
 class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
     """The customers of a tenant: who is billed."""
@@ -78,6 +85,19 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: CUSTOMER_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_id": "UA"}' $ADDR tollway.customer.v1.CustomerService/GetCustomer
+        """
+
+    @_abc_1.abstractmethod
+    def ListCustomers(
+        self,
+        request: _customer_service_pb2.ListCustomersRequest,
+        context: _aio.ServicerContext[_customer_service_pb2.ListCustomersRequest, _abc.Awaitable[_customer_service_pb2.ListCustomersResponse]],
+    ) -> _abc.Awaitable[_customer_service_pb2.ListCustomersResponse]:
+        """Lists customers, newest first.
+
+        Permission: read.
+        Errors: PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"page_size": 5}' $ADDR tollway.customer.v1.CustomerService/ListCustomers
         """
 
 def add_CustomerServiceServicer_to_server(servicer: CustomerServiceServicer, server: _aio.Server) -> None: ...
