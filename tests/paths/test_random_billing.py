@@ -41,7 +41,7 @@ from tests.paths.billing_model import Line as ExpectedLine
 START: Final = utc(2024, 1, 10)
 CUSTOMERS: Final = ("UA", "LH", "OS")
 SEEDS: Final = range(60 if LONG else 3)
-COMMANDS: Final = 60 if LONG else 22
+COMMANDS: Final = 60 if LONG else 26
 MONTH: Final = timedelta(days=31)
 
 
@@ -66,7 +66,7 @@ class Twins:
             (3, self.void),
             (3, self.pay),
             (2, self.note),
-            (1, self.cancel),
+            (2, self.cancel),
             (2, self.die),
         ]
         weights = [weight for weight, _ in commands]
