@@ -1,15 +1,15 @@
 -- Invoice path, step 4: what plans promise for a billing period, and what counts towards it.
 
 -- name: ListPromises :many
--- Of the given cycles those that end a period of a plan with a commitment.
+-- Of the given cycles those that end a period which owes a commitment, of whatever plan the subscription has now.
 SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, c.period_start::timestamptz AS period_start,
-       l.commitment::numeric AS commitment, l.display_name, s.currency, s.time_zone, s.billing_interval, s.anchor_at
+       l.commitment::numeric AS commitment, l.display_name, s.currency, s.time_zone, l.billing_interval, s.anchor_at
 FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[])
     AS g (tenant_id, subscription_id, kind, boundary)
 JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
-JOIN plans l ON l.tenant_id = s.tenant_id AND l.id = s.plan_id AND l.commitment IS NOT NULL
 JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id AND c.kind = g.kind
     AND c.boundary = g.boundary
+JOIN plans l ON l.tenant_id = c.tenant_id AND l.id = c.plan_id AND l.commitment IS NOT NULL
 WHERE c.period_start IS NOT NULL
 ORDER BY c.tenant_id, c.subscription_id, c.boundary, c.kind;
 
@@ -36,12 +36,19 @@ WHERE (f.period_start >= g.period_start AND f.period_start < g.boundary)
 ORDER BY f.tenant_id, f.id;
 
 -- name: ListEarlierTrueUps :many
--- What finalized invoices that are not void, or are waived, carry as commitment for these periods already.
+-- What finalized invoices that are not void, or are waived, carry as commitment for these periods already, with the
+-- discounts in percent of those invoices.
 SELECT g.tenant_id::uuid AS tenant_id, g.subscription_id::uuid AS subscription_id,
-       g.period_start::timestamptz AS period_start, i.waived, sum(l.amount)::bigint AS amount
+       g.period_start::timestamptz AS period_start, l.invoice_id, i.number::text AS number, l.line_number, l.amount,
+       i.currency, i.waived, l.discount, l.tax_percent,
+       ARRAY(
+           SELECT d.percent::text FROM invoice_discounts d
+           WHERE d.tenant_id = l.tenant_id AND d.invoice_id = l.invoice_id AND d.percent IS NOT NULL
+           ORDER BY d.position
+       )::text[] AS percents
 FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @period_starts::timestamptz[])
     AS g (tenant_id, subscription_id, period_start)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
 JOIN invoice_lines l ON l.tenant_id = i.tenant_id AND l.invoice_id = i.id
 WHERE l.kind = 'commitment' AND l.period_start = g.period_start AND (i.status IN ('open', 'paid') OR i.waived)
-GROUP BY g.tenant_id, g.subscription_id, g.period_start, i.waived;
+ORDER BY i.finalized_at, length(i.number), i.number, l.line_number;

@@ -1,12 +1,12 @@
 -- Invoice path, steps 1 and 2: billing cycles and the periods of subscriptions. All under the subscriptions' row locks.
 
 -- name: InsertCycles :exec
-INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)
-SELECT g.tenant_id, g.subscription_id, g.kind, g.boundary, g.id, g.period_start, g.closed_at
+INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
+SELECT g.tenant_id, g.subscription_id, g.kind, g.boundary, g.id, g.period_start, g.plan_id, g.closed_at
 FROM unnest(
     @tenant_ids::uuid[], @subscription_ids::uuid[], @kinds::text[], @boundaries::timestamptz[], @ids::uuid[],
-    sqlc.narg(period_starts)::timestamptz[], sqlc.narg(closed_ats)::timestamptz[]
-) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)
+    sqlc.narg(period_starts)::timestamptz[], sqlc.narg(plan_ids)::uuid[], sqlc.narg(closed_ats)::timestamptz[]
+) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
 ORDER BY g.tenant_id, g.subscription_id, g.kind, g.boundary
 ON CONFLICT DO NOTHING;
 
@@ -40,7 +40,7 @@ WHERE s.tenant_id = g.tenant_id AND s.id = g.id AND s.status = 'active'
 RETURNING s.tenant_id, s.id, s.version;
 
 -- name: InsertUsagePeriods :exec
--- One row for each metered item that the subscriptions have; those that are there stay as they are.
+-- One row for each metered item that the subscriptions have by then; those that are there stay as they are.
 INSERT INTO usage_periods (
     tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
     bill_boundary, nominal_start, nominal_end)
@@ -54,6 +54,6 @@ FROM unnest(
     tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary, nominal_start, nominal_end
 )
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
-WHERE i.meter_id IS NOT NULL AND i.ended_at IS NULL
+WHERE i.meter_id IS NOT NULL AND i.ended_at IS NULL AND (i.started_at IS NULL OR i.started_at <= g.period_start)
 ORDER BY i.tenant_id, i.id, g.period_start
 ON CONFLICT DO NOTHING;

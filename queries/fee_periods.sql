@@ -36,16 +36,17 @@ ORDER BY f.id;
 -- What a change charges and gives back.
 INSERT INTO fee_periods (
     tenant_id, subscription_id, item_id, price_id, quantity, reason, billing_timing, period_start, period_end,
-    nominal_start, nominal_end, bill_kind, bill_boundary)
+    nominal_start, nominal_end, bill_kind, bill_boundary, gives_back)
 SELECT @tenant_id, @subscription_id, g.item_id, g.price_id, g.quantity::numeric, g.reason, g.billing_timing,
-       g.period_start, g.period_end, g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary
+       g.period_start, g.period_end, g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary, g.gives_back
 FROM unnest(
     @item_ids::uuid[], @price_ids::uuid[], @quantities::text[], @reasons::text[], @billing_timings::text[],
     @period_starts::timestamptz[], @period_ends::timestamptz[], @nominal_starts::timestamptz[],
-    @nominal_ends::timestamptz[], @bill_kinds::text[], @bill_boundaries::timestamptz[]
+    @nominal_ends::timestamptz[], @bill_kinds::text[], @bill_boundaries::timestamptz[],
+    sqlc.narg(gives_backs)::bigint[]
 ) WITH ORDINALITY AS g (
     item_id, price_id, quantity, reason, billing_timing, period_start, period_end, nominal_start, nominal_end, bill_kind,
-    bill_boundary, place
+    bill_boundary, gives_back, place
 )
 ORDER BY g.place;
 

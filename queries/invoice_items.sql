@@ -71,20 +71,22 @@ JOIN customers c ON c.tenant_id = g.tenant_id AND c.id = g.customer_id
 LEFT JOIN credit_balances b ON b.tenant_id = g.tenant_id AND b.customer_id = g.customer_id AND b.currency = g.currency;
 
 -- name: ListCreditedFees :many
--- Of each fee that the drafts give back: the line that charged for it.
-SELECT i.id AS draft_id, f.item_id, f.period_start, l.amount, l.discount, l.tax_percent
+-- Of each fee that the drafts give back: the charge, and the final line that charged for it.
+SELECT c.tenant_id, c.id, l.amount, l.discount, l.tax_percent
 FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
 JOIN fee_periods f ON f.tenant_id = i.tenant_id AND f.subscription_id = i.subscription_id
     AND f.bill_kind = i.kind AND f.bill_boundary = i.boundary AND f.reason = 'credit'
+JOIN fee_periods c ON c.tenant_id = f.tenant_id AND c.id = f.gives_back
 CROSS JOIN LATERAL (
     SELECT x.amount, x.discount, x.tax_percent
-    FROM invoice_lines x
-    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
-    WHERE x.tenant_id = f.tenant_id AND x.item_id = f.item_id AND x.kind = 'fee' AND x.amount > 0
-      AND x.period_start <= f.period_start AND x.period_end >= f.period_end
-      AND (o.status IN ('open', 'paid') OR o.waived)
-    ORDER BY x.period_start DESC, o.id DESC
+    FROM invoices o
+    JOIN invoice_lines x ON x.tenant_id = o.tenant_id AND x.invoice_id = o.id
+    WHERE o.tenant_id = c.tenant_id AND o.subscription_id = c.subscription_id AND o.kind = c.bill_kind
+      AND o.boundary = c.bill_boundary AND (o.status IN ('open', 'paid') OR o.waived)
+      AND x.kind = 'fee' AND x.item_id = c.item_id AND x.price_id = c.price_id AND x.period_start = c.period_start
+      AND x.amount > 0
+    ORDER BY x.line_number
     LIMIT 1
 ) AS l
-ORDER BY i.id, f.item_id, f.period_start;
+ORDER BY c.tenant_id, c.id;

@@ -85,11 +85,18 @@ UPDATE usage_periods SET bill_kind = @kind, bill_boundary = @boundary::timestamp
 WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id
   AND bill_kind = 'period' AND bill_boundary = @old_boundary::timestamptz;
 
--- name: DeleteOpenCycle :exec
--- The current period ends early: another cycle stands for it.
+-- name: DeleteOpenCycle :one
+-- The current period ends early: another cycle stands for it, and owes its plan what this one did.
 DELETE FROM billing_cycles
 WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND kind = 'period'
-  AND boundary = @boundary::timestamptz AND closed_at IS NULL;
+  AND boundary = @boundary::timestamptz AND closed_at IS NULL
+RETURNING *;
+
+-- name: ChangeCyclePlan :exec
+-- The current period owes what another plan promises, if it owes anything.
+UPDATE billing_cycles SET plan_id = @plan_id::uuid
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND kind = 'period'
+  AND boundary = @boundary::timestamptz AND closed_at IS NULL AND plan_id IS NOT NULL;
 
 -- name: HasCycle :one
 SELECT EXISTS (

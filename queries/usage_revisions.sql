@@ -57,15 +57,17 @@ ORDER BY g.idempotency_key
 RETURNING usage_records.batch_id, usage_records.customer_id, usage_records.meter_id;
 
 -- name: ListUnassignedRoots :many
--- Effective records without an owner that a usage period of the subscription covers now, the oldest first.
+-- Effective records without an owner that the subscription covers, the oldest first; some of its usage periods may be
+-- opened only later, while it catches up, and the fold waits for them.
 SELECT DISTINCT r.used_at, coalesce(r.root_key, r.idempotency_key)::text AS root_key
-FROM usage_periods p
-JOIN subscription_items i ON i.tenant_id = p.tenant_id AND i.id = p.item_id
-JOIN usage_records r ON r.tenant_id = p.tenant_id AND r.customer_id = p.customer_id AND r.meter_id = p.meter_id
-    AND r.used_at >= p.period_start AND r.used_at < p.period_end
-WHERE p.tenant_id = @tenant_id AND p.subscription_id = @subscription_id
+FROM subscriptions s
+JOIN subscription_items i ON i.tenant_id = s.tenant_id AND i.subscription_id = s.id
+JOIN usage_records r ON r.tenant_id = i.tenant_id AND r.customer_id = i.customer_id AND r.meter_id = i.meter_id
+    AND r.used_at >= s.start_at AND (s.canceled_at IS NULL OR r.used_at < s.canceled_at)
+    AND (i.started_at IS NULL OR r.used_at >= i.started_at) AND (i.ended_at IS NULL OR r.used_at < i.ended_at)
+WHERE s.tenant_id = @tenant_id AND s.id = @subscription_id
   AND r.folded AND r.item_id IS NULL AND NOT r.voided
-  AND (r.subscription_id = p.subscription_id OR (r.subscription_id IS NULL AND NOT i.subscription_required))
+  AND (r.subscription_id = s.id OR (r.subscription_id IS NULL AND NOT i.subscription_required))
   AND NOT EXISTS (
       SELECT FROM usage_records later
       WHERE later.tenant_id = r.tenant_id AND later.root_key = coalesce(r.root_key, r.idempotency_key)

@@ -14,8 +14,9 @@ from queries.models import FeePeriod, Invoice, UsagePeriod
 from billing.domain.errors import BillingError
 from billing.domain.money import Money, total_of
 from billing.domain.period import Interval, Period, Schedule
-from billing.domain.pricing import Step, adjustment
+from billing.domain.pricing import Step
 from billing.domain.totals import commitment_true_up
+from billing.services.corrections import correcting, left_to_bill
 from billing.services.draft_facts import DraftFacts
 from billing.services.fee_lines import fee_amount
 from billing.services.invoice_line import Derivation, Line, LineKind
@@ -33,13 +34,13 @@ def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
         share = _share(promise)
         promised = Fraction(promise.row.commitment)
         wanted = commitment_true_up(promised, reached, scale=share)
-        amount = adjustment(wanted, promise.billed, promise.waived)
+        amount = left_to_bill(wanted, promise.earlier)
         if amount is not None:
             steps = (
                 Step.of("commitment", share, promised),
                 Step("usage and fees", Fraction(1), -reached.exact, -reached.exact),
             )
-            yield Line(
+            line = Line(
                 LineKind.COMMITMENT,
                 f"{promise.row.display_name}: up to the commitment",
                 None,
@@ -48,8 +49,17 @@ def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
                 Fraction(0),
                 amount,
                 [step.as_strings() for step in steps],
-                Derivation(wanted.exact, share),
+                Derivation(wanted.exact, share, tuple(one.billed for one in promise.earlier)),
+                default_tax_percent=_tax_percent(promise, facts),
             )
+            yield correcting(line, promise.earlier)
+
+
+def _tax_percent(promise: Promise, facts: DraftFacts) -> Fraction:
+    """The tax of all prices that count towards it, where they agree; else none, as of any line without a price."""
+    parts: list[FeePeriod | UsagePeriod] = [*promise.fees, *promise.usage]
+    percents = {facts.prices[part.tenant_id, part.price_id].row.tax_percent or 0 for part in parts}
+    return Fraction(percents.pop()) if len(percents) == 1 else Fraction(0)
 
 
 def _reached(promise: Promise, facts: DraftFacts) -> Money:

@@ -39,13 +39,17 @@ _STATUS_CHANGED = events.subject_of(subscription_events_pb2.SubscriptionStatusCh
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A closed cycle; `ended` is the period that it bills, None for an activation and a change within a period."""
+    """A closed cycle; `ended` is the period that it bills, None for an activation and a change within a period.
+
+    `plan_id` is the plan whose commitment that period owes, if any.
+    """
 
     row: Subscription
     cycle_id: UUID
     kind: InvoiceKind
     boundary: datetime
     ended: Period | None
+    plan_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class _Cycle:
     boundary: datetime
     id: UUID
     period_start: datetime | None
+    plan_id: UUID | None
     closed_at: datetime | None
 
 
@@ -81,6 +86,11 @@ class Opened:
         kind = IMPORTED if self.start_kind is None else str(self.start_kind)
         charged = Period(self.fees_from or self.period.start, self.period.end)
         return FeesOf(self.row, charged, nominal, kind, self.period.start, self.reason)
+
+    @property
+    def plan_id(self) -> UUID | None:
+        """The plan whose commitment it owes; none where another system bills it."""
+        return self.row.plan_id if self.period.start >= self.terms.billed_from else None
 
     @property
     def ahead(self) -> Sequence[Stretch]:
@@ -212,7 +222,15 @@ async def _insert_cycles(
     now: datetime,
 ) -> None:
     cycles = [
-        _Cycle(one.row, InvoiceKind.PERIOD, one.period.end, new_id(now), one.period.start, None)
+        _Cycle(
+            one.row,
+            InvoiceKind.PERIOD,
+            one.period.end,
+            new_id(now),
+            one.period.start,
+            one.plan_id,
+            None,
+        )
         for one in opened
     ]
     cycles += [
@@ -222,6 +240,7 @@ async def _insert_cycles(
             one.boundary,
             one.cycle_id,
             one.ended.start if one.ended else None,
+            one.plan_id if one.ended else None,
             today[one.row.tenant_id],
         )
         for one in closed
@@ -234,6 +253,7 @@ async def _insert_cycles(
         boundaries=[cycle.boundary for cycle in cycles],
         ids=[cycle.id for cycle in cycles],
         period_starts=[cycle.period_start for cycle in cycles],
+        plan_ids=[cycle.plan_id for cycle in cycles],
         closed_ats=[cycle.closed_at for cycle in cycles],
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from uuid import UUID
 
 import queries.fee_periods
@@ -16,10 +15,10 @@ import queries.invoices
 from queries.models import FeePeriod, Invoice
 
 from billing.domain.errors import BillingError
-from billing.domain.money import Money
 from billing.runtime.db import Connection
+from billing.services.corrections import earlier_line
 from billing.services.draft_periods import PeriodsByDraft
-from billing.services.invoice_line import EarlierAmount, EarlierLine
+from billing.services.invoice_line import EarlierLine
 from billing.services.period_rating import RatedPeriod, rate_periods
 from billing.services.price_book import BookedPrice, PriceKey, load_prices
 from billing.services.promises import Promise, read_promises
@@ -94,16 +93,7 @@ async def _earlier(tx: Connection, keys: Sequence[PeriodKey]) -> dict[PeriodKey,
     earlier: dict[PeriodKey, list[EarlierLine]] = defaultdict(list)
     for row in rows:
         key = PeriodKey(row.tenant_id, row.item_id, row.period_start)
-        billed = EarlierAmount(
-            row.invoice_id,
-            row.number,
-            row.line_number,
-            Money(row.amount, row.currency),
-            row.waived,
-        )
-        discount = Money(row.discount, row.currency)
-        percents = tuple(Fraction(percent) for percent in row.percents)
-        earlier[key].append(EarlierLine(billed, discount, percents, Fraction(row.tax_percent)))
+        earlier[key].append(earlier_line(row))
     return earlier
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from fractions import Fraction
 from typing import Final
 from uuid import UUID
@@ -63,9 +62,9 @@ class Charge:
     tax_percent: Fraction
 
 
-ChargeKey = tuple[UUID, UUID | None, datetime]  # draft, item, start of what is given back
+ChargeKey = tuple[UUID, int]  # tenant, fee period
 # The kinds of invoices that give fees back.
-_WITH_CREDITS: Final = (InvoiceKind.CHANGE, InvoiceKind.FINAL)
+_WITH_CREDITS: Final = (InvoiceKind.PERIOD, InvoiceKind.CHANGE, InvoiceKind.FINAL)
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ class DraftMoney:
     _uses: dict[UUID, int]
     _tax_percents: Mapping[UUID, Fraction | None]
     _credit: dict[tuple[UUID, str], Money]
-    _charges: Mapping[ChargeKey, Charge]
+    _charges: dict[ChargeKey, Charge]
     _taken: set[UUID]
 
     def item_lines(self, draft: Invoice) -> list[Line]:
@@ -112,17 +111,32 @@ class DraftMoney:
             self._uses[one.row.id] += one.counted
         self._credit[account] += summed.to_credit_balance - summed.credit_applied
         self._taken.update(line.invoice_item_id for line in lines if line.invoice_item_id)
+        self._remember_charges(draft, lines, summed, percents)
         totaled = [
             line.totaled(total, percent)
             for line, total, percent in zip(lines, summed.lines, percents, strict=True)
         ]
         return Computed(totaled, summed, used)
 
+    def _remember_charges(
+        self,
+        draft: Invoice,
+        lines: Sequence[Line],
+        summed: Totals,
+        percents: Sequence[Fraction],
+    ) -> None:
+        """A later draft of the batch may give back what this one charges."""
+        for line, total, percent in zip(lines, summed.lines, percents, strict=True):
+            if line.fee_id is not None and line.amount.minor_units > 0:
+                self._charges[draft.tenant_id, line.fee_id] = _charge(
+                    total.amount.minor_units, total.discount.minor_units, percent
+                )
+
     def _given_back(self, draft: Invoice, line: Line) -> Line:
         """A credit for an advance fee takes the discount and tax of the charge: no more comes back than was paid."""
-        if line.kind is not LineKind.FEE or line.amount.minor_units >= 0 or line.period is None:
+        if line.fee_id is None or line.amount.minor_units >= 0:
             return line
-        charge = self._charges.get((draft.id, line.item_id, line.period.start))
+        charge = self._charges.get((draft.tenant_id, line.fee_id))
         if charge is None:
             return line
         return replace(
@@ -142,9 +156,9 @@ class DraftMoney:
         if percent is not None:
             return percent
         booked = prices.get((draft.tenant_id, line.price_id)) if line.price_id else None
-        if booked is None or not booked.row.tax_percent:
-            return _ZERO
-        return Fraction(booked.row.tax_percent)
+        if booked is None:
+            return line.default_tax_percent
+        return Fraction(booked.row.tax_percent or _ZERO)
 
 
 def in_order(drafts: Sequence[Invoice]) -> list[Invoice]:
@@ -202,11 +216,13 @@ async def _read_charges(tx: Connection, drafts: Sequence[Invoice]) -> dict[Charg
         invoice_ids=[draft.id for draft in drafts],
     )
     return {
-        (row.draft_id, row.item_id, row.period_start): Charge(
-            Fraction(row.discount * 100, row.amount), Fraction(row.tax_percent)
-        )
+        (row.tenant_id, row.id): _charge(row.amount, row.discount, Fraction(row.tax_percent))
         for row in rows
     }
+
+
+def _charge(amount: int, discount: int, tax_percent: Fraction) -> Charge:
+    return Charge(Fraction(discount * 100, amount), tax_percent)
 
 
 def _discount_of(row: DiscountRow) -> Discount:

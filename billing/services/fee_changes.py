@@ -43,13 +43,17 @@ class LicensedItem:
 
 @dataclass(frozen=True, slots=True)
 class NewFee:
-    """A fee period to write. `what` names item, price and quantity; `nominal` is what `period` is cut from."""
+    """A fee period to write. `what` names item, price and quantity; `nominal` is what `period` is cut from.
+
+    A credit names the charge that it gives back.
+    """
 
     what: LicensedItem
     reason: FeeReason
     period: Period
     nominal: Period
     key: BillKey
+    gives_back: int | None = None
 
 
 async def list_live(tx: Connection, row: Subscription, cut: datetime) -> list[ListLiveFeesRow]:
@@ -119,6 +123,7 @@ async def insert_fees(tx: Connection, row: Subscription, fees: Sequence[NewFee])
         nominal_ends=[fee.nominal.end for fee in fees],
         bill_kinds=[fee.key.kind for fee in fees],
         bill_boundaries=[fee.key.boundary for fee in fees],
+        gives_backs=[fee.gives_back for fee in fees],
     )
 
 
@@ -138,4 +143,5 @@ async def rekey_fees(tx: Connection, row: Subscription, key: BillKey) -> None:
 def _credit(fee: FeePeriod, cut: datetime, key: BillKey) -> NewFee:
     what = LicensedItem(fee.item_id, fee.price_id, fee.quantity, BillingTiming(fee.billing_timing))
     unused = Period(max(cut, fee.period_start), fee.period_end)
-    return NewFee(what, FeeReason.CREDIT, unused, Period(fee.nominal_start, fee.nominal_end), key)
+    nominal = Period(fee.nominal_start, fee.nominal_end)
+    return NewFee(what, FeeReason.CREDIT, unused, nominal, key, gives_back=fee.id)

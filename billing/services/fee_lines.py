@@ -47,6 +47,7 @@ def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
         amount=fee_amount(row, facts.prices),
         description=line.description + _WHAT.get(FeeReason(row.reason), ""),
         derivation=Derivation(sign * rated.exact, _share(row)),
+        fee_id=row.gives_back or row.id,
     )
 
 

@@ -72,7 +72,8 @@ class Line:
     line is computed.
 
     A line that corrects or gives back an earlier one carries that one's discount in `own_discount_percent`, and its tax
-    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. `dimensions` are
+    in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. A line without a
+    price has the `default_tax_percent`; `fee_id` is the charge that a fee line makes or gives back. `dimensions` are
     the group's values by property, where the meter groups.
     """
 
@@ -90,6 +91,8 @@ class Line:
     invoice_item_id: UUID | None = None
     own_discount_percent: Fraction | None = None
     tax_percent: Fraction | None = None
+    default_tax_percent: Fraction = Fraction(0)
+    fee_id: int | None = None
     discount: Money | None = None
     tax: Money | None = None
 
@@ -104,6 +107,8 @@ class Line:
         return replace(
             self,
             own_discount_percent=None,
+            default_tax_percent=Fraction(0),
+            fee_id=None,
             tax_percent=tax_percent,
             discount=total.discount,
             tax=total.tax,

@@ -18,11 +18,13 @@ from queries.commitments import ListPromisesRow
 from queries.models import FeePeriod, Invoice, UsagePeriod
 
 from billing.domain.invoice import InvoiceKind
-from billing.domain.money import Money
 from billing.runtime.db import Connection
+from billing.services.corrections import earlier_line
 from billing.services.draft_periods import PeriodsByDraft
+from billing.services.invoice_line import EarlierLine
 
-_ENDS_A_PERIOD = (InvoiceKind.PERIOD, InvoiceKind.FINAL)
+# A change does where it ends the period for another interval.
+_ENDS_A_PERIOD = (InvoiceKind.PERIOD, InvoiceKind.CHANGE, InvoiceKind.FINAL)
 
 
 class CycleKey(NamedTuple):
@@ -41,8 +43,7 @@ class Promise:
     row: ListPromisesRow
     usage: Sequence[UsagePeriod]
     fees: Sequence[FeePeriod]
-    billed: Money
-    waived: Money
+    earlier: Sequence[EarlierLine]
 
 
 async def read_promises(
@@ -105,28 +106,28 @@ async def _read(tx: Connection, rows: Sequence[ListPromisesRow]) -> dict[CycleKe
         fee = found.fee_period
         fees[CycleKey(fee.tenant_id, fee.subscription_id, found.kind, found.boundary)].append(fee)
     earlier = await _earlier(tx, rows)
-    promises = {}
-    for row in rows:
-        key = CycleKey(row.tenant_id, row.subscription_id, row.kind, row.boundary)
-        of_period = (row.tenant_id, row.subscription_id, row.period_start)
-        billed, waived = (
-            Money(earlier.get((*of_period, is_waived), 0), row.currency)
-            for is_waived in (False, True)
+    return {
+        key: Promise(
+            row,
+            usage[key],
+            fees[key],
+            earlier.get((row.tenant_id, row.subscription_id, row.period_start), ()),
         )
-        promises[key] = Promise(row, usage[key], fees[key], billed, waived)
-    return promises
+        for row in rows
+        for key in [CycleKey(row.tenant_id, row.subscription_id, row.kind, row.boundary)]
+    }
 
 
 async def _earlier(
     tx: Connection, rows: Sequence[ListPromisesRow]
-) -> Mapping[tuple[UUID, UUID, datetime, bool], int]:
+) -> Mapping[tuple[UUID, UUID, datetime], Sequence[EarlierLine]]:
     found = await queries.commitments.list_earlier_true_ups(
         tx,
         tenant_ids=[row.tenant_id for row in rows],
         subscription_ids=[row.subscription_id for row in rows],
         period_starts=[row.period_start for row in rows],
     )
-    return {
-        (row.tenant_id, row.subscription_id, row.period_start, row.waived): row.amount
-        for row in found
-    }
+    earlier: dict[tuple[UUID, UUID, datetime], list[EarlierLine]] = defaultdict(list)
+    for row in found:
+        earlier[row.tenant_id, row.subscription_id, row.period_start].append(earlier_line(row))
+    return earlier

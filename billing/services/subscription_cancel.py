@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 import queries.catalog
 import queries.subscription_changes
@@ -58,8 +59,9 @@ async def cancel_at(
     )
     metered = {item.id: item.meter_id for item in items if item.meter_id}
     await end_usage(tx, row, metered, moment.at)
+    owes = None
     if row.period_start is not None:
-        await _settle(tx, row, moment, credit=credit)
+        owes = await _settle(tx, row, moment, credit=credit)
     ended = await queries.subscription_changes.end_subscription(
         tx,
         tenant_id=row.tenant_id,
@@ -72,7 +74,7 @@ async def cancel_at(
     await _tell(tx, row, status, ended.version, moment)
     if row.period_start is not None:
         whole = Period(row.period_start, moment.at) if moment.at > row.period_start else None
-        closed = Closed(row, new_id(moment.now), InvoiceKind.FINAL, moment.at, whole)
+        closed = Closed(row, new_id(moment.now), InvoiceKind.FINAL, moment.at, whole, owes)
         await close_apart(tx, closed, moment.times_of(row), moment.cause, now=moment.now)
     await reassign_usage(
         tx,
@@ -85,8 +87,13 @@ async def cancel_at(
     return await read_again(tx, row)
 
 
-async def _settle(tx: Connection, row: Subscription, moment: Moment, *, credit: bool) -> None:
-    """What the current period's invoice was to bill goes to the final one, with credits for the time after the end."""
+async def _settle(
+    tx: Connection, row: Subscription, moment: Moment, *, credit: bool
+) -> UUID | None:
+    """What the current period's invoice was to bill goes to the final one, with credits for the time after the end.
+
+    Returns the plan whose commitment the period owes, if any.
+    """
     assert row.period_end is not None, "a period has an end"
     key = BillKey(InvoiceKind.FINAL, moment.at)
     cut = await _cut(tx, row, moment.at)
@@ -95,9 +102,10 @@ async def _settle(tx: Connection, row: Subscription, moment: Moment, *, credit: 
     await end_fees(tx, row, live, cut, credited=credited, key=key)
     await rekey_fees(tx, row, key)
     await rekey_usage(tx, row, key.kind, key.boundary)
-    await queries.subscription_changes.delete_open_cycle(
+    deleted = await queries.subscription_changes.delete_open_cycle(
         tx, tenant_id=row.tenant_id, subscription_id=row.id, boundary=row.period_end
     )
+    return deleted.plan_id if deleted else None
 
 
 async def _cut(tx: Connection, row: Subscription, at: datetime) -> datetime:

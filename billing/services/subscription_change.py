@@ -77,6 +77,8 @@ async def apply_change(
             await _prorate(tx, row, asked, edited, change.proration, moment)
         await follow_with_usage(tx, row, edited, held, moment)
         changed = await _change_terms(tx, row, asked, change, None)
+        if inside:
+            await _owe_new_plan(tx, changed)
         if moves:
             await _replan_usage(tx, row, changed, moment)
     return await _tell(tx, row, moment)
@@ -109,6 +111,18 @@ async def _prorate(
         await _close_change(tx, row, moment)
 
 
+async def _owe_new_plan(tx: Connection, row: Subscription) -> None:
+    """The current period owes what the plan promises that the subscription has now."""
+    assert row.period_end is not None, "it is inside a period"
+    await queries.subscription_changes.change_cycle_plan(
+        tx,
+        tenant_id=row.tenant_id,
+        subscription_id=row.id,
+        boundary=row.period_end,
+        plan_id=row.plan_id,
+    )
+
+
 async def _close_change(tx: Connection, row: Subscription, moment: Moment) -> None:
     """The change's cycle, once: another change at the same instant joins its draft."""
     found = await queries.subscription_changes.has_cycle(
@@ -137,7 +151,7 @@ async def _change_interval(
     metered = await _metered_of(tx, row)
     await end_usage(tx, row, metered, moment.at)
     await rekey_usage(tx, row, key.kind, key.boundary)
-    await queries.subscription_changes.delete_open_cycle(
+    deleted = await queries.subscription_changes.delete_open_cycle(
         tx, tenant_id=row.tenant_id, subscription_id=row.id, boundary=row.period_end
     )
     changed = await _change_terms(tx, row, asked, change, moment.at)
@@ -146,7 +160,8 @@ async def _change_interval(
         changed, terms, terms.paid_from(moment.at), InvoiceKind.CHANGE, FeeReason.DEBIT, cut
     )
     ended = Period(row.period_start, moment.at) if moment.at > row.period_start else None
-    closed = Closed(changed, new_id(moment.now), InvoiceKind.CHANGE, moment.at, ended)
+    owes = deleted.plan_id if deleted else None
+    closed = Closed(changed, new_id(moment.now), InvoiceKind.CHANGE, moment.at, ended, owes)
     await reopen(tx, opened, closed, moment.times_of(row), moment.cause, now=moment.now)
     await _reassign_all(tx, row, metered, moment.at, moment)
 

@@ -98,6 +98,7 @@ async def _fees(
             bill_kind=kind,
             bill_boundary=boundary,
             ended_at=None,
+            gives_back=None,
         )
         for item in items
     ]

@@ -12,8 +12,7 @@ from fractions import Fraction
 from queries.models import Invoice, UsagePeriod
 
 from billing.domain.errors import BillingError
-from billing.domain.money import Money, total_of
-from billing.domain.pricing import adjustment
+from billing.services.corrections import correcting, left_to_bill
 from billing.services.draft_facts import DraftFacts
 from billing.services.invoice_line import Derivation, EarlierLine, Line, LineKind
 from billing.services.period_rating import RatedPeriod
@@ -76,15 +75,11 @@ def adjustments(rated: RatedPeriod, earlier: Sequence[EarlierLine]) -> Iterator[
 
     It has the discount and the tax of what it corrects.
     """
-    currency = rated.total.currency
-    amounts = tuple(line.billed for line in earlier)
-    billed = total_of((one.amount for one in amounts if not one.waived), currency)
-    waived = total_of((one.amount for one in amounts if one.waived), currency)
-    difference = adjustment(rated.total, billed, waived)
+    difference = left_to_bill(rated.total, earlier)
     if difference is None:
         return
     row = rated.booked.row
-    yield Line(
+    line = Line(
         LineKind.ADJUSTMENT,
         f"{row.display_name}: adjustment",
         rated.row.item_id,
@@ -93,11 +88,10 @@ def adjustments(rated: RatedPeriod, earlier: Sequence[EarlierLine]) -> Iterator[
         rated.quantity,
         difference,
         [step.as_strings() for one in rated.groups.values() for step in one.steps],
-        Derivation(rated.total.exact, rated.share, amounts),
+        Derivation(rated.total.exact, rated.share, tuple(one.billed for one in earlier)),
         row.meter_id,
-        own_discount_percent=_own_discount(difference, earlier),
-        tax_percent=earlier[0].tax_percent if earlier else None,
     )
+    yield correcting(line, earlier)
 
 
 def _rated(row: UsagePeriod, facts: DraftFacts) -> RatedPeriod:
@@ -105,21 +99,3 @@ def _rated(row: UsagePeriod, facts: DraftFacts) -> RatedPeriod:
     if isinstance(rated, BillingError):
         raise rated
     return rated
-
-
-def _own_discount(difference: Money, earlier: Sequence[EarlierLine]) -> Fraction | None:
-    """The discount of the period that is corrected, in percent.
-
-    More usage gets what its invoice gave in percent; an amount that was given off it stays as it is. What is given back
-    is given back as it was billed: with all that was taken off it.
-    """
-    if not earlier:
-        return None
-    if difference.minor_units < 0:
-        billed = sum(line.billed.amount.minor_units for line in earlier)
-        taken_off = sum(line.discount.minor_units for line in earlier)
-        return Fraction(100 * taken_off, billed) if billed else Fraction(0)
-    left = Fraction(1)
-    for percent in earlier[0].percents:
-        left *= 1 - percent / 100
-    return 100 * (1 - left)

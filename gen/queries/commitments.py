@@ -43,13 +43,13 @@ class ListPromisesRow:
 
 LIST_PROMISES: typing.Final = """-- name: ListPromises :many
 SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, c.period_start::timestamptz AS period_start,
-       l.commitment::numeric AS commitment, l.display_name, s.currency, s.time_zone, s.billing_interval, s.anchor_at
+       l.commitment::numeric AS commitment, l.display_name, s.currency, s.time_zone, l.billing_interval, s.anchor_at
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
     AS g (tenant_id, subscription_id, kind, boundary)
 JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
-JOIN plans l ON l.tenant_id = s.tenant_id AND l.id = s.plan_id AND l.commitment IS NOT NULL
 JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id AND c.kind = g.kind
     AND c.boundary = g.boundary
+JOIN plans l ON l.tenant_id = c.tenant_id AND l.id = c.plan_id AND l.commitment IS NOT NULL
 WHERE c.period_start IS NOT NULL
 ORDER BY c.tenant_id, c.subscription_id, c.boundary, c.kind
 """
@@ -64,7 +64,7 @@ async def list_promises(
     boundaries: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListPromisesRow]:
     """Invoice path, step 4: what plans promise for a billing period, and what counts towards it.
-    Of the given cycles those that end a period of a plan with a commitment.
+    Of the given cycles those that end a period which owes a commitment, of whatever plan the subscription has now.
     """
     rows = await conn.fetch(LIST_PROMISES, tenant_ids, subscription_ids, kinds, boundaries)
     return [ListPromisesRow(*row) for row in rows]
@@ -103,7 +103,7 @@ class ListPromisedFeesRow:
 
 
 LIST_PROMISED_FEES: typing.Final = """-- name: ListPromisedFees :many
-SELECT g.kind::text AS kind, g.boundary::timestamptz AS boundary, f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at
+SELECT g.kind::text AS kind, g.boundary::timestamptz AS boundary, f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at, f.gives_back
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[],
     $5::timestamptz[]
@@ -135,7 +135,7 @@ async def list_promised_fees(
         boundaries,
         period_starts,
     )
-    return [ListPromisedFeesRow(row[0], row[1], models.FeePeriod(*row[2:17])) for row in rows]
+    return [ListPromisedFeesRow(row[0], row[1], models.FeePeriod(*row[2:18])) for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,19 +145,32 @@ class ListEarlierTrueUpsRow:
     tenant_id: uuid.UUID
     subscription_id: uuid.UUID
     period_start: datetime.datetime
-    waived: bool
+    invoice_id: uuid.UUID
+    number: str
+    line_number: int
     amount: int
+    currency: str
+    waived: bool
+    discount: int
+    tax_percent: decimal.Decimal
+    percents: list[str]
 
 
 LIST_EARLIER_TRUE_UPS: typing.Final = """-- name: ListEarlierTrueUps :many
 SELECT g.tenant_id::uuid AS tenant_id, g.subscription_id::uuid AS subscription_id,
-       g.period_start::timestamptz AS period_start, i.waived, sum(l.amount)::bigint AS amount
+       g.period_start::timestamptz AS period_start, l.invoice_id, i.number::text AS number, l.line_number, l.amount,
+       i.currency, i.waived, l.discount, l.tax_percent,
+       ARRAY(
+           SELECT d.percent::text FROM invoice_discounts d
+           WHERE d.tenant_id = l.tenant_id AND d.invoice_id = l.invoice_id AND d.percent IS NOT NULL
+           ORDER BY d.position
+       )::text[] AS percents
 FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[])
     AS g (tenant_id, subscription_id, period_start)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
 JOIN invoice_lines l ON l.tenant_id = i.tenant_id AND l.invoice_id = i.id
 WHERE l.kind = 'commitment' AND l.period_start = g.period_start AND (i.status IN ('open', 'paid') OR i.waived)
-GROUP BY g.tenant_id, g.subscription_id, g.period_start, i.waived
+ORDER BY i.finalized_at, length(i.number), i.number, l.line_number
 """
 
 
@@ -168,6 +181,8 @@ async def list_earlier_true_ups(
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListEarlierTrueUpsRow]:
-    """What finalized invoices that are not void, or are waived, carry as commitment for these periods already."""
+    """What finalized invoices that are not void, or are waived, carry as commitment for these periods already, with the
+    discounts in percent of those invoices.
+    """
     rows = await conn.fetch(LIST_EARLIER_TRUE_UPS, tenant_ids, subscription_ids, period_starts)
     return [ListEarlierTrueUpsRow(*row) for row in rows]

@@ -22,12 +22,12 @@ __all__ = [
 
 
 INSERT_CYCLES: typing.Final = """-- name: InsertCycles :exec
-INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)
-SELECT g.tenant_id, g.subscription_id, g.kind, g.boundary, g.id, g.period_start, g.closed_at
+INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
+SELECT g.tenant_id, g.subscription_id, g.kind, g.boundary, g.id, g.period_start, g.plan_id, g.closed_at
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::uuid[],
-    $6::timestamptz[], $7::timestamptz[]
-) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, closed_at)
+    $6::timestamptz[], $7::uuid[], $8::timestamptz[]
+) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
 ORDER BY g.tenant_id, g.subscription_id, g.kind, g.boundary
 ON CONFLICT DO NOTHING
 """
@@ -42,6 +42,7 @@ async def insert_cycles(
     boundaries: collections.abc.Sequence[datetime.datetime],
     ids: collections.abc.Sequence[uuid.UUID],
     period_starts: collections.abc.Sequence[datetime.datetime | None] | None,
+    plan_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     closed_ats: collections.abc.Sequence[datetime.datetime | None] | None,
 ) -> None:
     """Invoice path, steps 1 and 2: billing cycles and the periods of subscriptions. All under the subscriptions' row locks."""
@@ -53,6 +54,7 @@ async def insert_cycles(
         boundaries,
         ids,
         period_starts,
+        plan_ids,
         closed_ats,
     )
 
@@ -71,7 +73,7 @@ UPDATE billing_cycles SET closed_at = held.closed_at
 FROM held
 WHERE billing_cycles.tenant_id = held.tenant_id AND billing_cycles.subscription_id = held.subscription_id
   AND billing_cycles.kind = held.kind AND billing_cycles.boundary = held.boundary AND billing_cycles.closed_at IS NULL
-RETURNING billing_cycles.tenant_id, billing_cycles.subscription_id, billing_cycles.kind, billing_cycles.boundary, billing_cycles.id, billing_cycles.period_start, billing_cycles.closed_at
+RETURNING billing_cycles.tenant_id, billing_cycles.subscription_id, billing_cycles.kind, billing_cycles.boundary, billing_cycles.id, billing_cycles.period_start, billing_cycles.closed_at, billing_cycles.plan_id
 """
 
 
@@ -145,7 +147,7 @@ FROM unnest(
     tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary, nominal_start, nominal_end
 )
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
-WHERE i.meter_id IS NOT NULL AND i.ended_at IS NULL
+WHERE i.meter_id IS NOT NULL AND i.ended_at IS NULL AND (i.started_at IS NULL OR i.started_at <= g.period_start)
 ORDER BY i.tenant_id, i.id, g.period_start
 ON CONFLICT DO NOTHING
 """
@@ -163,7 +165,7 @@ async def insert_usage_periods(
     nominal_starts: collections.abc.Sequence[datetime.datetime | None] | None,
     nominal_ends: collections.abc.Sequence[datetime.datetime | None] | None,
 ) -> None:
-    """One row for each metered item that the subscriptions have; those that are there stay as they are."""
+    """One row for each metered item that the subscriptions have by then; those that are there stay as they are."""
     await conn.execute(
         INSERT_USAGE_PERIODS,
         tenant_ids,

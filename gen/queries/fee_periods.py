@@ -92,7 +92,7 @@ class ListDraftFeesRow:
 
 
 LIST_DRAFT_FEES: typing.Final = """-- name: ListDraftFees :many
-SELECT g.invoice_id::uuid AS invoice_id, f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at
+SELECT g.invoice_id::uuid AS invoice_id, f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at, f.gives_back
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::timestamptz[])
     AS g (tenant_id, invoice_id, subscription_id, kind, boundary)
 JOIN fee_periods f ON f.tenant_id = g.tenant_id AND f.subscription_id = g.subscription_id
@@ -119,22 +119,23 @@ async def list_draft_fees(
         kinds,
         boundaries,
     )
-    return [ListDraftFeesRow(row[0], models.FeePeriod(*row[1:16])) for row in rows]
+    return [ListDraftFeesRow(row[0], models.FeePeriod(*row[1:17])) for row in rows]
 
 
 INSERT_ITEM_FEES: typing.Final = """-- name: InsertItemFees :exec
 INSERT INTO fee_periods (
     tenant_id, subscription_id, item_id, price_id, quantity, reason, billing_timing, period_start, period_end,
-    nominal_start, nominal_end, bill_kind, bill_boundary)
+    nominal_start, nominal_end, bill_kind, bill_boundary, gives_back)
 SELECT $1, $2, g.item_id, g.price_id, g.quantity::numeric, g.reason, g.billing_timing,
-       g.period_start, g.period_end, g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary
+       g.period_start, g.period_end, g.nominal_start, g.nominal_end, g.bill_kind, g.bill_boundary, g.gives_back
 FROM unnest(
     $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[],
-    $11::timestamptz[], $12::text[], $13::timestamptz[]
+    $11::timestamptz[], $12::text[], $13::timestamptz[],
+    $14::bigint[]
 ) WITH ORDINALITY AS g (
     item_id, price_id, quantity, reason, billing_timing, period_start, period_end, nominal_start, nominal_end, bill_kind,
-    bill_boundary, place
+    bill_boundary, gives_back, place
 )
 ORDER BY g.place
 """
@@ -156,6 +157,7 @@ async def insert_item_fees(
     nominal_ends: collections.abc.Sequence[datetime.datetime],
     bill_kinds: collections.abc.Sequence[str],
     bill_boundaries: collections.abc.Sequence[datetime.datetime],
+    gives_backs: collections.abc.Sequence[int | None] | None,
 ) -> None:
     """What a change charges and gives back."""
     await conn.execute(
@@ -173,6 +175,7 @@ async def insert_item_fees(
         nominal_ends,
         bill_kinds,
         bill_boundaries,
+        gives_backs,
     )
 
 
@@ -185,7 +188,7 @@ class ListLiveFeesRow:
 
 
 LIST_LIVE_FEES: typing.Final = """-- name: ListLiveFees :many
-SELECT f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at,
+SELECT f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, f.reason, f.billing_timing, f.period_start, f.period_end, f.nominal_start, f.nominal_end, f.bill_kind, f.bill_boundary, f.ended_at, f.gives_back,
        (f.bill_kind <> 'imported' AND NOT EXISTS (
            SELECT FROM invoices i
            WHERE i.tenant_id = f.tenant_id AND i.subscription_id = f.subscription_id AND i.kind = f.bill_kind
@@ -209,7 +212,7 @@ async def list_live_fees(
     one that is neither void without a successor nor waived; false where another system has billed the period.
     """
     rows = await conn.fetch(LIST_LIVE_FEES, tenant_id, subscription_id, at)
-    return [ListLiveFeesRow(models.FeePeriod(*row[0:15]), row[15]) for row in rows]
+    return [ListLiveFeesRow(models.FeePeriod(*row[0:16]), row[16]) for row in rows]
 
 
 END_FEES: typing.Final = """-- name: EndFees :exec

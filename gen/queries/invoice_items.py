@@ -295,31 +295,32 @@ async def list_draft_taxes(
 class ListCreditedFeesRow:
     """One row of list_credited_fees."""
 
-    draft_id: uuid.UUID
-    item_id: uuid.UUID
-    period_start: datetime.datetime
+    tenant_id: uuid.UUID
+    id: int
     amount: int
     discount: int
     tax_percent: decimal.Decimal
 
 
 LIST_CREDITED_FEES: typing.Final = """-- name: ListCreditedFees :many
-SELECT i.id AS draft_id, f.item_id, f.period_start, l.amount, l.discount, l.tax_percent
+SELECT c.tenant_id, c.id, l.amount, l.discount, l.tax_percent
 FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, invoice_id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
 JOIN fee_periods f ON f.tenant_id = i.tenant_id AND f.subscription_id = i.subscription_id
     AND f.bill_kind = i.kind AND f.bill_boundary = i.boundary AND f.reason = 'credit'
+JOIN fee_periods c ON c.tenant_id = f.tenant_id AND c.id = f.gives_back
 CROSS JOIN LATERAL (
     SELECT x.amount, x.discount, x.tax_percent
-    FROM invoice_lines x
-    JOIN invoices o ON o.tenant_id = x.tenant_id AND o.id = x.invoice_id
-    WHERE x.tenant_id = f.tenant_id AND x.item_id = f.item_id AND x.kind = 'fee' AND x.amount > 0
-      AND x.period_start <= f.period_start AND x.period_end >= f.period_end
-      AND (o.status IN ('open', 'paid') OR o.waived)
-    ORDER BY x.period_start DESC, o.id DESC
+    FROM invoices o
+    JOIN invoice_lines x ON x.tenant_id = o.tenant_id AND x.invoice_id = o.id
+    WHERE o.tenant_id = c.tenant_id AND o.subscription_id = c.subscription_id AND o.kind = c.bill_kind
+      AND o.boundary = c.bill_boundary AND (o.status IN ('open', 'paid') OR o.waived)
+      AND x.kind = 'fee' AND x.item_id = c.item_id AND x.price_id = c.price_id AND x.period_start = c.period_start
+      AND x.amount > 0
+    ORDER BY x.line_number
     LIMIT 1
 ) AS l
-ORDER BY i.id, f.item_id, f.period_start
+ORDER BY c.tenant_id, c.id
 """
 
 
@@ -329,6 +330,6 @@ async def list_credited_fees(
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     invoice_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListCreditedFeesRow]:
-    """Of each fee that the drafts give back: the line that charged for it."""
+    """Of each fee that the drafts give back: the charge, and the final line that charged for it."""
     rows = await conn.fetch(LIST_CREDITED_FEES, tenant_ids, invoice_ids)
     return [ListCreditedFeesRow(*row) for row in rows]

@@ -70,6 +70,7 @@ class BillingCycle:
     id: uuid.UUID
     period_start: datetime.datetime | None
     closed_at: datetime.datetime | None
+    plan_id: uuid.UUID | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ class FeePeriod:
     bill_kind: str
     bill_boundary: datetime.datetime
     ended_at: datetime.datetime | None
+    gives_back: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

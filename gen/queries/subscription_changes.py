@@ -16,6 +16,7 @@ from .connection import ConnectionLike
 __all__ = [
     "ListChangesDueOnTestClocksRow",
     "ListChangesDueRow",
+    "change_cycle_plan",
     "change_terms",
     "cut_usage_periods",
     "delete_open_cycle",
@@ -310,10 +311,11 @@ async def rekey_usage_periods(
     )
 
 
-DELETE_OPEN_CYCLE: typing.Final = """-- name: DeleteOpenCycle :exec
+DELETE_OPEN_CYCLE: typing.Final = """-- name: DeleteOpenCycle :one
 DELETE FROM billing_cycles
 WHERE tenant_id = $1 AND subscription_id = $2 AND kind = 'period'
   AND boundary = $3::timestamptz AND closed_at IS NULL
+RETURNING tenant_id, subscription_id, kind, boundary, id, period_start, closed_at, plan_id
 """
 
 
@@ -323,9 +325,29 @@ async def delete_open_cycle(
     tenant_id: uuid.UUID,
     subscription_id: uuid.UUID,
     boundary: datetime.datetime,
+) -> models.BillingCycle | None:
+    """The current period ends early: another cycle stands for it, and owes its plan what this one did."""
+    row = await conn.fetchrow(DELETE_OPEN_CYCLE, tenant_id, subscription_id, boundary)
+    return None if row is None else models.BillingCycle(*row)
+
+
+CHANGE_CYCLE_PLAN: typing.Final = """-- name: ChangeCyclePlan :exec
+UPDATE billing_cycles SET plan_id = $1::uuid
+WHERE tenant_id = $2 AND subscription_id = $3 AND kind = 'period'
+  AND boundary = $4::timestamptz AND closed_at IS NULL AND plan_id IS NOT NULL
+"""
+
+
+async def change_cycle_plan(
+    conn: ConnectionLike,
+    *,
+    plan_id: uuid.UUID,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+    boundary: datetime.datetime,
 ) -> None:
-    """The current period ends early: another cycle stands for it."""
-    await conn.execute(DELETE_OPEN_CYCLE, tenant_id, subscription_id, boundary)
+    """The current period owes what another plan promises, if it owes anything."""
+    await conn.execute(CHANGE_CYCLE_PLAN, plan_id, tenant_id, subscription_id, boundary)
 
 
 HAS_CYCLE: typing.Final = """-- name: HasCycle :one

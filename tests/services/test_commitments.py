@@ -4,33 +4,56 @@ from __future__ import annotations
 
 from fractions import Fraction
 from typing import Any
+from uuid import UUID
+
+import pytest
 
 from billing.services import catalog
-from billing.services.invoice_line import LineKind
+from billing.services.invoice_line import Line, LineKind
+from billing.services.subscription_edits import ItemChange
+from billing.services.subscription_requests import Later
 from billing.services.subscription_terms import Alignment
 from tests.conftest import Databases
+from tests.desk import Desk
 from tests.driver import DAY, HOUR, Driver, house_of, utc
 
 START = utc(2024, 5, 1)
 JUNE, JULY = utc(2024, 6, 1), utc(2024, 7, 1)
 
 
-async def promised(databases: Databases, commitment: str, *, fee: str = "49.00") -> Driver:
-    """A tenant with a plan of a fee, minutes at 0.10 and a commitment."""
+async def promised(
+    databases: Databases, commitment: str, *, fee: str = "49.00", tax: tuple[str, str] = ("", "")
+) -> Driver:
+    """A tenant with a plan of a fee, minutes at 0.10 and a commitment; the prices' taxes in that order."""
     house = await house_of(databases, START)
     await house.customer("UA")
     await house.meter("minutes")
-    async with databases.api.transaction(house.tenant_id) as tx:
-        new = catalog.NewPlan("plan", "Plan", "USD", "month", commitment=commitment)
+    await promise(house, "plan", commitment, fee=fee, tax=tax)
+    return house
+
+
+async def promise(
+    house: Driver,
+    key: str,
+    commitment: str,
+    *,
+    fee: str = "49.00",
+    tax: tuple[str, str] = ("", ""),
+    interval: str = "month",
+) -> UUID:
+    """The same plan, under another key."""
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        new = catalog.NewPlan(key, key, "USD", interval, commitment=commitment)
         plan = await catalog.create_plan(tx, house.tenant_id, new, house.cause(), now=house.now)
+        minutes = {"unit_amount": "0.10"}
         for price in (
-            catalog.NewPrice("Fee", "", "", "flat", {"amount": fee}, None),
-            catalog.NewPrice("Minutes", "minutes", "", "per_unit", {"unit_amount": "0.10"}, None),
+            catalog.NewPrice("Fee", "", "", "flat", {"amount": fee}, None, tax[0]),
+            catalog.NewPrice("Minutes", "minutes", "", "per_unit", minutes, None, tax[1]),
         ):
             await catalog.create_price(
                 tx, house.tenant_id, plan, price, house.cause(), now=house.now
             )
-    return house
+    return plan.id
 
 
 async def lines(house: Driver, boundary: Any) -> list[tuple[LineKind, int]]:
@@ -118,3 +141,105 @@ async def test_catching_up_gives_the_same_commitments(databases: Databases) -> N
     await house.settle()
     assert (LineKind.COMMITMENT, 3900) in await lines(house, JUNE)
     assert (LineKind.COMMITMENT, 5100) in await lines(house, JULY)
+
+
+async def commitments(house: Driver, boundary: Any) -> list[Line]:
+    (invoice,) = [row for row in await house.invoices() if row["boundary"] == boundary]
+    view = await house.view(invoice["id"])
+    return [line for line in view.lines if line.kind is LineKind.COMMITMENT]
+
+
+async def move(house: Driver, key: str, plan: UUID, later: Later | None) -> None:
+    """The only subscription gets another plan, with the prices of the same names."""
+    desk = Desk(house)
+    rows = await house.rows("SELECT id, meter_id, subscription_id FROM subscription_items")
+    prices = await desk.prices(key)
+    changes = [
+        ItemChange(row["id"], prices["Minutes" if row["meter_id"] else "Fee"]) for row in rows
+    ]
+    await desk.change(rows[0]["subscription_id"], *changes, plan_id=plan, later=later)
+
+
+async def test_a_period_owes_the_commitment_of_the_plan_that_it_had(databases: Databases) -> None:
+    house = await promised(databases, "100")
+    other = await promise(house, "other", "500", fee="0.00")
+    await house.subscribe()
+    await house.advance(START + 5 * DAY)
+    await move(house, "other", other, Later())
+    await house.advance(JUNE + 2 * HOUR)
+    assert (LineKind.COMMITMENT, 5100) in await lines(house, JUNE)
+    await house.use(START + 7 * DAY, "510", backfill=True)
+    await house.deliver()
+    await house.advance(JULY + 2 * HOUR)
+    # What comes late for May takes May's true-up back, and June owes what the new plan promises.
+    found = await lines(house, JULY)
+    assert [amount for kind, amount in found if kind is LineKind.COMMITMENT] == [-5100, 50000]
+
+
+async def test_a_change_of_interval_bills_the_commitment_of_the_part_that_it_ends(
+    databases: Databases,
+) -> None:
+    house = await promised(databases, "310", fee="31.00")
+    yearly = await promise(house, "yearly", "", fee="366.00", interval="year")
+    await house.subscribe()
+    middle = START + 10 * DAY
+    await house.advance(middle)
+    await move(house, "yearly", yearly, None)
+    await house.advance(middle + 2 * HOUR)
+    # Ten of 31 days: 100.00 are promised, and 10.00 of the fee remain after what was given back.
+    assert (LineKind.COMMITMENT, 9000) in await lines(house, middle)
+
+
+async def test_what_another_system_has_billed_owes_no_commitment(databases: Databases) -> None:
+    house = await promised(databases, "100")
+    await house.advance(START + 10 * DAY)
+    await house.subscribe(start_at=START - 200 * DAY, billed_until=JUNE, anchor_day=1)
+    await house.advance(JUNE + 2 * HOUR)
+    assert await lines(house, JUNE) == [(LineKind.FEE, 4900)]
+    await house.advance(JULY + 2 * HOUR)
+    assert (LineKind.COMMITMENT, 5100) in await lines(house, JULY)
+
+
+@pytest.mark.parametrize(
+    ("tax", "percent"), [(("20", "20"), 20), (("20", "7"), 0), (("", ""), 0)], ids=str
+)
+async def test_a_true_up_is_taxed_as_all_that_it_tops_up_is(
+    databases: Databases, tax: tuple[str, str], percent: int
+) -> None:
+    house = await promised(databases, "100", tax=tax)
+    await house.subscribe()
+    await house.advance(JUNE + 2 * HOUR)
+    (line,) = await commitments(house, JUNE)
+    assert line.tax is not None
+    assert (line.tax_percent, line.tax.minor_units) == (Fraction(percent), 51 * percent)
+    await house.execute("UPDATE customers SET tax_percent = 5")
+    await house.advance(JULY + 2 * HOUR)
+    (line,) = await commitments(house, JULY)
+    assert line.tax_percent == 5
+
+
+async def test_a_true_up_is_taken_back_with_the_discount_and_the_tax_that_it_had(
+    databases: Databases,
+) -> None:
+    house = await promised(databases, "100")
+    await house.subscribe()
+    await house.advance(START + DAY)
+    await house.execute("UPDATE customers SET tax_percent = 20")
+    await house.execute(
+        "INSERT INTO discounts (tenant_id, id, customer_id, display_name, percent, created_at)"
+        " SELECT tenant_id, id, id, 'Half', 50, $1 FROM customers",
+        START,
+    )
+    await house.advance(JUNE + 2 * HOUR)
+    await house.execute("UPDATE discounts SET ended_at = $1", JUNE + 2 * HOUR)
+    await house.execute("UPDATE customers SET tax_percent = 7")
+    await house.use(START + 7 * DAY, "510", backfill=True)
+    await house.deliver()
+    await house.advance(JULY + 2 * HOUR)
+    back, own = await commitments(house, JULY)
+    assert back.discount is not None
+    assert back.tax is not None
+    assert (back.amount.minor_units, back.discount.minor_units) == (-5100, -2550)
+    assert (back.tax_percent, back.tax.minor_units) == (Fraction(20), -510)
+    assert own.discount is not None
+    assert (own.discount.minor_units, own.tax_percent) == (0, Fraction(7))

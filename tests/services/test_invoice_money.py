@@ -18,7 +18,9 @@ from billing.services import credit_ledger
 from billing.services.credit_ledger import CreditKind, Entry
 from billing.services.draft_claims import FinalizationSettings
 from billing.services.finalization import finalize_due
+from billing.services.subscription_edits import ItemChange, Proration
 from tests.conftest import LONG, Databases
+from tests.desk import Desk
 from tests.driver import DAY, HOUR, Driver, house_of, utc
 
 START = utc(2024, 5, 1)
@@ -210,6 +212,55 @@ async def test_a_fee_that_cost_nothing_gives_nothing_back(databases: Databases) 
     assert (view.row.total, view.row.to_credit_balance) == (0, 0)
 
 
+async def test_a_credit_that_waits_for_the_next_invoice_keeps_the_charge_s_discount(
+    databases: Databases,
+) -> None:
+    house = await house_of(databases, utc(2024, 4, 1))
+    customer = await house.customer("UA")
+    await house.plan(fee="30.00")
+    await discount(house, customer, percent="100", periods=1)
+    desk = Desk(house)
+    made = await desk.subscribe()
+    await house.advance(utc(2024, 4, 16))
+    more = ItemChange(made.items[0].id, quantity="2")
+    await desk.change(made.row.id, more, proration=Proration.NEXT_INVOICE)
+    await house.advance(utc(2024, 5, 1) + 2 * HOUR)
+    credit, debit, fee = (await house.view((await house.invoices())[-1]["id"])).lines
+    assert credit.amount.minor_units == -1500
+    assert [line.discount for line in (credit, debit, fee)] == [
+        credit.amount,
+        Money(0, "USD"),
+        Money(0, "USD"),
+    ]
+
+
+async def test_each_credit_of_an_invoice_has_the_tax_of_its_own_charge(
+    databases: Databases,
+) -> None:
+    """A second change before the first one's invoice is final gives back what is taxed otherwise."""
+    house = await house_of(databases, utc(2024, 4, 1))
+    await house.customer("UA")
+    await house.plan(fee="30.00")
+    desk = Desk(house)
+    other = await desk.price("Other", amount="60.00")
+    third = await desk.price("Third", amount="90.00")
+    made = await desk.subscribe(items={"Fee": "1"})
+    await house.advance(utc(2024, 4, 16))
+    # Prices are never edited; these have not been used yet.
+    await house.execute("UPDATE prices SET tax_percent = 20 WHERE id = $1", other)
+    item = made.items[0].id
+    await desk.change(made.row.id, ItemChange(item, other))
+    await desk.change(made.row.id, ItemChange(item, third))
+    await house.advance(utc(2024, 4, 16) + 2 * HOUR)
+    lines = (await house.view((await house.invoices())[-1]["id"])).lines
+    assert [(line.amount.minor_units, line.tax_percent) for line in lines] == [
+        (-1500, Fraction(0)),
+        (3000, Fraction(20)),
+        (-3000, Fraction(20)),
+        (4500, Fraction(0)),
+    ]
+
+
 async def given_back(house: Driver, invoice: UUID, at: datetime) -> UUID:
     """A final draft that gives the rest of the invoice's fee back from `at` on."""
     await house.execute(
@@ -221,9 +272,9 @@ async def given_back(house: Driver, invoice: UUID, at: datetime) -> UUID:
     )
     await house.execute(
         "INSERT INTO fee_periods (tenant_id, subscription_id, item_id, price_id, quantity, reason, billing_timing,"
-        " period_start, period_end, nominal_start, nominal_end, bill_kind, bill_boundary)"
+        " period_start, period_end, nominal_start, nominal_end, bill_kind, bill_boundary, gives_back)"
         " SELECT tenant_id, subscription_id, item_id, price_id, quantity, 'credit', billing_timing, $1, period_end,"
-        " nominal_start, nominal_end, 'final', $1 FROM fee_periods WHERE bill_kind = 'activation'",
+        " nominal_start, nominal_end, 'final', $1, id FROM fee_periods WHERE bill_kind = 'activation'",
         at,
     )
     draft = new_id(house.now)

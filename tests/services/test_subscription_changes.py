@@ -7,10 +7,12 @@ from datetime import timedelta
 import pytest
 
 from billing.domain.errors import BillingError, Invalid
+from billing.domain.subscription import SubscriptionAction
 from billing.services.prices import PriceNotFound
 from billing.services.subscription_edits import ItemChange, ItemNotFound, Proration
 from billing.services.subscription_hold import SubscriptionCanceled
 from billing.services.subscription_requests import Later, NotCanceling
+from billing.services.subscription_steps import move_subscription
 from billing.services.subscriptions import MeterAlreadyPriced
 from tests.conftest import Databases
 from tests.desk import Desk
@@ -264,3 +266,51 @@ async def test_wrong_changes_are_refused_with_the_reason(databases: Databases) -
         await desk.change(made.row.id, ItemChange(price_id=dear))
     with pytest.raises(Invalid):
         await desk.cancel(made.row.id, Later(START - DAY))
+
+
+async def test_what_was_used_behind_an_end_shortly_before_a_boundary_has_no_owner(
+    databases: Databases,
+) -> None:
+    """The period behind the boundary exists ahead, and the record is folded into it when it goes."""
+    desk = await desk_of(databases, per_minute="0.10")
+    made = await desk.subscribe()
+    end = utc(2024, 5, 1)
+    await desk.house.advance(end - timedelta(minutes=2))
+    await desk.house.use(end - HOUR, "10")
+    await desk.house.use(end + timedelta(minutes=2), "7")
+    await desk.house.deliver()
+    assert (await desk.owned())[-1] == (end + timedelta(minutes=2), end)
+    await desk.cancel(made.row.id)
+    await desk.house.advance(end + DAY)
+    assert await desk.lines("final") == [("Minutes", 1_00)]
+    assert (await desk.owned())[-1] == (end + timedelta(minutes=2), None)
+
+
+async def test_an_item_that_is_added_in_a_trial_has_no_usage_before_it(
+    databases: Databases,
+) -> None:
+    desk = await desk_of(databases, fee="30.00", per_minute="0.10")
+    made = await desk.subscribe(items={"Fee": "1"}, trial_days=14)
+    await desk.house.advance(START + DAY)
+    prices = await desk.prices()
+    await desk.change(made.row.id, ItemChange(price_id=prices["Minutes"]))
+    async with desk.house.databases.api.transaction(desk.house.tenant_id) as tx:
+        await move_subscription(tx, desk.asking(made.row.id), SubscriptionAction.ACTIVATE)
+    starts = [start for start, _, _, _ in await desk.usage_periods()]
+    assert START not in starts
+
+
+async def test_usage_that_waits_unassigned_is_found_by_each_period_that_a_late_start_catches_up(
+    databases: Databases,
+) -> None:
+    desk = await desk_of(databases, fee="1.00")
+    await desk.house.plan("daily", per_minute="0.10", interval="day")
+    await desk.house.advance(MIDDLE)
+    for days in range(1, 6):
+        await desk.house.use(MIDDLE - DAY * days + HOUR, "10")
+    await desk.house.deliver()
+    assert {start for _, start in await desk.owned()} == {None}
+    await desk.subscribe(plan="daily", start_at=MIDDLE - DAY * 5)
+    await desk.house.deliver()
+    await desk.house.advance(MIDDLE + DAY)
+    assert sum(amount for _, amount in await desk.lines("period")) == 5_00
