@@ -65,18 +65,22 @@ WHERE outbox.event_id = ANY (@event_ids::uuid[]) AND outbox.purpose = @purpose
       WHERE l.kind = 'dispatcher');
 
 -- name: PostponeRefused :execrows
--- Counts an attempt of each refused row that has one left, under the lease's term.
-UPDATE outbox SET attempts = outbox.attempts + 1, next_attempt_at = r.next_attempt_at, last_error = r.last_error
+-- Counts an attempt of each refused row that has one left, under the lease's term. One that its replay holds by now, by
+-- an infinite time and one attempt (HoldQueued), stays held, and is spared that attempt here and in MoveToDeadLetters.
+UPDATE outbox
+SET attempts = outbox.attempts + 1, next_attempt_at = greatest(outbox.next_attempt_at, r.next_attempt_at),
+    last_error = r.last_error
 FROM unnest(@event_ids::uuid[], @purposes::text[], @next_attempt_ats::timestamptz[], @last_errors::text[])
      AS r (event_id, purpose, next_attempt_at, last_error)
-WHERE outbox.event_id = r.event_id AND outbox.purpose = r.purpose AND outbox.attempts + 1 < @attempts_max::integer
+WHERE outbox.event_id = r.event_id AND outbox.purpose = r.purpose AND outbox.attempts + 1 - (outbox.next_attempt_at IS NOT DISTINCT FROM 'infinity')::integer < @attempts_max::integer
   AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = outbox.shard AND l.term = @term);
 
 -- name: MoveToDeadLetters :execrows
 -- Refused for the last time: out of the queue and into the dead letters, under the lease's term.
 WITH gone AS (
     DELETE FROM outbox USING unnest(@event_ids::uuid[], @purposes::text[]) AS p (event_id, purpose)
-    WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose AND outbox.attempts + 1 >= @attempts_max::integer
+    WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose
+      AND outbox.attempts + 1 - (outbox.next_attempt_at IS NOT DISTINCT FROM 'infinity')::integer >= @attempts_max::integer
       AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = outbox.shard AND l.term = @term)
     RETURNING outbox.*
 )

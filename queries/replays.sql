@@ -129,9 +129,12 @@ WHERE id = @id AND (sqlc.narg(tenant_id)::uuid IS NULL OR tenant_id = sqlc.narg(
 FOR NO KEY UPDATE;
 
 -- name: MoveReplay :one
--- By hand or by an error. Accepting failures is what resuming does.
+-- By hand or by an error. Accepting failures is what resuming does. What is not sent any more was armed in vain, and
+-- what the bus refused for good of it counts as failed.
 UPDATE replays
-SET status = @status, status_note = @status_note, version = replays.version + 1,
+SET armed = greatest(replays.armed - sqlc.arg(unsent)::bigint - sqlc.arg(dead)::bigint, 0),
+    failed = replays.failed + sqlc.arg(dead)::bigint,
+    status = @status, status_note = @status_note, version = replays.version + 1,
     failures_accepted = @failures_accepted, armed_at = @now::timestamptz,
     finished_at = CASE WHEN @status::text = 'canceled' THEN @now::timestamptz END
 WHERE tenant_id = @tenant_id AND id = @id AND status = ANY (@from_statuses::text[])
@@ -160,12 +163,23 @@ SELECT (SELECT count(*) FROM outbox o WHERE o.replay_id = @id)::bigint AS queued
        (SELECT count(*) FROM outbox_dead_letters d WHERE d.replay_id = @id)::bigint AS dead;
 
 -- name: ListRunning :many
--- The running replays after one of them, of all tenants.
-SELECT tenant_id, id FROM replays WHERE status = 'running' AND id > @after ORDER BY id LIMIT @most::integer;
+-- The running replays after one of them, of all tenants. Those of a tenant, or for a consumer, that is paused wait.
+SELECT r.tenant_id, r.id FROM replays r
+WHERE r.status = 'running' AND r.id > @after
+  AND NOT EXISTS (
+      SELECT 1 FROM pauses p
+      WHERE p.resumed_at IS NULL AND (p.tenant_id = r.tenant_id OR 'consumer:' || p.consumer = r.target))
+ORDER BY r.id LIMIT @most::integer;
 
 -- name: LockRunning :one
--- No row when it is finished, or when another worker is at it.
-SELECT * FROM replays WHERE tenant_id = @tenant_id AND id = @id AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED;
+-- No row when it is finished, when another worker is at it, or when its tenant or consumer has been paused meanwhile.
+SELECT * FROM replays
+WHERE replays.tenant_id = @tenant_id AND replays.id = @id AND replays.status = 'running'
+  AND NOT EXISTS (
+      SELECT 1 FROM pauses p
+      WHERE p.resumed_at IS NULL
+        AND (p.tenant_id = replays.tenant_id OR 'consumer:' || p.consumer = replays.target))
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: ArmReplay :execrows
 -- Publications in the order given, behind all live ones. What is queued for this replay already stays as it is.
@@ -252,11 +266,14 @@ WHERE tenant_id = @tenant_id AND id = @id AND status <> 'deleted' FOR NO KEY UPD
 
 -- name: RedriveDeliveries :many
 -- What the endpoint never got of these events is due again under its own id: dead letters, and deliveries that were
--- never made. Those delivered, on their way or parked stay as they are.
+-- never made of what it wants. Those delivered, on their way or parked stay as they are. The attempts go on from their
+-- number, which is their key, and the schedule begins anew: those so far are forgiven.
 WITH given AS (
-    SELECT g.event_id, g.subject FROM unnest(@event_ids::uuid[], @subjects::text[]) AS g (event_id, subject)
+    SELECT g.event_id, g.subject, g.wanted
+    FROM unnest(@event_ids::uuid[], @subjects::text[], @wanted::boolean[]) AS g (event_id, subject, wanted)
 ), back AS (
-    UPDATE webhook_deliveries SET status = @status::text, attempts = 0, due_at = @now::timestamptz, finished_at = NULL
+    UPDATE webhook_deliveries
+    SET status = @status::text, forgiven = webhook_deliveries.attempts, due_at = @now::timestamptz, finished_at = NULL
     FROM given g
     WHERE webhook_deliveries.tenant_id = @tenant_id AND webhook_deliveries.webhook_id = @webhook_id
       AND webhook_deliveries.event_id = g.event_id AND webhook_deliveries.nonce = 0
@@ -272,6 +289,7 @@ WITH given AS (
     SELECT @tenant_id, @webhook_id, g.event_id, @shard::smallint, g.subject, @status::text, @now::timestamptz,
            @now::timestamptz
     FROM given g
+    WHERE g.wanted
     ORDER BY g.event_id
     ON CONFLICT DO NOTHING
     RETURNING event_id

@@ -58,7 +58,9 @@ SELECT n.need::text AS need FROM (
     (SELECT 'a dead letter of the router' FROM router_dead_letters d
      WHERE d.event_id >= @lower::uuid AND d.event_id < @upper::uuid LIMIT 1)
     UNION ALL
-    (SELECT 'a running replay' FROM replays r WHERE r.status = 'running' LIMIT 1)
+    (SELECT 'an active replay' FROM replays r
+     WHERE r.status IN ('running', 'paused') AND nullif(r.plan ->> 'first', '')::uuid < @upper::uuid
+       AND nullif(r.plan ->> 'last', '')::uuid >= @lower::uuid LIMIT 1)
     UNION ALL
     (SELECT 'healing' FROM healing h
      WHERE @heals::boolean AND EXISTS (

@@ -56,7 +56,7 @@ class ListFilter:
         if start is not None and end is not None and end <= start:
             raise InvalidPeriod("time_range: the end must be after the start.")
         first = _FIRST if start is None else UUID(int=_milliseconds(start) << _TIME_SHIFT)
-        last = _LAST if end is None else UUID(int=(_milliseconds(end) << _TIME_SHIFT) - 1)
+        last = _LAST if end is None else UUID(int=max((_milliseconds(end) << _TIME_SHIFT) - 1, 0))
         return cls(check_patterns(subjects), resource, correlation_id, first, last, dispatch_status)
 
 

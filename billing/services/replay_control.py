@@ -52,6 +52,7 @@ async def move(
     if row is None:
         raise not_found(replay_id)
     following, _ = apply_lifecycle(ReplayStatus(row.status), action, now)
+    ended = following is ReplayStatus.CANCELED
     counts = await queries.replays.count_queued(tx, id=row.id)
     assert counts is not None, "counts are always a row"
     match action:
@@ -69,6 +70,8 @@ async def move(
         status_note=order.note,
         # What has failed so far was seen by whoever resumes.
         failures_accepted=row.failed + counts.dead,
+        unsent=counts.queued if ended else 0,
+        dead=counts.dead if ended else 0,
         from_statuses=[str(status) for status in MACHINE.sources(action)],
         now=now,
     )
@@ -84,10 +87,8 @@ async def move(
         note=order.note,
         now=now,
     )
-    if following is ReplayStatus.CANCELED:
-        await _tell_end(
-            tx, moved, moved.armed - counts.queued - counts.dead, order.cause.actor, now
-        )
+    if ended:
+        await _tell_end(tx, moved, order.cause.actor, now)
     return moved
 
 
@@ -101,6 +102,8 @@ async def stop_on_error(tx: Connection, row: Replay, failed: int, *, now: dateti
         status=ReplayStatus.PAUSED,
         status_note=f"stopped on an error: {failed} events failed",
         failures_accepted=row.failures_accepted,
+        unsent=0,
+        dead=0,
         from_statuses=[str(ReplayStatus.RUNNING)],
         now=now,
     )
@@ -112,7 +115,7 @@ async def finish(tx: Connection, row: Replay, dead: int, *, now: datetime) -> No
         tx, tenant_id=row.tenant_id, id=row.id, now=now, dead=dead
     )
     assert ended is not None, "the row is locked and was running"
-    await _tell_end(tx, ended, ended.armed, ACTOR, now)
+    await _tell_end(tx, ended, ACTOR, now)
 
 
 def not_found(replay_id: UUID) -> ReplayNotFound:
@@ -120,7 +123,7 @@ def not_found(replay_id: UUID) -> ReplayNotFound:
     return ReplayNotFound(metadata={"replay": encode(Prefix.REPLAY, replay_id)})
 
 
-async def _tell_end(tx: Connection, row: Replay, sent: int, actor: str, now: datetime) -> None:
+async def _tell_end(tx: Connection, row: Replay, actor: str, now: datetime) -> None:
     resource = encode(Prefix.REPLAY, row.id)
     # The id bounds the search to the partitions of that time: the start's event was made in the same second.
     started = await queries.replays.find_started_event(
@@ -134,7 +137,7 @@ async def _tell_end(tx: Connection, row: Replay, sent: int, actor: str, now: dat
     )
     payload = replay_events_pb2.BillingReplayFinished(
         replay_id=resource,
-        published=sent,
+        published=row.armed,
         skipped=row.skipped,
         failed=row.failed,
         outcome=outcome,

@@ -23,6 +23,7 @@ from billing.services.incoming import Incoming
 from billing.services.replay_run import Run
 from billing.services.replay_safety import USAGE, WEBHOOKS
 from billing.services.routing import load_logged
+from billing.services.webhook_recoveries import may_miss
 from billing.services.webhook_resend import RESENT_PARTITION
 
 ACTOR: Final = "worker:replay"
@@ -101,7 +102,7 @@ async def to_force(tx: Connection, run: Run, given: Sequence[Event]) -> Given:
 
 
 async def to_endpoint(tx: Connection, run: Run, given: Sequence[Event]) -> Given:
-    """What the endpoint never got is due again, under the id that it always had."""
+    """What the endpoint never got, and wants, is due again, under the id that it always had."""
     endpoint_id = decode(Prefix.WEBHOOK_ENDPOINT, run.plan.target.name)
     endpoint = await queries.replays.lock_replay_endpoint(
         tx, tenant_id=run.tenant_id, id=endpoint_id
@@ -115,6 +116,7 @@ async def to_endpoint(tx: Connection, run: Run, given: Sequence[Event]) -> Given
         webhook_id=endpoint_id,
         event_ids=[event.id for event in given],
         subjects=[event.subject for event in given],
+        wanted=[may_miss(endpoint.subjects, event.subject) for event in given],
         status=str(DeliveryStatus.PENDING if enabled else DeliveryStatus.PARKED),
         shard=endpoint.shard,
         partition=RESENT_PARTITION,

@@ -131,8 +131,10 @@ async def start_replay(
     parts = [plan.of_tenant(tenant_id) for tenant_id in sorted(plan.tenants)] or [plan]
     # The rows first: they hold the target while the range is counted, and a twin waits here.
     started = [await _insert(tx, confirmed, part, order.note, now) for part in parts]
-    if plan.safety.allow_older_than_inbox:
-        await queries.replays.make_partitions(tx, first=plan.filter.span.start, weeks=WEEKS_MAX)
+    if plan.safety.allow_older_than_inbox and plan.first_id is not None:
+        # Where its events are: the range may begin long before the first of them.
+        first = plan.filter.span.beginning_with(plan.first_id).start
+        await queries.replays.make_partitions(tx, first=first, weeks=WEEKS_MAX)
     await _refuse_drift(tx, plan)
     for replay in started:
         await _tell_start(tx, replay, order, now)

@@ -135,6 +135,8 @@ def _draft(row: Subscription, kind: InvoiceKind, boundary: datetime, today: date
         closed_at=closed_at,
         finalize_at=closed_at + GRACE_DEFAULT,
         finalized_at=None,
+        due_at=None,
+        due_told_at=None,
         blocked_reason=None,
         retry_at=None,
         correlation_id=NO_ID,

@@ -110,7 +110,7 @@ async def preview(
     counts = {
         (row.state, row.subject): (row.events, row.state in states and wants(patterns, row.subject))
         for row in rows
-        if row.state != MISSED or _may_miss(endpoint.subjects, row.subject)
+        if row.state != MISSED or may_miss(endpoint.subjects, row.subject)
     }
     chosen = sum(events for events, taken in counts.values() if taken)
     truncated = sum(row.events for row in rows) == COUNTED_MAX
@@ -132,7 +132,7 @@ async def start(
     """
     counted = await preview(tx, tenant_id, wanted, now=now)
     states, patterns = _checked(wanted, now)
-    method, note = audit
+    _, note = audit
     recovery = await statements.insert_recovery(
         tx,
         tenant_id=tenant_id,
@@ -150,17 +150,7 @@ async def start(
     )
     if recovery is None:
         raise RecoveryRunning(metadata={"endpoint": _name(wanted.webhook_id)})
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=tenant_id,
-        id=new_id(now),
-        actor=cause.actor,
-        method=method,
-        resource=_name(wanted.webhook_id),
-        correlation_id=cause.correlation_id,
-        note=f"{encode(Prefix.RECOVERY, recovery.id)} {note}".rstrip(),
-        now=now,
-    )
+    await _audit(tx, recovery, cause, audit, now)
     return recovery
 
 
@@ -182,13 +172,20 @@ async def list_of(
 
 
 async def cancel(
-    tx: Connection, tenant_id: UUID, recovery_id: UUID, *, now: datetime
+    tx: Connection,
+    tenant_id: UUID,
+    recovery_id: UUID,
+    cause: Cause,
+    method: str,
+    *,
+    now: datetime,
 ) -> WebhookRecovery:
     """It makes no more deliveries; those made stay. Raises RecoveryNotFound or RecoveryNotRunning."""
     row = await statements.cancel_recovery(tx, tenant_id=tenant_id, id=recovery_id, now=now)
     if row is None:
         found = await get(tx, tenant_id, recovery_id)
         raise RecoveryNotRunning(metadata={"status": found.status})
+    await _audit(tx, row, cause, (method, ""), now)
     return row
 
 
@@ -240,11 +237,11 @@ def _is_chosen(row: ListStretchRow, job: WebhookRecovery, endpoint_wants: Sequen
     if (row.status or MISSED) not in job.states or not wants(job.subjects, row.subject):
         return False
     if row.nonce is None:
-        return _may_miss(endpoint_wants, row.subject)
+        return may_miss(endpoint_wants, row.subject)
     return row.nonce < RESENDS_MAX
 
 
-def _may_miss(endpoint_wants: Sequence[str], subject: str) -> bool:
+def may_miss(endpoint_wants: Sequence[str], subject: str) -> bool:
     """Whether an event that was never for the endpoint is one that it wants now; a ping is for one endpoint alone."""
     return subject != PING and wants(endpoint_wants, subject)
 
@@ -286,6 +283,23 @@ async def _move(
         done_until=done_until,
         armed_at=now,
         status=status,
+        now=now,
+    )
+
+
+async def _audit(
+    tx: Connection, job: WebhookRecovery, cause: Cause, audit: tuple[str, str], now: datetime
+) -> None:
+    method, note = audit
+    await queries.audit.insert_audit_entry(
+        tx,
+        tenant_id=job.tenant_id,
+        id=new_id(now),
+        actor=cause.actor,
+        method=method,
+        resource=_name(job.webhook_id),
+        correlation_id=cause.correlation_id,
+        note=f"{encode(Prefix.RECOVERY, job.id)} {note}".rstrip(),
         now=now,
     )
 

@@ -190,10 +190,12 @@ async def delete_published(
 
 
 POSTPONE_REFUSED: typing.Final = """-- name: PostponeRefused :execrows
-UPDATE outbox SET attempts = outbox.attempts + 1, next_attempt_at = r.next_attempt_at, last_error = r.last_error
+UPDATE outbox
+SET attempts = outbox.attempts + 1, next_attempt_at = greatest(outbox.next_attempt_at, r.next_attempt_at),
+    last_error = r.last_error
 FROM unnest($3::uuid[], $4::text[], $5::timestamptz[], $6::text[])
      AS r (event_id, purpose, next_attempt_at, last_error)
-WHERE outbox.event_id = r.event_id AND outbox.purpose = r.purpose AND outbox.attempts + 1 < $1::integer
+WHERE outbox.event_id = r.event_id AND outbox.purpose = r.purpose AND outbox.attempts + 1 - (outbox.next_attempt_at IS NOT DISTINCT FROM 'infinity')::integer < $1::integer
   AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = outbox.shard AND l.term = $2)
 """
 
@@ -208,7 +210,9 @@ async def postpone_refused(
     next_attempt_ats: collections.abc.Sequence[datetime.datetime],
     last_errors: collections.abc.Sequence[str],
 ) -> int:
-    """Counts an attempt of each refused row that has one left, under the lease's term."""
+    """Counts an attempt of each refused row that has one left, under the lease's term. One that its replay holds by now, by
+    an infinite time and one attempt (HoldQueued), stays held, and is spared that attempt here and in MoveToDeadLetters.
+    """
     return affected_rows(
         await conn.execute(
             POSTPONE_REFUSED,
@@ -225,7 +229,8 @@ async def postpone_refused(
 MOVE_TO_DEAD_LETTERS: typing.Final = """-- name: MoveToDeadLetters :execrows
 WITH gone AS (
     DELETE FROM outbox USING unnest($2::uuid[], $3::text[]) AS p (event_id, purpose)
-    WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose AND outbox.attempts + 1 >= $5::integer
+    WHERE outbox.event_id = p.event_id AND outbox.purpose = p.purpose
+      AND outbox.attempts + 1 - (outbox.next_attempt_at IS NOT DISTINCT FROM 'infinity')::integer >= $5::integer
       AND EXISTS (SELECT 1 FROM leases l WHERE l.kind = 'dispatcher' AND l.shard = outbox.shard AND l.term = $6)
     RETURNING outbox.event_id, outbox.purpose, outbox.tenant_id, outbox.shard, outbox.priority, outbox.position, outbox.subject, outbox.resource, outbox.target, outbox.replay_id, outbox.attempts, outbox.next_attempt_at, outbox.last_error
 )

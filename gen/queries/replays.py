@@ -373,10 +373,12 @@ async def lock_replay(
 
 MOVE_REPLAY: typing.Final = """-- name: MoveReplay :one
 UPDATE replays
-SET status = $1, status_note = $2, version = replays.version + 1,
-    failures_accepted = $3, armed_at = $4::timestamptz,
-    finished_at = CASE WHEN $1::text = 'canceled' THEN $4::timestamptz END
-WHERE tenant_id = $5 AND id = $6 AND status = ANY ($7::text[])
+SET armed = greatest(replays.armed - $1::bigint - $2::bigint, 0),
+    failed = replays.failed + $2::bigint,
+    status = $3, status_note = $4, version = replays.version + 1,
+    failures_accepted = $5, armed_at = $6::timestamptz,
+    finished_at = CASE WHEN $3::text = 'canceled' THEN $6::timestamptz END
+WHERE tenant_id = $7 AND id = $8 AND status = ANY ($9::text[])
 RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds
 """
 
@@ -384,6 +386,8 @@ RETURNING tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matc
 async def move_replay(
     conn: ConnectionLike,
     *,
+    unsent: int,
+    dead: int,
     status: str,
     status_note: str,
     failures_accepted: int,
@@ -392,9 +396,13 @@ async def move_replay(
     id: uuid.UUID,
     from_statuses: collections.abc.Sequence[str],
 ) -> models.Replay | None:
-    """By hand or by an error. Accepting failures is what resuming does."""
+    """By hand or by an error. Accepting failures is what resuming does. What is not sent any more was armed in vain, and
+    what the bus refused for good of it counts as failed.
+    """
     row = await conn.fetchrow(
         MOVE_REPLAY,
+        unsent,
+        dead,
         status,
         status_note,
         failures_accepted,
@@ -482,7 +490,12 @@ class ListRunningRow:
 
 
 LIST_RUNNING: typing.Final = """-- name: ListRunning :many
-SELECT tenant_id, id FROM replays WHERE status = 'running' AND id > $1 ORDER BY id LIMIT $2::integer
+SELECT r.tenant_id, r.id FROM replays r
+WHERE r.status = 'running' AND r.id > $1
+  AND NOT EXISTS (
+      SELECT 1 FROM pauses p
+      WHERE p.resumed_at IS NULL AND (p.tenant_id = r.tenant_id OR 'consumer:' || p.consumer = r.target))
+ORDER BY r.id LIMIT $2::integer
 """
 
 
@@ -492,13 +505,19 @@ async def list_running(
     after: uuid.UUID,
     most: int,
 ) -> list[ListRunningRow]:
-    """The running replays after one of them, of all tenants."""
+    """The running replays after one of them, of all tenants. Those of a tenant, or for a consumer, that is paused wait."""
     rows = await conn.fetch(LIST_RUNNING, after, most)
     return [ListRunningRow(*row) for row in rows]
 
 
 LOCK_RUNNING: typing.Final = """-- name: LockRunning :one
-SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds FROM replays WHERE tenant_id = $1 AND id = $2 AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+SELECT tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, matched, armed, armed_until, armed_at, settled_until, skipped, failed, version, started_at, finished_at, target, status_note, failures_accepted, rounds FROM replays
+WHERE replays.tenant_id = $1 AND replays.id = $2 AND replays.status = 'running'
+  AND NOT EXISTS (
+      SELECT 1 FROM pauses p
+      WHERE p.resumed_at IS NULL
+        AND (p.tenant_id = replays.tenant_id OR 'consumer:' || p.consumer = replays.target))
+FOR NO KEY UPDATE SKIP LOCKED
 """
 
 
@@ -508,7 +527,7 @@ async def lock_running(
     tenant_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Replay | None:
-    """No row when it is finished, or when another worker is at it."""
+    """No row when it is finished, when another worker is at it, or when its tenant or consumer has been paused meanwhile."""
     row = await conn.fetchrow(LOCK_RUNNING, tenant_id, id)
     return None if row is None else models.Replay(*row)
 
@@ -806,30 +825,33 @@ async def lock_replay_endpoint(
 
 REDRIVE_DELIVERIES: typing.Final = """-- name: RedriveDeliveries :many
 WITH given AS (
-    SELECT g.event_id, g.subject FROM unnest($1::uuid[], $2::text[]) AS g (event_id, subject)
+    SELECT g.event_id, g.subject, g.wanted
+    FROM unnest($1::uuid[], $2::text[], $3::boolean[]) AS g (event_id, subject, wanted)
 ), back AS (
-    UPDATE webhook_deliveries SET status = $3::text, attempts = 0, due_at = $4::timestamptz, finished_at = NULL
+    UPDATE webhook_deliveries
+    SET status = $4::text, forgiven = webhook_deliveries.attempts, due_at = $5::timestamptz, finished_at = NULL
     FROM given g
-    WHERE webhook_deliveries.tenant_id = $5 AND webhook_deliveries.webhook_id = $6
+    WHERE webhook_deliveries.tenant_id = $6 AND webhook_deliveries.webhook_id = $7
       AND webhook_deliveries.event_id = g.event_id AND webhook_deliveries.nonce = 0
       AND webhook_deliveries.status = 'dead'
     RETURNING webhook_deliveries.event_id
 ), gone AS (
     DELETE FROM webhook_dlq USING back
-    WHERE webhook_dlq.tenant_id = $5 AND webhook_dlq.webhook_id = $6
+    WHERE webhook_dlq.tenant_id = $6 AND webhook_dlq.webhook_id = $7
       AND webhook_dlq.event_id = back.event_id AND webhook_dlq.nonce = 0
 ), made AS (
     INSERT INTO webhook_deliveries (
         tenant_id, webhook_id, event_id, shard, subject, status, due_at, created_at)
-    SELECT $5, $6, g.event_id, $7::smallint, g.subject, $3::text, $4::timestamptz,
-           $4::timestamptz
+    SELECT $6, $7, g.event_id, $8::smallint, g.subject, $4::text, $5::timestamptz,
+           $5::timestamptz
     FROM given g
+    WHERE g.wanted
     ORDER BY g.event_id
     ON CONFLICT DO NOTHING
     RETURNING event_id
 ), counted AS (
     INSERT INTO webhook_matched (tenant_id, webhook_id, partition, count)
-    SELECT $5, $6, $8::smallint, (SELECT count(*) FROM made)
+    SELECT $6, $7, $9::smallint, (SELECT count(*) FROM made)
     WHERE EXISTS (SELECT 1 FROM made)
     ON CONFLICT (tenant_id, webhook_id, partition) DO UPDATE SET count = webhook_matched.count + excluded.count
 )
@@ -842,6 +864,7 @@ async def redrive_deliveries(
     *,
     event_ids: collections.abc.Sequence[uuid.UUID],
     subjects: collections.abc.Sequence[str],
+    wanted: collections.abc.Sequence[bool],
     status: str,
     now: datetime.datetime,
     tenant_id: uuid.UUID,
@@ -850,12 +873,14 @@ async def redrive_deliveries(
     partition: int,
 ) -> list[uuid.UUID]:
     """What the endpoint never got of these events is due again under its own id: dead letters, and deliveries that were
-    never made. Those delivered, on their way or parked stay as they are.
+    never made of what it wants. Those delivered, on their way or parked stay as they are. The attempts go on from their
+    number, which is their key, and the schedule begins anew: those so far are forgiven.
     """
     rows = await conn.fetch(
         REDRIVE_DELIVERIES,
         event_ids,
         subjects,
+        wanted,
         status,
         now,
         tenant_id,

@@ -95,6 +95,10 @@ class Documents:
             if response.prepared:
                 raise  # a download that breaks off must not look whole
             return refusal(error)
+        except TimeoutError:
+            if response.prepared:
+                raise
+            return refusal(TookTooLong(retry_after_s=1))
         await response.write_eof()
         return response
 

@@ -112,6 +112,8 @@ def _put(fields: dict[str, Any], kind: Descriptor, path: str, text: str) -> None
             raise Invalid.field(path, f"{name} has no fields")
         kind = field.message_type
         fields = fields.setdefault(field.name, {})
+        if not isinstance(fields, dict):
+            raise Invalid.field(path, f"{name} stands in the query already, as a whole")
     field = _field(kind, last, path)
     value = _value(field, path, text)
     if field.is_repeated:

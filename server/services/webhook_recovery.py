@@ -109,7 +109,7 @@ class WebhookRecoveryServicer(rpc.WebhookRecoveryServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.CancelRecoveryResponse:
             recovery = await webhook_recoveries.cancel(
-                tx, call.tenant_id, recovery_id, now=call.now
+                tx, call.tenant_id, recovery_id, call.cause, call.method, now=call.now
             )
             return pb.CancelRecoveryResponse(recovery=to_recovery(recovery))
 

@@ -201,6 +201,14 @@ async def test_a_range_of_the_logs_time_is_half_open(rim: Rim) -> None:
     assert (await rim.refused(LIST, backwards)).reason == "INVALID_PERIOD"
 
 
+async def test_a_range_that_ends_with_the_beginning_of_time_is_empty(rim: Rim) -> None:
+    await publish(rim, custom("custom.flight.landed"))
+    ends = pb.ListEventsRequest()
+    ends.time_range.end.seconds = 0
+    ends.time_range.end.SetInParent()
+    assert not (await rim.call(LIST, ends)).events
+
+
 async def test_events_are_found_by_how_far_they_have_come(rim: Rim) -> None:
     ids = [event.event_id for event in await publish(rim, *[custom("custom.a")] * 4)]
     async with rim.databases.worker.transaction() as tx:

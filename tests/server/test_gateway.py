@@ -167,6 +167,10 @@ async def test_a_body_that_is_no_request_is_refused_with_the_reason(
         ("/v1/invoices?unknown=1", "unknown"),
         ("/v1/invoices?status=INVOICE_STATUS_OPEN&status=INVOICE_STATUS_PAID", "status"),
         ("/v1/events:watch?from_beginning=yes", "from_beginning"),
+        (
+            "/v1/events?time_range.start=2026-01-01T00:00:00Z&time_range.start.seconds=5",
+            "time_range.start.seconds",
+        ),
     ],
 )
 async def test_a_query_that_is_no_request_is_refused_by_field(
@@ -238,6 +242,11 @@ async def test_a_call_that_takes_too_long_ends_and_is_told(web: Web, rim: Rim) -
         )
     assert (answer.status, answer.info["reason"]) == (504, "DEADLINE_PASSED")
     assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_a_download_that_takes_too_long_is_told_so(web: Web) -> None:
+    answer = await web.ask("GET", "/v1/exports/invoices.csv", headers={"Grpc-Timeout": "1n"})
+    assert (answer.status, answer.info["reason"]) == (504, "DEADLINE_PASSED")
 
 
 async def test_a_stream_is_lines_of_json_and_ends_when_the_client_leaves(

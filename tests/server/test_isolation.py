@@ -30,7 +30,30 @@ PREFIXES = {
     "event_id": Prefix.EVENT,
     "api_key_id": Prefix.API_KEY,
     "replay_id": Prefix.REPLAY,
+    "price_id": Prefix.PRICE,
+    "scheduled_change_id": Prefix.SCHEDULED_CHANGE,
+    "backfill_id": Prefix.BACKFILL,
+    "threshold_id": Prefix.THRESHOLD,
+    "invoice_item_id": Prefix.INVOICE_ITEM,
+    "credit_note_id": Prefix.CREDIT_NOTE,
+    "discount_id": Prefix.DISCOUNT,
+    "recovery_id": Prefix.RECOVERY,
+    "dead_letter_id": Prefix.DEAD_LETTER,
 }
+# What else a request may name: texts of the tenant, tenants themselves, and what a list is filtered by.
+OTHER_IDS = frozenset(
+    {
+        "request_id",
+        "tenant_id",
+        "external_id",
+        "external_customer_id",
+        "external_subscription_id",
+        "resource_id",
+        "correlation_id",
+        "batch_id",
+        "subscription_item_id",
+    }
+)
 
 
 async def test_another_tenants_customer_meter_and_plan_are_not_found(rim: Rim) -> None:
@@ -99,13 +122,37 @@ async def test_every_get_of_an_id_that_nobody_has_is_not_found(rim: Rim) -> None
         ids = [f.name for f in REQUESTS[method].DESCRIPTOR.fields if f.name in PREFIXES]
         unknown = {name: encode(PREFIXES[name], new_id(rim.clock.now())) for name in ids}
         for name in ids[:1]:
-            refused = await rim.refused(method, _request(method, unknown))
+            key = _key(rim, method)
+            refused = await rim.refused(method, _request(method, unknown), key)
             assert refused.code is grpc.StatusCode.NOT_FOUND, (method, refused)
             wrong_kind = encode(Prefix.CORRELATION, new_id(rim.clock.now()))
-            refused = await rim.refused(method, _request(method, unknown | {name: wrong_kind}))
+            refused = await rim.refused(method, _request(method, unknown | {name: wrong_kind}), key)
             assert refused.reason in ("INVALID_ID", "INVALID_ARGUMENT"), (method, refused)
             walked += 1
     assert walked >= 6
+
+
+async def test_nothing_is_done_to_an_id_that_nobody_has(rim: Rim) -> None:
+    """Walks the methods that need an id and nothing else, so that a new one cannot be forgotten."""
+    walked = set()
+    for method, permission in PERMISSIONS.items():
+        fields = [field.name for field in REQUESTS[method].DESCRIPTOR.fields]
+        ids = [name for name in fields if name.endswith("_id") and name not in OTHER_IDS]
+        assert set(ids) <= set(PREFIXES), (method, "an id that this walk does not know")
+        if permission.scope is Scope.READ or "/Get" in method or "/List" in method or not ids:
+            continue
+        unknown = encode(PREFIXES[ids[0]], new_id(rim.clock.now()))
+        request = _request(method, {ids[0]: unknown})
+        refused = await rim.refused(method, request, _key(rim, method))
+        if refused.code is grpc.StatusCode.NOT_FOUND:
+            walked.add(method)
+        else:
+            assert refused.code is grpc.StatusCode.INVALID_ARGUMENT, (method, refused)
+    assert len(walked) >= 25, sorted(walked)
+
+
+def _key(rim: Rim, method: str) -> str:
+    return rim.operator if PERMISSIONS[method].scope is None else rim.acme.keys[Scope.ADMIN]
 
 
 def _request(method: str, fields: dict[str, str]) -> Message:

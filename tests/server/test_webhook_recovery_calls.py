@@ -178,6 +178,8 @@ async def test_one_recovery_at_a_time_that_can_be_canceled(client: Client) -> No
     assert await refused(client, "RecoverEndpoint", filter=wanted) == "RECOVERY_RUNNING"
     ended = (await ask(client, "CancelRecovery", recovery_id=job.id)).recovery
     assert ended.status == pb.RECOVERY_STATUS_CANCELED
+    audit = await client.world.rows("SELECT method, note FROM audit_log ORDER BY id DESC LIMIT 1")
+    assert [tuple(row) for row in audit] == [(f"{SERVICE}/CancelRecovery", job.id)]
     assert await refused(client, "CancelRecovery", recovery_id=job.id) == "RECOVERY_NOT_RUNNING"
     other = encode(Prefix.RECOVERY, client.world.tenant_id)
     assert await refused(client, "GetRecovery", recovery_id=other) == "RECOVERY_NOT_FOUND"

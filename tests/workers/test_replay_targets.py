@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
+from tollway.webhook.v1 import webhook_events_pb2
 
 from billing.domain.errors import InvalidTransition
 from billing.domain.ids import Prefix, encode
 from billing.domain.replay import Effects as Outside
 from billing.domain.replay import Mode, ReplayAction, Target, TargetKind
-from billing.services import replay_control
+from billing.services import outbox, replay_control
 from billing.services.consumers import WANTED
+from billing.services.leases import LeaseKind
 from billing.services.replay_safety import (
     EffectsSuppressed,
     NotReplayable,
     OlderThanInbox,
     PeriodsClosed,
 )
-from billing.services.replays import ReplayView
+from billing.services.replays import ReplayView, StartOrder, start_replay
 from tests.backbone import Backbone, Effects
 from tests.conftest import Databases
 from tests.replay_world import CHANGED, DRAFTED, METHOD, REPORTED, ReplayWorld, make_world
 from tests.services.usage_world import World as UsageWorld
-from tests.webhook_world import WebhookWorld, send_all, webhook_world
+from tests.webhook_world import WebhookWorld, ok, send_all, status, webhook_world
 from tests.workers.test_replay import run_out, start_over, worker_of
 from workers.replay import ReplayWorker
 
@@ -195,6 +197,82 @@ async def test_an_endpoint_gets_what_it_never_got_under_the_id_that_it_always_ha
     await hooks.check_balance()
 
 
+async def test_what_is_tried_again_for_a_replay_is_recorded_beside_what_was_tried_before(
+    hooks: WebhookWorld,
+) -> None:
+    world = ReplayWorld(hooks.databases, hooks.tenant_id)
+    endpoint = await hooks.endpoint("/hook", "customer.*", answer=status(500))
+    await hooks.deliverable()
+    async with hooks.sender() as sender:
+        await send_all(sender)
+    await world.execute("UPDATE webhook_deliveries SET status = 'dead', finished_at = now()")
+    await world.publish()
+    hooks.receiver.answers["/hook"] = ok
+    await to_endpoint(world, endpoint.id)
+    async with hooks.sender() as sender:
+        await send_all(sender)
+    outcomes = [(row["attempt_number"], row["outcome"]) for row in await hooks.attempts()]
+    assert outcomes == [(1, "refused"), (2, "delivered")]
+
+
+async def test_an_endpoint_that_gives_up_a_replayed_event_has_had_all_its_attempts_again(
+    hooks: WebhookWorld,
+) -> None:
+    world = ReplayWorld(hooks.databases, hooks.tenant_id)
+    endpoint = await hooks.endpoint("/hook", "customer.*", answer=status(500))
+    await hooks.deliverable()
+    await world.execute(
+        "UPDATE webhook_deliveries SET status = 'dead', attempts = 10, finished_at = now()"
+    )
+    await world.publish()
+    await to_endpoint(world, endpoint.id)
+    async with hooks.sender() as sender:
+        for _ in range(10):
+            assert await hooks.statuses() == {"pending": 1}
+            await hooks.make_due()
+            await send_all(sender)
+    assert await hooks.statuses() == {"dead": 1}
+    assert [row["attempt_number"] for row in await hooks.attempts()] == list(range(11, 21))
+    told = "SELECT count(*) FROM billing_events WHERE subject = 'webhook.delivery.exhausted'"
+    assert await world.value(told) == 1
+    await hooks.check_balance()
+
+
+async def test_an_endpoint_gets_by_a_replay_only_what_it_wants_and_no_ping_of_another(
+    hooks: WebhookWorld,
+) -> None:
+    world = ReplayWorld(hooks.databases, hooks.tenant_id)
+    endpoint = await hooks.endpoint("/hook", "customer.*")
+    everything = await hooks.endpoint("/all")
+    other = await hooks.endpoint("/other", "customer.*")
+    [wanted] = await hooks.emit()
+    await hooks.emit(payload=DRAFTED)
+    await hooks.emit(
+        payload=webhook_events_pb2.WebhookPing(
+            endpoint_id=encode(Prefix.WEBHOOK_ENDPOINT, other.id)
+        )
+    )
+    await world.publish()
+    await to_endpoint(world, endpoint.id)
+    await to_endpoint(world, everything.id)
+    made = await hooks.rows("SELECT webhook_id, event_id, subject FROM webhook_deliveries")
+    assert [r["event_id"] for r in made if r["webhook_id"] == endpoint.id] == [wanted.event_id]
+    subjects = {r["subject"] for r in made if r["webhook_id"] == everything.id}
+    assert subjects >= {"customer.created", "invoice.generated"}
+    assert "webhook.ping" not in subjects
+    await hooks.check_balance()
+
+
+async def to_endpoint(world: ReplayWorld, endpoint_id: UUID) -> ReplayView:
+    """Everything so far to the endpoint, until the replay has ended."""
+    target = Target(TargetKind.ENDPOINT, encode(Prefix.WEBHOOK_ENDPOINT, endpoint_id))
+    later = world.now + timedelta(seconds=5)
+    planned = await world.plan("*", target=target, at=later, external_effects=Outside.ALLOW)
+    view = await world.start(world.confirm(planned))
+    await run_out(worker_of(world))
+    return await world.seen(view.row.id)
+
+
 # --- FORCE
 
 
@@ -306,11 +384,32 @@ async def test_what_the_inbox_no_longer_knows_is_not_replayed_unless_that_is_all
     planned = await world.plan(allow_older_than_inbox=True)
     assert any("older than the inbox" in warning for warning in planned.warnings)
     async with world.databases.worker.transaction() as tx:
-        from billing.services.replays import StartOrder, start_replay
-
         order = StartOrder(world.cause(), METHOD, "why")
         await start_replay(tx, world.confirm(planned), order, now=world.now)
     assert await world.value("SELECT oldest_inbox_id()") <= old[0]
+    await world.handle(["feed"], old)  # there is room for its mark
+
+
+async def test_the_inbox_gets_room_where_the_events_are_and_not_where_the_range_begins(
+    world: ReplayWorld,
+) -> None:
+    await world.as_owner("SELECT make_event_partitions(now() - interval '30 days', 8)")
+    old = await world.history(DRAFTED, ago=timedelta(days=25))
+    for row in await world.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'inbox'::regclass"
+        " AND inhrelid::regclass::text <= (SELECT tableoid::regclass::text FROM inbox WHERE event_id = $1 LIMIT 1)",
+        old[0],
+    ):
+        await world.as_owner(f"DROP TABLE {row['name']}")
+    begin = datetime(1999, 1, 1, tzinfo=UTC)
+    planned = await world.plan(start=begin, allow_older_than_inbox=True)
+    async with world.databases.worker.transaction() as tx:
+        order = StartOrder(world.cause(), METHOD, "why")
+        await start_replay(tx, world.confirm(planned), order, now=world.now)
+    await world.handle(["feed"], old)
+    assert await world.value("SELECT oldest_inbox_id()") > UUID(
+        int=int(begin.timestamp() * 1000) << 80
+    )
 
 
 # --- pausing
@@ -339,6 +438,75 @@ async def test_a_paused_replay_sends_nothing_until_it_is_resumed(backbone: Backb
     assert len([m for part in await backbone.on_bus() for m in part if "rpl_" in m.bus_id]) == 5
     ended = await world.seen(view.row.id)
     assert (ended.row.status, ended.published) == ("finished", 5)
+
+
+async def test_what_the_bus_refuses_while_its_replay_is_paused_stays_held_and_pays_no_attempt_for_it(
+    backbone: Backbone,
+) -> None:
+    world = await make_world(backbone.databases)
+    backbone.tenant = world.tenant_id
+    ids = await backbone.emit([backbone.resource()], DRAFTED)
+    await world.publish()
+    view = await start_over(backbone, world, ids)
+    await run_out(ReplayWorker(backbone.databases.worker, backbone.databases.clock, {}))
+    await world.publish()  # the event of its start
+    keeper = backbone.keeper(LeaseKind.DISPATCHER)
+    await keeper.step()
+    [lease] = [held for held in keeper.usable() if held.shard == await shard_of(world, view)]
+    database, now = backbone.databases.worker, backbone.now
+    claim = outbox.Claim(lease.shard, 10, 10)
+    [row] = await outbox.read_pending(database, [claim], in_flight=(), now=now)
+
+    await move(world, view, ReplayAction.PAUSE)
+    refusal = outbox.Refusal(row, "too large", now - timedelta(seconds=1))
+    dead = await outbox.record_refusals(database, [refusal], lease, attempts_max=2, now=now)
+    assert dead == 0
+    assert await outbox.read_pending(database, [claim], in_flight=(), now=now) == []
+    await move(world, view, ReplayAction.RESUME)
+    [again] = await outbox.read_pending(database, [claim], in_flight=(), now=now)
+    assert again.attempts == 1
+    await keeper.close()
+
+
+async def shard_of(world: ReplayWorld, view: ReplayView) -> int:
+    return int(await world.value("SELECT shard FROM outbox WHERE replay_id = $1", view.row.id))
+
+
+async def test_a_canceled_replay_shows_what_went_out_and_not_what_was_queued(
+    world: ReplayWorld,
+) -> None:
+    await world.history(*[DRAFTED] * 4)
+    view = await world.started()
+    await run_out(worker_of(world))
+    await world.execute(
+        "DELETE FROM outbox WHERE ctid IN (SELECT ctid FROM outbox WHERE replay_id = $1 LIMIT 1)",
+        view.row.id,
+    )
+    canceled = await move(world, view, ReplayAction.CANCEL)
+    assert (canceled.published, canceled.failed) == (1, 0)
+
+
+async def test_a_replay_of_a_paused_tenant_or_for_a_paused_consumer_waits(
+    databases: Databases,
+) -> None:
+    usage, replay = await usage_of(databases)
+    sub = await usage.served()
+    await usage.record({"key": "k"})
+    await replay.publish()
+    later = replay.now + timedelta(seconds=5)
+    planned = await replay.plan("usage.*", target=USAGE, mode=Mode.FORCE, at=later)
+    view = await replay.start(replay.confirm(planned))
+    for column, value in (("consumer", "usage"), ("tenant_id", replay.tenant_id)):
+        await replay.execute(
+            f"INSERT INTO pauses ({column}, reason, actor, paused_at) VALUES ($1, 'r', 'a', now())",
+            value,
+        )
+        assert await run_out(worker_of(replay)) == 0
+        assert await usage.buckets() == {}
+        await replay.execute("DELETE FROM pauses")
+    await run_out(worker_of(replay))
+    assert (await replay.seen(view.row.id)).row.status == "finished"
+    assert await usage.buckets() == {sub.item_id: (1, Decimal(1))}
 
 
 async def test_a_canceled_replay_is_over_and_its_target_is_free(world: ReplayWorld) -> None:

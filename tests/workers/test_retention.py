@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -159,6 +160,37 @@ async def test_the_log_is_kept_for_webhooks_that_are_not_delivered(
     await retention_of(backbone, owner)[0].step()
     assert await backbone.count("billing_events") == (0 if status == "delivered" else 1)
     assert await backbone.count("inbox") == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "days", "kept"),
+    [
+        ("running", OLD_DAYS, 1),
+        ("paused", OLD_DAYS, 1),
+        ("canceled", OLD_DAYS, 0),
+        ("running", BETWEEN_DAYS, 0),
+    ],
+)
+async def test_a_replay_keeps_the_weeks_of_its_own_range_while_it_is_active(
+    backbone: Backbone, owner: Database, status: str, days: int, kept: int
+) -> None:
+    await logged(backbone, OLD_DAYS)
+    of_the_replay = new_id(backbone.now - timedelta(days=days)).hex
+    plan = json.dumps({"first": of_the_replay, "last": of_the_replay})
+    tenant = backbone.tenant
+    await backbone.execute("INSERT INTO tenants VALUES ($1, 't', 'live', 'UTC', 1, now())", tenant)
+    await backbone.execute(
+        "INSERT INTO replays (tenant_id, id, actor, note, plan, plan_hash, token_nonce, status, target, matched,"
+        " armed_at, started_at) VALUES ($1, $1, 'a', '', $2::jsonb, '', $1, $3, 'bus', 1, now(), now())",
+        tenant,
+        plan,
+        status,
+    )
+    await retention_of(backbone, owner)[0].step()
+    # The log keeps the event if it is in the replay's range, and not for a replay of another week.
+    old = backbone.now - timedelta(days=OLD_DAYS)
+    assert (week_of("billing_events", old) in await weeks(backbone, "billing_events")) == kept
+    assert await backbone.count("inbox") == kept
 
 
 async def test_what_is_not_healed_yet_stays(backbone: Backbone, owner: Database) -> None:
