@@ -61,7 +61,8 @@ WHERE tenant_id = @tenant_id AND status = 'advancing' AND version = @version AND
   AND waiting_for = @waiting_for;
 
 -- name: CountDue :one
--- What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated.
+-- What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated,
+-- invoices to be paid.
 SELECT
     (SELECT count(*) FROM subscriptions s
      WHERE s.tenant_id = @tenant_id AND s.next_due_at <= @business_time)::bigint AS subscriptions,
@@ -70,7 +71,10 @@ SELECT
     (SELECT count(*) FROM invoices i
      WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at <= @business_time)::bigint AS drafts,
     (SELECT count(*) FROM usage_period_marks m
-     WHERE m.tenant_id = @tenant_id AND m.kind = 'due')::bigint AS marks;
+     WHERE m.tenant_id = @tenant_id AND m.kind = 'due')::bigint AS marks,
+    (SELECT count(*) FROM invoices i
+     WHERE i.tenant_id = @tenant_id AND i.status = 'open' AND i.due_told_at IS NULL
+       AND i.due_at <= @business_time)::bigint AS unpaid;
 
 -- name: FindBlockedDraft :one
 SELECT id, coalesce(blocked_reason, '')::text AS blocked_reason FROM invoices
@@ -124,7 +128,9 @@ SELECT least(
     (SELECT min(s.change_due_at) FROM subscriptions s
      WHERE s.tenant_id = @tenant_id AND s.change_due_at > @business_time),
     (SELECT min(i.finalize_at) FROM invoices i
-     WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at > @business_time)
+     WHERE i.tenant_id = @tenant_id AND i.status = 'draft' AND i.finalize_at > @business_time),
+    (SELECT min(i.due_at) FROM invoices i
+     WHERE i.tenant_id = @tenant_id AND i.status = 'open' AND i.due_told_at IS NULL AND i.due_at > @business_time)
 )::timestamptz AS "instant?";
 
 -- name: CountEventsSince :many

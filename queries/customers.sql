@@ -3,10 +3,11 @@
 -- name: InsertCustomer :one
 -- No row when the external id is taken.
 INSERT INTO customers (
-    tenant_id, id, external_id, display_name, time_zone, email, address, tax_number, tax_percent, created_at)
+    tenant_id, id, external_id, display_name, time_zone, email, address, tax_number, tax_percent,
+    payment_terms_days, created_at)
 VALUES (
     @tenant_id, @id, sqlc.narg(external_id), @display_name, @time_zone, @email, @address, @tax_number,
-    sqlc.narg(tax_percent), @now)
+    sqlc.narg(tax_percent), sqlc.narg(payment_terms_days), @now)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
 RETURNING *;
 
@@ -24,7 +25,7 @@ UPDATE customers SET version = version + 1 WHERE tenant_id = @tenant_id AND id =
 -- For callers that hold the row's lock.
 UPDATE customers
 SET display_name = @display_name, email = @email, address = @address, tax_number = @tax_number,
-    tax_percent = sqlc.narg(tax_percent)
+    tax_percent = sqlc.narg(tax_percent), payment_terms_days = sqlc.narg(payment_terms_days)
 WHERE tenant_id = @tenant_id AND id = @id
 RETURNING *;
 

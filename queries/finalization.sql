@@ -192,13 +192,13 @@ FOR NO KEY UPDATE;
 -- gapless` rests on this one statement: a rollback takes the numbers back with the invoices.
 WITH given AS (
     SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.discount, g.tax, g.total, g.to_credit_balance,
-           g.credit_applied, g.at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
+           g.credit_applied, g.at, g.due_at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
     FROM unnest(
         @tenant_ids::uuid[], @ids::uuid[], @statuses::text[], @versions::integer[], @subtotals::bigint[],
         @discounts::bigint[], @taxes::bigint[], @totals::bigint[], @to_credit_balances::bigint[],
-        @credits_applied::bigint[], @ats::timestamptz[]
+        @credits_applied::bigint[], @ats::timestamptz[], @due_ats::timestamptz[]
     ) WITH ORDINALITY AS g (
-        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, place
+        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, due_at, place
     )
 ), drawn AS (
     UPDATE invoice_sequences
@@ -212,7 +212,7 @@ SET status = given.status, subtotal = given.subtotal, discount = given.discount,
     to_credit_balance = given.to_credit_balance, credit_applied = given.credit_applied,
     amount_due = given.total - given.credit_applied, parties = who.parties,
     number = 'INV-' || lpad((drawn.before + given.place)::text, greatest(6, length((drawn.before + given.place)::text)), '0'),
-    finalized_at = drawn.last_at, blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
+    finalized_at = drawn.last_at, due_at = greatest(given.due_at, drawn.last_at), blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
 FROM given
 JOIN drawn ON drawn.tenant_id = given.tenant_id
 JOIN invoices i ON i.tenant_id = given.tenant_id AND i.id = given.id

@@ -13,8 +13,8 @@ SELECT * FROM tenant_profiles WHERE tenant_id = @tenant_id FOR NO KEY UPDATE;
 -- For callers that hold the row's lock.
 UPDATE tenant_profiles
 SET legal_name = @legal_name, address = @address, tax_number = @tax_number, email = @email, website = @website,
-    accent_color = @accent_color, payment_instructions = @payment_instructions, footer = @footer, updated_at = @now,
-    version = version + 1
+    accent_color = @accent_color, payment_instructions = @payment_instructions, footer = @footer,
+    payment_terms_days = sqlc.narg(payment_terms_days), updated_at = @now, version = version + 1
 WHERE tenant_id = @tenant_id
 RETURNING *;
 

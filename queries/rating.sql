@@ -179,3 +179,9 @@ WITH held AS (
 UPDATE invoices SET retry_at = NULL
 FROM held
 WHERE invoices.tenant_id = @tenant_id AND invoices.id = held.id;
+
+-- name: FindInvoiceOfPeriod :one
+-- The invoice that counts for the key of a usage period: the one that billed it, once it is final.
+SELECT i.id FROM invoices i
+WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.kind = @kind AND i.boundary = @boundary
+  AND (i.status <> 'void' OR i.waived);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -40,6 +41,12 @@ def named_or_none(prefix: Prefix, text: str, *, path: str) -> UUID | None:
 def decimal_or_none(text: str, *, path: str) -> Decimal | None:
     """A decimal from the wire; None for an empty text. Raises InvalidDecimal."""
     return parse_decimal(text, path=path) if text else None
+
+
+def given(request: Message, name: str) -> Any:
+    """A field's value; None for an optional one that is unset."""
+    optional = bool(request.DESCRIPTOR.fields_by_name[name].has_presence)
+    return None if optional and not request.HasField(name) else getattr(request, name)
 
 
 def masked(mask: FieldMask, changeable: Sequence[str]) -> list[str]:

@@ -14,13 +14,19 @@ from tollway.error.v1 import error_reason_pb2
 from tollway.usage.v1 import usage_service_pb2 as pb
 
 from billing.domain.ids import Prefix, decode, encode
-from billing.services.rows import UsageRevision
+from billing.domain.usage import UsagePeriodAction
+from billing.services.rows import UsagePeriod, UsageRevision
 from billing.services.usage_amendments import Amendment
 from billing.services.usage_batch import BatchAnswer, Outcome, UsageBatch, Verdict
 from billing.services.usage_records import RecordHistory, UsageState
 from server.convert import to_decimal, to_range, to_timestamp
 
 _NANOS: Final = range(1_000_000_000)
+ACTIONS: Final = {
+    pb.USAGE_PERIOD_ACTION_RATE: UsagePeriodAction.RATE,
+    pb.USAGE_PERIOD_ACTION_BILL: UsagePeriodAction.BILL,
+    pb.USAGE_PERIOD_ACTION_REOPEN: UsagePeriodAction.REOPEN,
+}
 ACCEPTED: Final = pb.RecordResult(outcome=pb.RECORD_OUTCOME_ACCEPTED)
 
 
@@ -144,4 +150,17 @@ def to_recorded(row: UsageRevision, state: UsageState) -> pb.RecordedUsage:
         batch_id=encode(Prefix.USAGE_BATCH, row.batch_id),
         accept_time=to_timestamp(row.accepted_at),
         note=row.note or "",
+    )
+
+
+def to_usage_period(row: UsagePeriod) -> pb.UsagePeriod:
+    """A usage period for the wire."""
+    return pb.UsagePeriod(
+        subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, row.item_id),
+        subscription_id=encode(Prefix.SUBSCRIPTION, row.subscription_id),
+        meter_id=encode(Prefix.METER, row.meter_id),
+        price_id=encode(Prefix.PRICE, row.price_id),
+        period=to_range(row.period_start, row.period_end),
+        status=pb.UsagePeriodStatus.Value(f"USAGE_PERIOD_STATUS_{row.status.upper()}"),
+        billable=row.bill_kind is not None,
     )

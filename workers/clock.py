@@ -15,6 +15,7 @@ from billing.runtime.db import Database
 from billing.services import clock_walk
 from billing.services.clock_walk import AdvancingClock, Wanted, Watched
 from billing.services.draft_claims import OnTestClocks
+from billing.services.due_invoices import tell_due
 from billing.services.due_subscriptions import Share, run_changes, run_due
 from billing.services.finalization import finalize_due
 from billing.services.late_usage import wake_late_usage
@@ -78,6 +79,7 @@ class ClockWorker:
         done += await run_changes(
             self._database, batch_max=settings.changes_max, now=now, scope=scope
         )
-        return done + await finalize_due(
-            self._database, settings.finalization, now=now, scope=scope
+        done += await finalize_due(self._database, settings.finalization, now=now, scope=scope)
+        return done + await tell_due(
+            self._database, batch_max=settings.batch_max, now=now, scope=scope
         )

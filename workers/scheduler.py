@@ -1,4 +1,4 @@
-"""Subscription path, step 2, and invoice path, steps 1, 4 and 5: whatever falls due is done.
+"""Subscription path, step 2, and invoice path, steps 1 and 4 to 6: whatever falls due is done.
 
 Invariant: each step is bounded batches of short transactions, which any number of schedulers may run side by side and
 again; what a step did not come to stays due.
@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from billing.runtime.clock import Clock
 from billing.runtime.db import Database
 from billing.services.draft_claims import Blocked, FinalizationSettings, OnTestClocks
+from billing.services.due_invoices import tell_due
 from billing.services.due_subscriptions import Share, run_changes, run_due
 from billing.services.finalization import finalize_due
 from billing.services.late_usage import wake_late_usage
@@ -64,6 +65,10 @@ class Scheduler:
         finalization = self._settings.finalization
         done += await finalize_due(self._database, finalization, now=now)
         done += await finalize_due(self._database, finalization, now=now, scope=OnTestClocks())
+        done += await tell_due(self._database, batch_max=self._settings.batch_max, now=now)
+        done += await tell_due(
+            self._database, batch_max=self._settings.batch_max, now=now, scope=OnTestClocks()
+        )
         await self._count_blocked(now)
         return done
 

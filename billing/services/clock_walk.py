@@ -138,6 +138,8 @@ async def _due(tx: Connection, clock: AdvancingClock) -> str:
             f", {encode(Prefix.INVOICE, blocked.id)}: {blocked.blocked_reason}" if blocked else ""
         )
         return f"{counts.drafts} invoices to become final{reason}"
+    if counts.unpaid:
+        return f"{counts.unpaid} invoices to be told due"
     return ""
 
 

@@ -33,7 +33,10 @@ class CustomerNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class NewCustomer:
-    """A customer to make; an empty time zone takes the tenant's, its own tax goes before that of prices."""
+    """A customer to make; an empty time zone takes the tenant's, its own tax goes before that of prices.
+
+    Payment terms are days, 0 to 365; None takes the tenant's.
+    """
 
     external_id: str
     display_name: str
@@ -42,6 +45,7 @@ class NewCustomer:
     address: str = ""
     tax_number: str = ""
     tax_percent: Decimal | None = None
+    payment_terms_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,12 @@ class CustomerChange:
     """New values by field, for each field named in CHANGEABLE that is to change."""
 
     customer_id: UUID
-    values: Mapping[str, str | Decimal | None]
+    values: Mapping[str, str | Decimal | int | None]
 
 
-CHANGEABLE: Final = ("display_name", "email", "address", "tax_number", "tax_percent")
+CHANGEABLE: Final = (
+    "display_name", "email", "address", "tax_number", "tax_percent", "payment_terms_days",
+)  # fmt: skip
 
 
 async def create_customer(
@@ -73,6 +79,7 @@ async def create_customer(
         address=draft.address,
         tax_number=draft.tax_number,
         tax_percent=checked_tax(draft.tax_percent),
+        payment_terms_days=draft.payment_terms_days,
         now=at,
     )
     if customer is None:
@@ -116,6 +123,7 @@ async def update_customer(
         address=wanted.address,
         tax_number=wanted.tax_number,
         tax_percent=wanted.tax_percent,
+        payment_terms_days=wanted.payment_terms_days,
     )
     assert after is not None, "it is locked"
     at = await business_time(tx, tenant_id, now)

@@ -36,6 +36,7 @@ from billing.services.draft_claims import (
 )
 from billing.services.draft_money import Computed, in_order
 from billing.services.draft_periods import DraftPeriods, lock_periods, share_out
+from billing.services.due_invoices import due_times
 from billing.services.invoice_events import status_changes, usage_billed
 from billing.services.invoice_line import USAGE_KINDS, Line
 from billing.services.invoice_lines import Uncomputed
@@ -235,6 +236,7 @@ async def _number(
     by_id = {one.draft.id: one for one in ready}
     ordered = [by_id[draft.id] for draft in in_order([one.draft for one in ready])]
     totals = [one.computed.totals for one in ordered]
+    due_at = await due_times(tx, [one.draft for one in ordered], today)
     numbered = await queries.finalization.number_invoices(
         tx,
         tenant_ids=[one.draft.tenant_id for one in ordered],
@@ -248,6 +250,7 @@ async def _number(
         to_credit_balances=[one.to_credit_balance.minor_units for one in totals],
         credits_applied=[one.credit_applied.minor_units for one in totals],
         ats=[today[one.draft.tenant_id] for one in ordered],
+        due_ats=[due_at[one.draft.id] for one in ordered],
     )
     assert len(numbered) == len(ready), "the drafts are locked, and a tenant has its sequence"
     return {invoice.id: invoice for invoice in numbered}

@@ -62,6 +62,26 @@ def status_changes(
     ]
 
 
+def became_due(invoice: Invoice) -> NewEvent:
+    """invoice.due, of an invoice that was just marked as told."""
+    assert invoice.due_at is not None, "it is final"
+    assert invoice.due_told_at is not None, "it was just marked"
+    resource = encode(Prefix.INVOICE, invoice.id)
+    payload = payloads.InvoiceFellDue(
+        invoice_id=resource,
+        customer_id=encode(Prefix.CUSTOMER, invoice.customer_id),
+        subscription_id=encode(Prefix.SUBSCRIPTION, invoice.subscription_id)
+        if invoice.subscription_id
+        else "",
+        number=invoice.number or "",
+        total=wire_money(invoice.total, invoice.currency),
+        amount_due=wire_money(invoice.amount_due, invoice.currency),
+    )
+    payload.due_time.FromDatetime(invoice.due_at)
+    at, cause = invoice.due_told_at, _cause(invoice)
+    return NewEvent(invoice.tenant_id, resource, invoice.version, payload, at, cause)
+
+
 def usage_billed(
     invoice: Invoice,
     lines: Sequence[Line],

@@ -24,8 +24,8 @@ from billing.runtime.db import Connection
 
 INVOICE_COLUMNS: Final = (
     "invoice_id", "number", "status", "kind", "customer_id", "customer_external_id", "customer_name",
-    "subscription_id", "currency", "boundary_time", "finalized_time", "subtotal", "discount", "tax", "total",
-    "to_credit_balance", "credit_applied", "amount_paid", "amount_credited", "amount_due", "memo",
+    "subscription_id", "currency", "boundary_time", "finalized_time", "due_time", "subtotal", "discount", "tax",
+    "total", "to_credit_balance", "credit_applied", "amount_paid", "amount_credited", "amount_due", "memo",
 )  # fmt: skip
 LINE_COLUMNS: Final = (
     "invoice_id", "number", "status", "customer_id", "customer_external_id", "currency", "line_number", "kind",
@@ -108,6 +108,7 @@ def _invoice_row(row: ListInvoicesToExportRow) -> list[Cell]:
         row.currency,
         row.boundary,
         row.finalized_at,
+        row.due_at,
         *(Money(amount, row.currency) for amount in amounts),
         row.memo,
     ]

@@ -88,9 +88,20 @@ async def rate_due(
     return len(claimed), START
 
 
+async def rate_now(
+    tx: Connection, tenant_id: UUID, subscription_id: UUID, *, now: datetime
+) -> Failed | None:
+    """Rates what is due of one subscription, whose turn it is and which the caller holds; answers why it cannot be."""
+    claimed = await queries.rating.claim_subscriptions_to_rate(
+        tx, tenant_ids=[tenant_id], ids=[subscription_id], now=now, rated_until=now, batch_max=1
+    )
+    return next(iter(await _rate(tx, claimed, now)), None)
+
+
 async def _rate(
     tx: Connection, claimed: Sequence[ClaimSubscriptionsToRateRow], now: datetime
-) -> None:
+) -> list[Failed]:
+    """Rates them as far as they can be; answers the failures."""
     marks = await queries.rating.list_due_marks(
         tx,
         tenant_ids=[row.tenant_id for row in claimed],
@@ -100,8 +111,10 @@ async def _rate(
     turns = list(_turns(claimed, marks))
     facts = await _read(tx, turns)
     outcomes = [_outcome(turn, facts) for turn in turns]
+    failed = [one for one in outcomes if isinstance(one, Failed)]
     await write_rated(tx, [one for one in outcomes if isinstance(one, Rated)], now)
-    await write_failed(tx, [one for one in outcomes if isinstance(one, Failed)], now)
+    await write_failed(tx, failed, now)
+    return failed
 
 
 def _turns(

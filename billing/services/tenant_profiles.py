@@ -24,18 +24,25 @@ from billing.services.actor import Cause
 
 CHANGEABLE: Final = (
     "legal_name", "address", "tax_number", "email", "website", "accent_color", "payment_instructions", "footer",
+    "payment_terms_days",
 )  # fmt: skip
 _COLOR: Final = re.compile(r"(#[0-9a-f]{6})?")
 
 
 async def update_profile(
-    tx: Connection, tenant_id: UUID, values: Mapping[str, str], cause: Cause, *, now: datetime
+    tx: Connection,
+    tenant_id: UUID,
+    values: Mapping[str, str | int | None],
+    cause: Cause,
+    *,
+    now: datetime,
 ) -> TenantProfile:
     """The changed profile; `values` by field, of CHANGEABLE. Emits tenant.profile.updated. Raises Invalid."""
     given = dict(values)
-    if "accent_color" in given:
-        given["accent_color"] = given["accent_color"].lower()
-        if not _COLOR.fullmatch(given["accent_color"]):
+    color = given.get("accent_color")
+    if isinstance(color, str):
+        given["accent_color"] = color.lower()
+        if not _COLOR.fullmatch(color.lower()):
             raise Invalid.field("accent_color", "write six hexadecimal digits, such as #1d4ed8")
     await queries.profiles.make_tenant_profile(tx, tenant_id=tenant_id, now=now)
     before = await queries.profiles.lock_tenant_profile(tx, tenant_id=tenant_id)
@@ -52,6 +59,7 @@ async def update_profile(
         accent_color=wanted.accent_color,
         payment_instructions=wanted.payment_instructions,
         footer=wanted.footer,
+        payment_terms_days=wanted.payment_terms_days,
         now=now,
     )
     assert after is not None, "it is locked"

@@ -261,6 +261,7 @@ class CountDueRow:
     changes: int
     drafts: int
     marks: int
+    unpaid: int
 
 
 COUNT_DUE: typing.Final = """-- name: CountDue :one
@@ -272,7 +273,10 @@ SELECT
     (SELECT count(*) FROM invoices i
      WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at <= $2)::bigint AS drafts,
     (SELECT count(*) FROM usage_period_marks m
-     WHERE m.tenant_id = $1 AND m.kind = 'due')::bigint AS marks
+     WHERE m.tenant_id = $1 AND m.kind = 'due')::bigint AS marks,
+    (SELECT count(*) FROM invoices i
+     WHERE i.tenant_id = $1 AND i.status = 'open' AND i.due_told_at IS NULL
+       AND i.due_at <= $2)::bigint AS unpaid
 """
 
 
@@ -282,7 +286,9 @@ async def count_due(
     tenant_id: uuid.UUID,
     business_time: datetime.datetime | None,
 ) -> CountDueRow | None:
-    """What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated."""
+    """What is due in the tenant at its instant: subscriptions, their scheduled changes, drafts, marks of usage to be rated,
+    invoices to be paid.
+    """
     row = await conn.fetchrow(COUNT_DUE, tenant_id, business_time)
     return None if row is None else CountDueRow(*row)
 
@@ -448,7 +454,9 @@ SELECT least(
     (SELECT min(s.change_due_at) FROM subscriptions s
      WHERE s.tenant_id = $1 AND s.change_due_at > $2),
     (SELECT min(i.finalize_at) FROM invoices i
-     WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at > $2)
+     WHERE i.tenant_id = $1 AND i.status = 'draft' AND i.finalize_at > $2),
+    (SELECT min(i.due_at) FROM invoices i
+     WHERE i.tenant_id = $1 AND i.status = 'open' AND i.due_told_at IS NULL AND i.due_at > $2)
 )::timestamptz AS "instant?"
 """
 

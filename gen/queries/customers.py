@@ -23,12 +23,13 @@ __all__ = [
 
 INSERT_CUSTOMER: typing.Final = """-- name: InsertCustomer :one
 INSERT INTO customers (
-    tenant_id, id, external_id, display_name, time_zone, email, address, tax_number, tax_percent, created_at)
+    tenant_id, id, external_id, display_name, time_zone, email, address, tax_number, tax_percent,
+    payment_terms_days, created_at)
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
-    $9, $10)
+    $9, $10, $11)
 ON CONFLICT (tenant_id, external_id) DO NOTHING
-RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
+RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days
 """
 
 
@@ -44,6 +45,7 @@ async def insert_customer(
     address: str,
     tax_number: str,
     tax_percent: decimal.Decimal | None,
+    payment_terms_days: int | None,
     now: datetime.datetime,
 ) -> models.Customer | None:
     """Customers.
@@ -60,13 +62,14 @@ async def insert_customer(
         address,
         tax_number,
         tax_percent,
+        payment_terms_days,
         now,
     )
     return None if row is None else models.Customer(*row)
 
 
 GET_CUSTOMER: typing.Final = """-- name: GetCustomer :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days FROM customers WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -81,7 +84,7 @@ async def get_customer(
 
 
 GET_CUSTOMER_BY_EXTERNAL_ID: typing.Final = """-- name: GetCustomerByExternalId :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND external_id = $2::text
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days FROM customers WHERE tenant_id = $1 AND external_id = $2::text
 """
 
 
@@ -96,7 +99,7 @@ async def get_customer_by_external_id(
 
 
 ADVANCE_CUSTOMER_VERSION: typing.Final = """-- name: AdvanceCustomerVersion :one
-UPDATE customers SET version = version + 1 WHERE tenant_id = $1 AND id = $2 RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
+UPDATE customers SET version = version + 1 WHERE tenant_id = $1 AND id = $2 RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days
 """
 
 
@@ -114,9 +117,9 @@ async def advance_customer_version(
 UPDATE_CUSTOMER: typing.Final = """-- name: UpdateCustomer :one
 UPDATE customers
 SET display_name = $1, email = $2, address = $3, tax_number = $4,
-    tax_percent = $5
-WHERE tenant_id = $6 AND id = $7
-RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number
+    tax_percent = $5, payment_terms_days = $6
+WHERE tenant_id = $7 AND id = $8
+RETURNING tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days
 """
 
 
@@ -128,6 +131,7 @@ async def update_customer(
     address: str,
     tax_number: str,
     tax_percent: decimal.Decimal | None,
+    payment_terms_days: int | None,
     tenant_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Customer | None:
@@ -139,6 +143,7 @@ async def update_customer(
         address,
         tax_number,
         tax_percent,
+        payment_terms_days,
         tenant_id,
         id,
     )
@@ -146,7 +151,7 @@ async def update_customer(
 
 
 LIST_CUSTOMERS: typing.Final = """-- name: ListCustomers :many
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days FROM customers
 WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2::uuid)
 ORDER BY id DESC
 LIMIT $3

@@ -313,7 +313,7 @@ async def lock_periods_to_bill(
 
 
 LOCK_DRAFTS: typing.Final = """-- name: LockDrafts :many
-SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties
+SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties, i.due_at, i.due_told_at
 FROM unnest($1::uuid[], $2::uuid[]) AS g (tenant_id, id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.id
 WHERE i.status = 'draft'
@@ -490,13 +490,13 @@ async def lock_invoice_sequences(
 NUMBER_INVOICES: typing.Final = """-- name: NumberInvoices :many
 WITH given AS (
     SELECT g.tenant_id, g.id, g.status, g.versions, g.subtotal, g.discount, g.tax, g.total, g.to_credit_balance,
-           g.credit_applied, g.at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
+           g.credit_applied, g.at, g.due_at, row_number() OVER (PARTITION BY g.tenant_id ORDER BY g.place) AS place
     FROM unnest(
         $1::uuid[], $2::uuid[], $3::text[], $4::integer[], $5::bigint[],
         $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-        $10::bigint[], $11::timestamptz[]
+        $10::bigint[], $11::timestamptz[], $12::timestamptz[]
     ) WITH ORDINALITY AS g (
-        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, place
+        tenant_id, id, status, versions, subtotal, discount, tax, total, to_credit_balance, credit_applied, at, due_at, place
     )
 ), drawn AS (
     UPDATE invoice_sequences
@@ -510,13 +510,13 @@ SET status = given.status, subtotal = given.subtotal, discount = given.discount,
     to_credit_balance = given.to_credit_balance, credit_applied = given.credit_applied,
     amount_due = given.total - given.credit_applied, parties = who.parties,
     number = 'INV-' || lpad((drawn.before + given.place)::text, greatest(6, length((drawn.before + given.place)::text)), '0'),
-    finalized_at = drawn.last_at, blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
+    finalized_at = drawn.last_at, due_at = greatest(given.due_at, drawn.last_at), blocked_reason = NULL, retry_at = NULL, version = invoices.version + given.versions
 FROM given
 JOIN drawn ON drawn.tenant_id = given.tenant_id
 JOIN invoices i ON i.tenant_id = given.tenant_id AND i.id = given.id
 JOIN invoice_parties who ON who.tenant_id = i.tenant_id AND who.customer_id = i.customer_id
 WHERE invoices.tenant_id = given.tenant_id AND invoices.id = given.id AND invoices.status = 'draft'
-RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.replaces, invoices.voided_at, invoices.void_reason, invoices.discount, invoices.tax, invoices.credit_applied, invoices.to_credit_balance, invoices.amount_paid, invoices.amount_credited, invoices.memo, invoices.parties
+RETURNING invoices.tenant_id, invoices.id, invoices.customer_id, invoices.subscription_id, invoices.kind, invoices.boundary, invoices.status, invoices.waived, invoices.currency, invoices.number, invoices.subtotal, invoices.total, invoices.amount_due, invoices.closed_at, invoices.finalize_at, invoices.finalized_at, invoices.blocked_reason, invoices.retry_at, invoices.correlation_id, invoices.causation_id, invoices.version, invoices.created_at, invoices.replaces, invoices.voided_at, invoices.void_reason, invoices.discount, invoices.tax, invoices.credit_applied, invoices.to_credit_balance, invoices.amount_paid, invoices.amount_credited, invoices.memo, invoices.parties, invoices.due_at, invoices.due_told_at
 """
 
 
@@ -534,6 +534,7 @@ async def number_invoices(
     to_credit_balances: collections.abc.Sequence[int],
     credits_applied: collections.abc.Sequence[int],
     ats: collections.abc.Sequence[datetime.datetime],
+    due_ats: collections.abc.Sequence[datetime.datetime],
 ) -> list[models.Invoice]:
     """Draws the numbers of the whole batch and makes its drafts final, with seller and buyer as they are now. `numbers are
     gapless` rests on this one statement: a rollback takes the numbers back with the invoices.
@@ -551,5 +552,6 @@ async def number_invoices(
         to_credit_balances,
         credits_applied,
         ats,
+        due_ats,
     )
     return [models.Invoice(*row) for row in rows]

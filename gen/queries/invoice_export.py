@@ -56,12 +56,14 @@ class ListInvoicesToExportRow:
     amount_credited: int
     memo: str
     parties: str | None
+    due_at: datetime.datetime | None
+    due_told_at: datetime.datetime | None
     customer_external_id: str
     customer_name: str
 
 
 LIST_INVOICES_TO_EXPORT: typing.Final = """-- name: ListInvoicesToExport :many
-SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties, coalesce(c.external_id, '') AS customer_external_id, c.display_name AS customer_name
+SELECT i.tenant_id, i.id, i.customer_id, i.subscription_id, i.kind, i.boundary, i.status, i.waived, i.currency, i.number, i.subtotal, i.total, i.amount_due, i.closed_at, i.finalize_at, i.finalized_at, i.blocked_reason, i.retry_at, i.correlation_id, i.causation_id, i.version, i.created_at, i.replaces, i.voided_at, i.void_reason, i.discount, i.tax, i.credit_applied, i.to_credit_balance, i.amount_paid, i.amount_credited, i.memo, i.parties, i.due_at, i.due_told_at, coalesce(c.external_id, '') AS customer_external_id, c.display_name AS customer_name
 FROM invoices i
 JOIN customers c ON c.tenant_id = i.tenant_id AND c.id = i.customer_id
 WHERE i.tenant_id = $1 AND i.status <> 'draft'

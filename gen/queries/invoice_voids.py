@@ -51,7 +51,7 @@ async def lock_periods_of_invoice(
 
 
 LOCK_INVOICE: typing.Final = """-- name: LockInvoice :one
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties, due_at, due_told_at FROM invoices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
 """
 
 
@@ -70,7 +70,7 @@ UPDATE invoices
 SET status = 'void', waived = $1, voided_at = $2::timestamptz, void_reason = $3, amount_due = 0,
     version = version + 1
 WHERE tenant_id = $4 AND id = $5 AND status = $6
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties, due_at, due_told_at
 """
 
 
@@ -97,7 +97,7 @@ SELECT i.tenant_id, $1::uuid, i.customer_id, i.subscription_id, i.kind, i.bounda
        $3::timestamptz, i.id, $4::uuid, $5::uuid, $2::timestamptz, i.memo
 FROM invoices i
 WHERE i.tenant_id = $6 AND i.id = $7 AND i.status = 'void' AND NOT i.waived
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties, due_at, due_told_at
 """
 
 

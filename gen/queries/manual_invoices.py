@@ -22,7 +22,7 @@ INSERT INTO invoices (
 VALUES (
     $1, $2, $3, 'manual', $4::timestamptz, $5, $4::timestamptz, $6,
     $7, $8, $4::timestamptz)
-RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties
+RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties, due_at, due_told_at
 """
 
 
@@ -54,7 +54,7 @@ async def insert_manual_invoice(
 
 
 LOCK_MANUAL_INVOICE: typing.Final = """-- name: LockManualInvoice :one
-SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties FROM invoices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+SELECT tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties, due_at, due_told_at FROM invoices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
 """
 
 

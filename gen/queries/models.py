@@ -147,6 +147,7 @@ class Customer:
     email: str
     address: str
     tax_number: str
+    payment_terms_days: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -225,6 +226,8 @@ class Invoice:
     amount_credited: int
     memo: str
     parties: str | None
+    due_at: datetime.datetime | None
+    due_told_at: datetime.datetime | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -510,6 +513,7 @@ class TenantProfile:
     footer: str
     version: int
     updated_at: datetime.datetime
+    payment_terms_days: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

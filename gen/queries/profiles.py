@@ -20,7 +20,7 @@ __all__ = [
 
 
 GET_TENANT_PROFILE: typing.Final = """-- name: GetTenantProfile :one
-SELECT tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at FROM tenant_profiles WHERE tenant_id = $1
+SELECT tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at, payment_terms_days FROM tenant_profiles WHERE tenant_id = $1
 """
 
 
@@ -49,7 +49,7 @@ async def make_tenant_profile(
 
 
 LOCK_TENANT_PROFILE: typing.Final = """-- name: LockTenantProfile :one
-SELECT tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at FROM tenant_profiles WHERE tenant_id = $1 FOR NO KEY UPDATE
+SELECT tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at, payment_terms_days FROM tenant_profiles WHERE tenant_id = $1 FOR NO KEY UPDATE
 """
 
 
@@ -65,10 +65,10 @@ async def lock_tenant_profile(
 UPDATE_TENANT_PROFILE: typing.Final = """-- name: UpdateTenantProfile :one
 UPDATE tenant_profiles
 SET legal_name = $1, address = $2, tax_number = $3, email = $4, website = $5,
-    accent_color = $6, payment_instructions = $7, footer = $8, updated_at = $9,
-    version = version + 1
-WHERE tenant_id = $10
-RETURNING tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at
+    accent_color = $6, payment_instructions = $7, footer = $8,
+    payment_terms_days = $9, updated_at = $10, version = version + 1
+WHERE tenant_id = $11
+RETURNING tenant_id, legal_name, address, tax_number, email, website, accent_color, payment_instructions, footer, version, updated_at, payment_terms_days
 """
 
 
@@ -83,6 +83,7 @@ async def update_tenant_profile(
     accent_color: str,
     payment_instructions: str,
     footer: str,
+    payment_terms_days: int | None,
     now: datetime.datetime,
     tenant_id: uuid.UUID,
 ) -> models.TenantProfile | None:
@@ -97,6 +98,7 @@ async def update_tenant_profile(
         accent_color,
         payment_instructions,
         footer,
+        payment_terms_days,
         now,
         tenant_id,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "delete_due_marks",
     "delete_stale_charges",
     "fail_rating",
+    "find_invoice_of_period",
     "finish_rating",
     "list_charges",
     "list_due_marks",
@@ -572,3 +573,23 @@ async def retry_blocked_drafts(
 ) -> None:
     """Drafts that wait since the rating failed are looked at again. For callers that hold the subscription's lock."""
     await conn.execute(RETRY_BLOCKED_DRAFTS, tenant_id, subscription_id)
+
+
+FIND_INVOICE_OF_PERIOD: typing.Final = """-- name: FindInvoiceOfPeriod :one
+SELECT i.id FROM invoices i
+WHERE i.tenant_id = $1 AND i.subscription_id = $2 AND i.kind = $3 AND i.boundary = $4
+  AND (i.status <> 'void' OR i.waived)
+"""
+
+
+async def find_invoice_of_period(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID | None,
+    kind: str,
+    boundary: datetime.datetime,
+) -> uuid.UUID | None:
+    """The invoice that counts for the key of a usage period: the one that billed it, once it is final."""
+    row = await conn.fetchrow(FIND_INVOICE_OF_PERIOD, tenant_id, subscription_id, kind, boundary)
+    return None if row is None else row[0]

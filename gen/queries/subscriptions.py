@@ -37,7 +37,7 @@ __all__ = [
 
 
 LOCK_CUSTOMER: typing.Final = """-- name: LockCustomer :one
-SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number FROM customers WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+SELECT tenant_id, id, external_id, display_name, time_zone, version, created_at, tax_percent, email, address, tax_number, payment_terms_days FROM customers WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
 """
 
 

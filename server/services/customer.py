@@ -16,7 +16,7 @@ from server.convert import to_decimal, to_timestamp
 from server.house import House
 from server.interceptor import Context
 from server.paging import cut_page, page_size, read_token
-from server.request_fields import decimal_or_none, masked
+from server.request_fields import decimal_or_none, given, masked
 
 
 class CustomerServicer(rpc.CustomerServiceServicer):
@@ -37,6 +37,7 @@ class CustomerServicer(rpc.CustomerServiceServicer):
             request.address,
             request.tax_number,
             decimal_or_none(request.tax_percent, path="tax_percent"),
+            given(request, "payment_terms_days"),
         )
 
         async def work(tx: Connection, call: Call) -> pb.CreateCustomerResponse:
@@ -106,13 +107,14 @@ def to_customer(customer: Customer) -> pb.Customer:
         address=customer.address,
         tax_number=customer.tax_number,
         tax_percent="" if customer.tax_percent is None else to_decimal(customer.tax_percent),
+        payment_terms_days=customer.payment_terms_days,
     )
 
 
 def from_update(request: pb.UpdateCustomerRequest) -> customers.CustomerChange:
     """What the mask names, as the wire says it. Raises Invalid, InvalidId, InvalidDecimal."""
-    values: dict[str, str | Decimal | None] = {
-        name: getattr(request, name) for name in masked(request.update_mask, customers.CHANGEABLE)
+    values: dict[str, str | Decimal | int | None] = {
+        name: given(request, name) for name in masked(request.update_mask, customers.CHANGEABLE)
     }
     if "tax_percent" in values:
         values["tax_percent"] = decimal_or_none(request.tax_percent, path="tax_percent")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from tollway.invoice.v1 import invoice_service_pb2 as pb
@@ -15,12 +15,13 @@ from tollway.type.v1 import money_pb2
 
 from billing.domain.decimals import decimal_text, exact_text
 from billing.domain.ids import Prefix, decode, encode
-from billing.domain.invoice import InvoiceKind, InvoiceStatus
+from billing.domain.invoice import InvoiceAction, InvoiceKind, InvoiceStatus
 from billing.domain.money import Money
 from billing.runtime.db import Connection
 from billing.services import finalize_now, invoices
 from billing.services.invoice_events import wire_status
 from billing.services.invoice_explain import LineExplanation, UsageOfLine, explain_line
+from billing.services.invoice_lifecycle import move_invoice
 from billing.services.invoice_line import Line
 from billing.services.invoice_preview import preview_invoice
 from billing.services.invoice_voids import VoidOrder, void_invoice
@@ -34,6 +35,12 @@ from server.house import House
 from server.interceptor import Context
 from server.paging import cut_page, page_size, read_token
 from server.request_fields import instant
+
+_ACTIONS: Final = {
+    pb.INVOICE_ACTION_FINALIZE: InvoiceAction.FINALIZE,
+    pb.INVOICE_ACTION_SETTLE: InvoiceAction.SETTLE,
+    pb.INVOICE_ACTION_VOID: InvoiceAction.VOID,
+}
 
 
 class InvoiceServicer(rpc.InvoiceServiceServicer):
@@ -130,6 +137,27 @@ class InvoiceServicer(rpc.InvoiceServiceServicer):
             return pb.VoidInvoiceResponse(invoice=to_full_invoice(shown), replacement=again)
 
         return await self._house.mutate(request, pb.VoidInvoiceResponse, work)
+
+    async def ApplyLifecycle(
+        self, request: pb.ApplyLifecycleRequest, context: Context
+    ) -> pb.ApplyLifecycleResponse:
+        """See the proto."""
+        named = decode(Prefix.INVOICE, request.invoice_id, path="invoice_id")
+        action = _ACTIONS[request.action]
+
+        async def before(tx: Connection, call: Call) -> None:
+            await finalize_now.announce(tx, call.tenant_id, named, call.now)
+
+        async def work(tx: Connection, call: Call) -> pb.ApplyLifecycleResponse:
+            again = await move_invoice(tx, call.tenant_id, named, action, call.cause, now=call.now)
+            shown = await invoices.get_invoice(tx, call.tenant_id, named)
+            return pb.ApplyLifecycleResponse(
+                invoice=to_full_invoice(shown), replacement=to_invoice(again) if again else None
+            )
+
+        if action is InvoiceAction.FINALIZE:
+            await self._house.before(before)
+        return await self._house.mutate(request, pb.ApplyLifecycleResponse, work)
 
 
 def from_request(request: pb.ListInvoicesRequest) -> invoices.InvoiceFilter:
@@ -232,6 +260,7 @@ def to_invoice(row: Invoice) -> pb.Invoice:
         waived=row.waived,
         void_reason=row.void_reason,
         void_time=to_timestamp(row.voided_at),
+        due_time=to_timestamp(row.due_at),
     )
 
 

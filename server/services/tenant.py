@@ -16,7 +16,7 @@ from server.convert import from_timestamp, to_timestamp
 from server.house import House
 from server.interceptor import Context
 from server.paging import cut_page, page_size, read_token
-from server.request_fields import masked
+from server.request_fields import given, masked
 
 TIME_ZONE_DEFAULT = "UTC"
 
@@ -110,7 +110,7 @@ class TenantServicer(rpc.TenantServiceServicer):
     ) -> pb.UpdateTenantProfileResponse:
         """See the proto."""
         names = masked(request.update_mask, tenant_profiles.CHANGEABLE)
-        values = {name: getattr(request, name) for name in names}
+        values = {name: given(request, name) for name in names}
 
         async def work(tx: Connection, call: Call) -> pb.UpdateTenantProfileResponse:
             profile = await tenant_profiles.update_profile(

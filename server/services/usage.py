@@ -18,6 +18,7 @@ from billing.services.usage_assignment import assign_usage, require_subscription
 from billing.services.usage_batch import BatchAnswer, UsageBatch
 from billing.services.usage_group_commit import GroupCommit, Share
 from billing.services.usage_ingest import record_usage
+from billing.services.usage_lifecycle import move_usage_period
 from billing.services.usage_lists import list_unassigned, list_usage
 from billing.services.usage_records import get_history
 from billing.services.usage_revisions import Author
@@ -25,7 +26,7 @@ from billing.services.usage_summary import summarize_usage
 from server import usage_lists as lists
 from server import usage_messages as messages
 from server.call import Call, current_call
-from server.convert import optional_id
+from server.convert import from_timestamp, optional_id
 from server.house import House
 from server.interceptor import Context
 from server.paging import page_size
@@ -199,6 +200,24 @@ class UsageServicer(rpc.UsageServiceServicer):
             return pb.RequireSubscriptionResponse(items=items)
 
         return await self._house.mutate(request, pb.RequireSubscriptionResponse, work)
+
+    async def ApplyLifecycle(
+        self, request: pb.ApplyLifecycleRequest, context: Context
+    ) -> pb.ApplyLifecycleResponse:
+        """See the proto."""
+        item_id = decode(
+            Prefix.SUBSCRIPTION_ITEM, request.subscription_item_id, path="subscription_item_id"
+        )
+        start = from_timestamp(request.period_start_time, path="period_start_time")
+        action = messages.ACTIONS[request.action]
+
+        async def work(tx: Connection, call: Call) -> pb.ApplyLifecycleResponse:
+            moved = await move_usage_period(
+                tx, call.tenant_id, (item_id, start), action, call.cause, now=call.now
+            )
+            return pb.ApplyLifecycleResponse(usage_period=messages.to_usage_period(moved))
+
+        return await self._house.mutate(request, pb.ApplyLifecycleResponse, work)
 
     async def _record(self, batch: UsageBatch) -> BatchAnswer:
         call = current_call()

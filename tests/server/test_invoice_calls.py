@@ -76,7 +76,7 @@ def essence(invoice: pb.Invoice) -> bytes:
     """All bytes of an invoice but its id, its number and when it became final."""
     rest = pb.Invoice()
     rest.CopyFrom(invoice)
-    for name in ("id", "number", "finalized_time"):
+    for name in ("id", "number", "finalized_time", "due_time"):
         rest.ClearField(name)
     return rest.SerializeToString(deterministic=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -14,6 +15,7 @@ from tollway.invoice.v1 import discount_service_pb2 as discounts
 from tollway.invoice.v1 import invoice_service_pb2 as invoices
 from tollway.invoice.v1 import payment_service_pb2 as payments
 from tollway.subscription.v1 import subscription_service_pb2 as subscriptions
+from tollway.tenant.v1 import tenant_service_pb2 as tenants
 from tollway.type.v1.money_pb2 import Money
 
 from tests.driver import Driver
@@ -159,6 +161,31 @@ async def test_a_customer_that_pays_no_tax_is_told_apart_from_one_without_a_rate
     wanted = invoices.GetInvoiceRequest(invoice_id=invoice.id)
     same = (await rim.call(V1 + "InvoiceService/GetInvoice", wanted)).invoice
     assert same == invoice
+
+
+async def test_payment_terms_are_the_customers_or_else_the_tenants(rim: Rim) -> None:
+    await priced(rim)
+    customer = await rim.customer()
+    assert not customer.HasField("payment_terms_days")
+    profile = tenants.UpdateTenantProfileRequest(
+        update_mask=FieldMask(paths=["payment_terms_days"]), payment_terms_days=14
+    )
+    method = "/tollway.tenant.v1.TenantService/UpdateTenantProfile"
+    assert (await rim.call(method, profile)).profile.payment_terms_days == 14
+    mask = FieldMask(paths=["payment_terms_days"])
+    change = customers.UpdateCustomerRequest(
+        customer_id=customer.id, update_mask=mask, payment_terms_days=0
+    )
+    changed = (await rim.call(CUSTOMERS + "UpdateCustomer", change)).customer
+    assert changed.HasField("payment_terms_days")
+    change = customers.UpdateCustomerRequest(customer_id=customer.id, update_mask=mask)
+    changed = (await rim.call(CUSTOMERS + "UpdateCustomer", change)).customer
+    assert not changed.HasField("payment_terms_days")
+
+    invoice = await invoiced(rim, customer.id)
+
+    final, due = invoice.finalized_time.ToDatetime(), invoice.due_time.ToDatetime()
+    assert due == final + timedelta(days=14)
 
 
 async def test_bad_input_is_refused_with_the_field_and_the_reason(rim: Rim) -> None:

@@ -98,10 +98,11 @@ async def test_a_clock_moves_instant_by_instant_also_under_several_workers(
         if (await house.clock())["status"] == "ready":
             break
 
-    boundary = utc(2013, 2, 1, 5)
+    boundary, to_pay = utc(2013, 2, 1, 5), START + HOUR + 30 * DAY
     assert list(dict.fromkeys(stops)) == [
         START,
         START + HOUR,
+        to_pay,
         boundary,
         boundary + HOUR,
         target,

@@ -28,7 +28,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tollway/customer/v1/customer_service.proto\x12\x13tollway.customer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x02\n\x08\x43ustomer\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n\x0b\x65xternal_id\x18\x02 \x01(\tR\nexternalId\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x14\n\x05\x65mail\x18\x06 \x01(\tR\x05\x65mail\x12\x18\n\x07\x61\x64\x64ress\x18\x07 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\ntax_number\x18\x08 \x01(\tR\ttaxNumber\x12\x1f\n\x0btax_percent\x18\t \x01(\tR\ntaxPercent\"\xd5\x02\n\x15\x43reateCustomerRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12)\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\nexternalId\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12$\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\x12\x1e\n\x05\x65mail\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07\x61\x64\x64ress\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12(\n\x0btax_percent\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18(R\ntaxPercent\"S\n\x16\x43reateCustomerResponse\x12\x39\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1d.tollway.customer.v1.CustomerR\x08\x63ustomer\"\xf3\x02\n\x15UpdateCustomerRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\ncustomerId\x12\x43\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12+\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12\x1e\n\x05\x65mail\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07\x61\x64\x64ress\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12(\n\x0btax_percent\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18(R\ntaxPercent\"S\n\x16UpdateCustomerResponse\x12\x39\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1d.tollway.customer.v1.CustomerR\x08\x63ustomer\"|\n\x12GetCustomerRequest\x12*\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\ncustomerId\x12+\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\nexternalIdB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"P\n\x13GetCustomerResponse\x12\x39\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1d.tollway.customer.v1.CustomerR\x08\x63ustomer\"e\n\x14ListCustomersRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"|\n\x15ListCustomersResponse\x12;\n\tcustomers\x18\x01 \x03(\x0b\x32\x1d.tollway.customer.v1.CustomerR\tcustomers\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xca\x04\n\x0f\x43ustomerService\x12\x83\x01\n\x0e\x43reateCustomer\x12*.tollway.customer.v1.CreateCustomerRequest\x1a+.tollway.customer.v1.CreateCustomerResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/customers:\x01*\x12\x91\x01\n\x0eUpdateCustomer\x12*.tollway.customer.v1.UpdateCustomerRequest\x1a+.tollway.customer.v1.UpdateCustomerResponse\"&\x82\xd3\xe4\x93\x02 2\x1b/v1/customers/{customer_id}:\x01*\x12\x9d\x01\n\x0bGetCustomer\x12\'.tollway.customer.v1.GetCustomerRequest\x1a(.tollway.customer.v1.GetCustomerResponse\";\x82\xd3\xe4\x93\x02\x35\x12\x1b/v1/customers/{customer_id}Z\x16\x12\x14/v1/customers:lookup\x12}\n\rListCustomers\x12).tollway.customer.v1.ListCustomersRequest\x1a*.tollway.customer.v1.ListCustomersResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/customersB`\n\x16io.tollway.customer.v1P\x01ZDgithub.com/tollway/tollway/sdk/go/gen/tollway/customer/v1;customerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tollway/customer/v1/customer_service.proto\x12\x13tollway.customer.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf2\x02\n\x08\x43ustomer\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n\x0b\x65xternal_id\x18\x02 \x01(\tR\nexternalId\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x14\n\x05\x65mail\x18\x06 \x01(\tR\x05\x65mail\x12\x18\n\x07\x61\x64\x64ress\x18\x07 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\ntax_number\x18\x08 \x01(\tR\ttaxNumber\x12\x1f\n\x0btax_percent\x18\t \x01(\tR\ntaxPercent\x12\x31\n\x12payment_terms_days\x18\n \x01(\x05H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"\xab\x03\n\x15\x43reateCustomerRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12)\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\nexternalId\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12$\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\x12\x1e\n\x05\x65mail\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07\x61\x64\x64ress\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12(\n\x0btax_percent\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18(R\ntaxPercent\x12=\n\x12payment_terms_days\x18\t \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xed\x02(\x00H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"S\n\x16\x43reateCustomerResponse\x12\x39\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1d.tollway.customer.v1.CustomerR\x08\x63ustomer\"\xc9\x03\n\x15UpdateCustomerRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12*\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\ncustomerId\x12\x43\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12+\n\x0c\x64isplay_name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x0b\x64isplayName\x12\x1e\n\x05\x65mail\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07\x61\x64\x64ress\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12(\n\x0btax_percent\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18(R\ntaxPercent\x12=\n\x12payment_terms_days\x18\t \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xed\x02(\x00H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"S\n\x16UpdateCustomerResponse\x12\x39\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1d.tollway.customer.v1.CustomerR\x08\x63ustomer\"|\n\x12GetCustomerRequest\x12*\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(H\x00R\ncustomerId\x12+\n\x0b\x65xternal_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01H\x00R\nexternalIdB\r\n\x04name\x12\x05\xbaH\x02\x08\x01\"P\n\x13GetCustomerResponse\x12\x39\n\x08\x63ustomer\x18\x01 \x01(\x0b\x32\x1d.tollway.customer.v1.CustomerR\x08\x63ustomer\"e\n\x14ListCustomersRequest\x12$\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"|\n\x15ListCustomersResponse\x12;\n\tcustomers\x18\x01 \x03(\x0b\x32\x1d.tollway.customer.v1.CustomerR\tcustomers\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xca\x04\n\x0f\x43ustomerService\x12\x83\x01\n\x0e\x43reateCustomer\x12*.tollway.customer.v1.CreateCustomerRequest\x1a+.tollway.customer.v1.CreateCustomerResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/customers:\x01*\x12\x91\x01\n\x0eUpdateCustomer\x12*.tollway.customer.v1.UpdateCustomerRequest\x1a+.tollway.customer.v1.UpdateCustomerResponse\"&\x82\xd3\xe4\x93\x02 2\x1b/v1/customers/{customer_id}:\x01*\x12\x9d\x01\n\x0bGetCustomer\x12\'.tollway.customer.v1.GetCustomerRequest\x1a(.tollway.customer.v1.GetCustomerResponse\";\x82\xd3\xe4\x93\x02\x35\x12\x1b/v1/customers/{customer_id}Z\x16\x12\x14/v1/customers:lookup\x12}\n\rListCustomers\x12).tollway.customer.v1.ListCustomersRequest\x1a*.tollway.customer.v1.ListCustomersResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/customersB`\n\x16io.tollway.customer.v1P\x01ZDgithub.com/tollway/tollway/sdk/go/gen/tollway/customer/v1;customerv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +52,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATECUSTOMERREQUEST'].fields_by_name['tax_number']._serialized_options = b'\272H\004r\002\030@'
   _globals['_CREATECUSTOMERREQUEST'].fields_by_name['tax_percent']._loaded_options = None
   _globals['_CREATECUSTOMERREQUEST'].fields_by_name['tax_percent']._serialized_options = b'\272H\004r\002\030('
+  _globals['_CREATECUSTOMERREQUEST'].fields_by_name['payment_terms_days']._loaded_options = None
+  _globals['_CREATECUSTOMERREQUEST'].fields_by_name['payment_terms_days']._serialized_options = b'\272H\007\032\005\030\355\002(\000'
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['customer_id']._loaded_options = None
@@ -68,6 +70,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['tax_number']._serialized_options = b'\272H\004r\002\030@'
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['tax_percent']._loaded_options = None
   _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['tax_percent']._serialized_options = b'\272H\004r\002\030('
+  _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['payment_terms_days']._loaded_options = None
+  _globals['_UPDATECUSTOMERREQUEST'].fields_by_name['payment_terms_days']._serialized_options = b'\272H\007\032\005\030\355\002(\000'
   _globals['_GETCUSTOMERREQUEST'].oneofs_by_name['name']._loaded_options = None
   _globals['_GETCUSTOMERREQUEST'].oneofs_by_name['name']._serialized_options = b'\272H\002\010\001'
   _globals['_GETCUSTOMERREQUEST'].fields_by_name['customer_id']._loaded_options = None
@@ -87,23 +91,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CUSTOMERSERVICE'].methods_by_name['ListCustomers']._loaded_options = None
   _globals['_CUSTOMERSERVICE'].methods_by_name['ListCustomers']._serialized_options = b'\202\323\344\223\002\017\022\r/v1/customers'
   _globals['_CUSTOMER']._serialized_start=194
-  _globals['_CUSTOMER']._serialized_end=490
-  _globals['_CREATECUSTOMERREQUEST']._serialized_start=493
-  _globals['_CREATECUSTOMERREQUEST']._serialized_end=834
-  _globals['_CREATECUSTOMERRESPONSE']._serialized_start=836
-  _globals['_CREATECUSTOMERRESPONSE']._serialized_end=919
-  _globals['_UPDATECUSTOMERREQUEST']._serialized_start=922
-  _globals['_UPDATECUSTOMERREQUEST']._serialized_end=1293
-  _globals['_UPDATECUSTOMERRESPONSE']._serialized_start=1295
-  _globals['_UPDATECUSTOMERRESPONSE']._serialized_end=1378
-  _globals['_GETCUSTOMERREQUEST']._serialized_start=1380
-  _globals['_GETCUSTOMERREQUEST']._serialized_end=1504
-  _globals['_GETCUSTOMERRESPONSE']._serialized_start=1506
-  _globals['_GETCUSTOMERRESPONSE']._serialized_end=1586
-  _globals['_LISTCUSTOMERSREQUEST']._serialized_start=1588
-  _globals['_LISTCUSTOMERSREQUEST']._serialized_end=1689
-  _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=1691
-  _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=1815
-  _globals['_CUSTOMERSERVICE']._serialized_start=1818
-  _globals['_CUSTOMERSERVICE']._serialized_end=2404
+  _globals['_CUSTOMER']._serialized_end=564
+  _globals['_CREATECUSTOMERREQUEST']._serialized_start=567
+  _globals['_CREATECUSTOMERREQUEST']._serialized_end=994
+  _globals['_CREATECUSTOMERRESPONSE']._serialized_start=996
+  _globals['_CREATECUSTOMERRESPONSE']._serialized_end=1079
+  _globals['_UPDATECUSTOMERREQUEST']._serialized_start=1082
+  _globals['_UPDATECUSTOMERREQUEST']._serialized_end=1539
+  _globals['_UPDATECUSTOMERRESPONSE']._serialized_start=1541
+  _globals['_UPDATECUSTOMERRESPONSE']._serialized_end=1624
+  _globals['_GETCUSTOMERREQUEST']._serialized_start=1626
+  _globals['_GETCUSTOMERREQUEST']._serialized_end=1750
+  _globals['_GETCUSTOMERRESPONSE']._serialized_start=1752
+  _globals['_GETCUSTOMERRESPONSE']._serialized_end=1832
+  _globals['_LISTCUSTOMERSREQUEST']._serialized_start=1834
+  _globals['_LISTCUSTOMERSREQUEST']._serialized_end=1935
+  _globals['_LISTCUSTOMERSRESPONSE']._serialized_start=1937
+  _globals['_LISTCUSTOMERSRESPONSE']._serialized_end=2061
+  _globals['_CUSTOMERSERVICE']._serialized_start=2064
+  _globals['_CUSTOMERSERVICE']._serialized_end=2650
 # @@protoc_insertion_point(module_scope)

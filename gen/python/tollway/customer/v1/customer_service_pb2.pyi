@@ -35,6 +35,7 @@ class Customer(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     TAX_NUMBER_FIELD_NUMBER: _builtins.int
     TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "cus_…"."""
     external_id: _builtins.str
@@ -51,6 +52,8 @@ class Customer(_message.Message):
     """The tax number on the invoice; may be empty."""
     tax_percent: _builtins.str
     """Its own tax in percent, which goes before that of prices: "0" for a customer that pays none, empty for none of its own."""
+    payment_terms_days: _builtins.int
+    """Within how many days its invoices are to be paid; unset takes the tenant's."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -67,12 +70,15 @@ class Customer(_message.Message):
         address: _builtins.str = ...,
         tax_number: _builtins.str = ...,
         tax_percent: _builtins.str = ...,
+        payment_terms_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "create_time", b"create_time", "payment_terms_days", b"payment_terms_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "external_id", b"external_id", "id", b"id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "create_time", b"create_time", "display_name", b"display_name", "email", b"email", "external_id", b"external_id", "id", b"id", "payment_terms_days", b"payment_terms_days", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
+    _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payment_terms_days) -> _WhichOneofReturnType__payment_terms_days | None: ...
 
 Global___Customer: _TypeAlias = Customer  # noqa: Y015
 
@@ -90,6 +96,7 @@ class CreateCustomerRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     TAX_NUMBER_FIELD_NUMBER: _builtins.int
     TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     external_id: _builtins.str
@@ -106,6 +113,10 @@ class CreateCustomerRequest(_message.Message):
     """The tax number on the invoice."""
     tax_percent: _builtins.str
     """Its own tax in percent, 0 to 100, as a decimal string; "0" for a customer that pays none, empty takes that of prices."""
+    payment_terms_days: _builtins.int
+    """Within how many days its invoices are to be paid, counted from when they become final: 0 for at once. Unset takes the
+    tenant's (UpdateTenantProfile), and that is 30 unless it was changed.
+    """
     def __init__(
         self,
         *,
@@ -117,12 +128,15 @@ class CreateCustomerRequest(_message.Message):
         address: _builtins.str = ...,
         tax_number: _builtins.str = ...,
         tax_percent: _builtins.str = ...,
+        payment_terms_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "payment_terms_days", b"payment_terms_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "display_name", b"display_name", "email", b"email", "external_id", b"external_id", "request_id", b"request_id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "display_name", b"display_name", "email", b"email", "external_id", b"external_id", "payment_terms_days", b"payment_terms_days", "request_id", b"request_id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
+    _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payment_terms_days) -> _WhichOneofReturnType__payment_terms_days | None: ...
 
 Global___CreateCustomerRequest: _TypeAlias = CreateCustomerRequest  # noqa: Y015
 
@@ -164,6 +178,7 @@ class UpdateCustomerRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     TAX_NUMBER_FIELD_NUMBER: _builtins.int
     TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     customer_id: _builtins.str
@@ -178,9 +193,11 @@ class UpdateCustomerRequest(_message.Message):
     """The tax number on the invoice."""
     tax_percent: _builtins.str
     """Its own tax in percent, 0 to 100, as a decimal string; "0" for a customer that pays none, empty takes that of prices."""
+    payment_terms_days: _builtins.int
+    """Within how many days its invoices are to be paid, from the next that becomes final on; unset takes the tenant's."""
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to change: of display_name, email, address, tax_number and tax_percent."""
+        """The fields to change: of display_name, email, address, tax_number, tax_percent and payment_terms_days."""
 
     def __init__(
         self,
@@ -193,12 +210,15 @@ class UpdateCustomerRequest(_message.Message):
         address: _builtins.str = ...,
         tax_number: _builtins.str = ...,
         tax_percent: _builtins.str = ...,
+        payment_terms_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "payment_terms_days", b"payment_terms_days", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "customer_id", b"customer_id", "display_name", b"display_name", "email", b"email", "request_id", b"request_id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "address", b"address", "customer_id", b"customer_id", "display_name", b"display_name", "email", b"email", "payment_terms_days", b"payment_terms_days", "request_id", b"request_id", "tax_number", b"tax_number", "tax_percent", b"tax_percent", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
+    _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payment_terms_days) -> _WhichOneofReturnType__payment_terms_days | None: ...
 
 Global___UpdateCustomerRequest: _TypeAlias = UpdateCustomerRequest  # noqa: Y015
 

@@ -278,6 +278,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the backfill job was reverted and takes no records. Metadata: backfill."""
     ERROR_REASON_THRESHOLD_NOT_FOUND: _ErrorReason.ValueType  # 287
     """NOT_FOUND: no such threshold. Metadata: threshold."""
+    ERROR_REASON_USAGE_PERIOD_NOT_FOUND: _ErrorReason.ValueType  # 400
+    """NOT_FOUND: no usage period of this item starts then. Metadata: item, period_start."""
+    ERROR_REASON_NOTHING_TO_RATE: _ErrorReason.ValueType  # 401
+    """FAILED_PRECONDITION: no usage has come to the period since it was last rated."""
+    ERROR_REASON_BILLED_BY_INVOICE: _ErrorReason.ValueType  # 402
+    """FAILED_PRECONDITION: a usage period is billed by the invoice of its boundary alone. Metadata: invoice, empty before it
+    is made.
+    """
+    ERROR_REASON_AMOUNT_STILL_DUE: _ErrorReason.ValueType  # 403
+    """FAILED_PRECONDITION: something of the invoice is still due. Metadata: invoice, amount_due."""
     ERROR_REASON_TOO_MANY_THRESHOLDS: _ErrorReason.ValueType  # 288
     """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 
@@ -542,6 +552,16 @@ ERROR_REASON_BACKFILL_CLOSED: ErrorReason.ValueType  # 286
 """FAILED_PRECONDITION: the backfill job was reverted and takes no records. Metadata: backfill."""
 ERROR_REASON_THRESHOLD_NOT_FOUND: ErrorReason.ValueType  # 287
 """NOT_FOUND: no such threshold. Metadata: threshold."""
+ERROR_REASON_USAGE_PERIOD_NOT_FOUND: ErrorReason.ValueType  # 400
+"""NOT_FOUND: no usage period of this item starts then. Metadata: item, period_start."""
+ERROR_REASON_NOTHING_TO_RATE: ErrorReason.ValueType  # 401
+"""FAILED_PRECONDITION: no usage has come to the period since it was last rated."""
+ERROR_REASON_BILLED_BY_INVOICE: ErrorReason.ValueType  # 402
+"""FAILED_PRECONDITION: a usage period is billed by the invoice of its boundary alone. Metadata: invoice, empty before it
+is made.
+"""
+ERROR_REASON_AMOUNT_STILL_DUE: ErrorReason.ValueType  # 403
+"""FAILED_PRECONDITION: something of the invoice is still due. Metadata: invoice, amount_due."""
 ERROR_REASON_TOO_MANY_THRESHOLDS: ErrorReason.ValueType  # 288
 """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

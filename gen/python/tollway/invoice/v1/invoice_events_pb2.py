@@ -28,7 +28,7 @@ from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_sub
 from tollway.type.v1 import money_pb2 as tollway_dot_type_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/invoice/v1/invoice_events.proto\x12\x12tollway.invoice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tollway/invoice/v1/invoice_service.proto\x1a tollway/options/v1/subject.proto\x1a\x1btollway/type/v1/money.proto\"\xf9\x02\n\x10InvoiceGenerated\x12\x1d\n\ninvoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32\x1f.tollway.invoice.v1.InvoiceKindR\x04kind\x12?\n\rboundary_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x62oundaryTime\x12?\n\rfinalize_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66inalizeTime\x12.\n\x13replaces_invoice_id\x18\x07 \x01(\tR\x11replacesInvoiceId:\x15\x8a\xb2\x19\x11invoice.generated\"\x9c\x03\n\x14InvoiceStatusChanged\x12\x1d\n\ninvoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12@\n\nold_status\x18\x04 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusR\toldStatus\x12@\n\nnew_status\x18\x05 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusR\tnewStatus\x12\x16\n\x06number\x18\x06 \x01(\tR\x06number\x12,\n\x05total\x18\x07 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x05total\x12\x35\n\namount_due\x18\x08 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\tamountDue:\x1a\x8a\xb2\x19\x16invoice.status.changedB]\n\x15io.tollway.invoice.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/invoice/v1;invoicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tollway/invoice/v1/invoice_events.proto\x12\x12tollway.invoice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tollway/invoice/v1/invoice_service.proto\x1a tollway/options/v1/subject.proto\x1a\x1btollway/type/v1/money.proto\"\xf9\x02\n\x10InvoiceGenerated\x12\x1d\n\ninvoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12\x33\n\x04kind\x18\x04 \x01(\x0e\x32\x1f.tollway.invoice.v1.InvoiceKindR\x04kind\x12?\n\rboundary_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x62oundaryTime\x12?\n\rfinalize_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0c\x66inalizeTime\x12.\n\x13replaces_invoice_id\x18\x07 \x01(\tR\x11replacesInvoiceId:\x15\x8a\xb2\x19\x11invoice.generated\"\xbe\x02\n\x0eInvoiceFellDue\x12\x1d\n\ninvoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12\x16\n\x06number\x18\x04 \x01(\tR\x06number\x12,\n\x05total\x18\x05 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x05total\x12\x35\n\namount_due\x18\x06 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\tamountDue\x12\x35\n\x08\x64ue_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x64ueTime:\x0f\x8a\xb2\x19\x0binvoice.due\"\x9c\x03\n\x14InvoiceStatusChanged\x12\x1d\n\ninvoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x1f\n\x0b\x63ustomer_id\x18\x02 \x01(\tR\ncustomerId\x12\'\n\x0fsubscription_id\x18\x03 \x01(\tR\x0esubscriptionId\x12@\n\nold_status\x18\x04 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusR\toldStatus\x12@\n\nnew_status\x18\x05 \x01(\x0e\x32!.tollway.invoice.v1.InvoiceStatusR\tnewStatus\x12\x16\n\x06number\x18\x06 \x01(\tR\x06number\x12,\n\x05total\x18\x07 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\x05total\x12\x35\n\namount_due\x18\x08 \x01(\x0b\x32\x16.tollway.type.v1.MoneyR\tamountDue:\x1a\x8a\xb2\x19\x16invoice.status.changedB]\n\x15io.tollway.invoice.v1P\x01ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/invoice/v1;invoicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\025io.tollway.invoice.v1P\001ZBgithub.com/tollway/tollway/sdk/go/gen/tollway/invoice/v1;invoicev1'
   _globals['_INVOICEGENERATED']._loaded_options = None
   _globals['_INVOICEGENERATED']._serialized_options = b'\212\262\031\021invoice.generated'
+  _globals['_INVOICEFELLDUE']._loaded_options = None
+  _globals['_INVOICEFELLDUE']._serialized_options = b'\212\262\031\013invoice.due'
   _globals['_INVOICESTATUSCHANGED']._loaded_options = None
   _globals['_INVOICESTATUSCHANGED']._serialized_options = b'\212\262\031\026invoice.status.changed'
   _globals['_INVOICEGENERATED']._serialized_start=202
   _globals['_INVOICEGENERATED']._serialized_end=579
-  _globals['_INVOICESTATUSCHANGED']._serialized_start=582
-  _globals['_INVOICESTATUSCHANGED']._serialized_end=994
+  _globals['_INVOICEFELLDUE']._serialized_start=582
+  _globals['_INVOICEFELLDUE']._serialized_end=900
+  _globals['_INVOICESTATUSCHANGED']._serialized_start=903
+  _globals['_INVOICESTATUSCHANGED']._serialized_end=1315
 # @@protoc_insertion_point(module_scope)

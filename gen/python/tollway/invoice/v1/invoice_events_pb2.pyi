@@ -70,6 +70,60 @@ class InvoiceGenerated(_message.Message):
 Global___InvoiceGenerated: _TypeAlias = InvoiceGenerated  # noqa: Y015
 
 @_typing.final
+class InvoiceFellDue(_message.Message):
+    """The time to pay an open invoice has come, and something of it is still due. It is told once for an invoice; one that is
+    paid or void by then tells nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    AMOUNT_DUE_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    invoice_id: _builtins.str
+    """The invoice, "inv_…"."""
+    customer_id: _builtins.str
+    """The customer, "cus_…"."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"; empty for a manual invoice."""
+    number: _builtins.str
+    """Its number."""
+    @_builtins.property
+    def total(self) -> _money_pb2.Money:
+        """What was billed."""
+
+    @_builtins.property
+    def amount_due(self) -> _money_pb2.Money:
+        """What is still to be paid."""
+
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        invoice_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        number: _builtins.str = ...,
+        total: _money_pb2.Money | None = ...,
+        amount_due: _money_pb2.Money | None = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_due", b"amount_due", "due_time", b"due_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_due", b"amount_due", "customer_id", b"customer_id", "due_time", b"due_time", "invoice_id", b"invoice_id", "number", b"number", "subscription_id", b"subscription_id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvoiceFellDue: _TypeAlias = InvoiceFellDue  # noqa: Y015
+
+@_typing.final
 class InvoiceStatusChanged(_message.Message):
     """An invoice came into another state. To open is the hook for a payment provider."""
 

@@ -158,6 +158,34 @@ PREVIEW_MOMENT_NOW: PreviewMoment.ValueType  # 2
 """What has come about so far: usage and adjustments, without the fees of the period to come."""
 Global___PreviewMoment: _TypeAlias = PreviewMoment  # noqa: Y015
 
+class _InvoiceAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InvoiceActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INVOICE_ACTION_UNSPECIFIED: _InvoiceAction.ValueType  # 0
+    """Refused."""
+    INVOICE_ACTION_FINALIZE: _InvoiceAction.ValueType  # 1
+    """From draft to open, and on to paid where nothing is due."""
+    INVOICE_ACTION_SETTLE: _InvoiceAction.ValueType  # 2
+    """From open to paid, when nothing is due."""
+    INVOICE_ACTION_VOID: _InvoiceAction.ValueType  # 3
+    """From open to void; a draft for the same boundary is made."""
+
+class InvoiceAction(_InvoiceAction, metaclass=_InvoiceActionEnumTypeWrapper):
+    """A step of an invoice's lifecycle."""
+
+INVOICE_ACTION_UNSPECIFIED: InvoiceAction.ValueType  # 0
+"""Refused."""
+INVOICE_ACTION_FINALIZE: InvoiceAction.ValueType  # 1
+"""From draft to open, and on to paid where nothing is due."""
+INVOICE_ACTION_SETTLE: InvoiceAction.ValueType  # 2
+"""From open to paid, when nothing is due."""
+INVOICE_ACTION_VOID: InvoiceAction.ValueType  # 3
+"""From open to void; a draft for the same boundary is made."""
+Global___InvoiceAction: _TypeAlias = InvoiceAction  # noqa: Y015
+
 @_typing.final
 class LineStep(_message.Message):
     """A step in the computation of a line, for people with a calculator."""
@@ -403,6 +431,7 @@ class Invoice(_message.Message):
     WAIVED_FIELD_NUMBER: _builtins.int
     VOID_REASON_FIELD_NUMBER: _builtins.int
     VOID_TIME_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "inv_…"."""
     customer_id: _builtins.str
@@ -497,6 +526,12 @@ class Invoice(_message.Message):
     def void_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made void."""
 
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is to be paid: the payment terms after finalized_time, fixed with it; unset for a draft. invoice.due tells that
+        the time has come.
+        """
+
     def __init__(
         self,
         *,
@@ -529,10 +564,11 @@ class Invoice(_message.Message):
         waived: _builtins.bool = ...,
         void_reason: _builtins.str = ...,
         void_time: _timestamp_pb2.Timestamp | None = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "discount", b"discount", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "seller", b"seller", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total", "void_time", b"void_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "discount", b"discount", "due_time", b"due_time", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "seller", b"seller", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total", "void_time", b"void_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "blocked_reason", b"blocked_reason", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "customer_id", b"customer_id", "discount", b"discount", "discounts", b"discounts", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "id", b"id", "kind", b"kind", "lines", b"lines", "memo", b"memo", "number", b"number", "replaces_invoice_id", b"replaces_invoice_id", "seller", b"seller", "status", b"status", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total", "void_reason", b"void_reason", "void_time", b"void_time", "waived", b"waived"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_credited", b"amount_credited", "amount_due", b"amount_due", "amount_paid", b"amount_paid", "blocked_reason", b"blocked_reason", "boundary_time", b"boundary_time", "buyer", b"buyer", "create_time", b"create_time", "credit_applied", b"credit_applied", "customer_id", b"customer_id", "discount", b"discount", "discounts", b"discounts", "due_time", b"due_time", "finalize_time", b"finalize_time", "finalized_time", b"finalized_time", "id", b"id", "kind", b"kind", "lines", b"lines", "memo", b"memo", "number", b"number", "replaces_invoice_id", b"replaces_invoice_id", "seller", b"seller", "status", b"status", "subscription_id", b"subscription_id", "subtotal", b"subtotal", "tax", b"tax", "to_credit_balance", b"to_credit_balance", "total", b"total", "void_reason", b"void_reason", "void_time", b"void_time", "waived", b"waived"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1049,3 +1085,63 @@ class ExplainLineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainLineResponse: _TypeAlias = ExplainLineResponse  # noqa: Y015
+
+@_typing.final
+class ApplyLifecycleRequest(_message.Message):
+    """Which step to take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INVOICE_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    invoice_id: _builtins.str
+    """The invoice, "inv_…"."""
+    action: Global___InvoiceAction.ValueType
+    """The step."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        invoice_id: _builtins.str = ...,
+        action: Global___InvoiceAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "invoice_id", b"invoice_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLifecycleRequest: _TypeAlias = ApplyLifecycleRequest  # noqa: Y015
+
+@_typing.final
+class ApplyLifecycleResponse(_message.Message):
+    """The invoice behind the step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INVOICE_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def invoice(self) -> Global___Invoice:
+        """The invoice with its lines."""
+
+    @_builtins.property
+    def replacement(self) -> Global___Invoice:
+        """The draft that replaces a void one; unset otherwise."""
+
+    def __init__(
+        self,
+        *,
+        invoice: Global___Invoice | None = ...,
+        replacement: Global___Invoice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invoice", b"invoice", "replacement", b"replacement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLifecycleResponse: _TypeAlias = ApplyLifecycleResponse  # noqa: Y015

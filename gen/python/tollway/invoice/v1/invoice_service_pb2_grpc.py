@@ -60,6 +60,11 @@ class InvoiceServiceStub:
                 request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.SerializeToString,
                 response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.FromString,
                 _registered_method=True)
+        self.ApplyLifecycle = channel.unary_unary(
+                '/tollway.invoice.v1.InvoiceService/ApplyLifecycle',
+                request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ApplyLifecycleRequest.SerializeToString,
+                response_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ApplyLifecycleResponse.FromString,
+                _registered_method=True)
         self.ExplainLine = channel.unary_unary(
                 '/tollway.invoice.v1.InvoiceService/ExplainLine',
                 request_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ExplainLineRequest.SerializeToString,
@@ -129,6 +134,18 @@ class InvoiceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyLifecycle(self, request, context):
+        """Takes one step of an invoice's lifecycle now: finalizing is FinalizeInvoice, voiding is VoidInvoice with a reissue.
+        Settling is refused while anything is due: a payment or a credit note that covers the invoice makes it paid by itself.
+
+        Permission: write.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVOICE_PARTLY_PAID, AMOUNT_STILL_DUE, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\", \"action\": \"INVOICE_ACTION_FINALIZE\"}" $ADDR tollway.invoice.v1.InvoiceService/ApplyLifecycle
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainLine(self, request, context):
         """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
         rounding, and what earlier invoices carry for the same usage.
@@ -168,6 +185,11 @@ def add_InvoiceServiceServicer_to_server(servicer, server):
                     servicer.VoidInvoice,
                     request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.FromString,
                     response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.SerializeToString,
+            ),
+            'ApplyLifecycle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyLifecycle,
+                    request_deserializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ApplyLifecycleRequest.FromString,
+                    response_serializer=tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ApplyLifecycleResponse.SerializeToString,
             ),
             'ExplainLine': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainLine,
@@ -311,6 +333,33 @@ class InvoiceService:
             '/tollway.invoice.v1.InvoiceService/VoidInvoice',
             tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceRequest.SerializeToString,
             tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.VoidInvoiceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyLifecycle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.invoice.v1.InvoiceService/ApplyLifecycle',
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ApplyLifecycleRequest.SerializeToString,
+            tollway_dot_invoice_dot_v1_dot_invoice__service__pb2.ApplyLifecycleResponse.FromString,
             options,
             channel_credentials,
             insecure,

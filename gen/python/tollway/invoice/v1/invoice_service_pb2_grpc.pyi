@@ -54,6 +54,14 @@ class InvoiceServiceStub:
     Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
     """
+    ApplyLifecycle: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.ApplyLifecycleRequest, _invoice_service_pb2.ApplyLifecycleResponse]
+    """Takes one step of an invoice's lifecycle now: finalizing is FinalizeInvoice, voiding is VoidInvoice with a reissue.
+    Settling is refused while anything is due: a payment or a credit note that covers the invoice makes it paid by itself.
+
+    Permission: write.
+    Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVOICE_PARTLY_PAID, AMOUNT_STILL_DUE, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"action\\": \\"INVOICE_ACTION_FINALIZE\\"}" $ADDR tollway.invoice.v1.InvoiceService/ApplyLifecycle
+    """
     ExplainLine: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.ExplainLineRequest, _invoice_service_pb2.ExplainLineResponse]
     """Explains one line of an invoice or draft: its price, its steps, the records behind it, the share of the period, the
     rounding, and what earlier invoices carry for the same usage.
@@ -132,6 +140,20 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"reason\\": \\"wrong price\\"}" $ADDR tollway.invoice.v1.InvoiceService/VoidInvoice
+        """
+
+    @_abc_1.abstractmethod
+    def ApplyLifecycle(
+        self,
+        request: _invoice_service_pb2.ApplyLifecycleRequest,
+        context: _aio.ServicerContext[_invoice_service_pb2.ApplyLifecycleRequest, _abc.Awaitable[_invoice_service_pb2.ApplyLifecycleResponse]],
+    ) -> _abc.Awaitable[_invoice_service_pb2.ApplyLifecycleResponse]:
+        """Takes one step of an invoice's lifecycle now: finalizing is FinalizeInvoice, voiding is VoidInvoice with a reissue.
+        Settling is refused while anything is due: a payment or a credit note that covers the invoice makes it paid by itself.
+
+        Permission: write.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVOICE_PARTLY_PAID, AMOUNT_STILL_DUE, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"invoice_id\\": \\"$INVOICE\\", \\"action\\": \\"INVOICE_ACTION_FINALIZE\\"}" $ADDR tollway.invoice.v1.InvoiceService/ApplyLifecycle
         """
 
     @_abc_1.abstractmethod

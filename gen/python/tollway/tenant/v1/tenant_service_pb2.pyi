@@ -421,6 +421,7 @@ class TenantProfile(_message.Message):
     ACCENT_COLOR_FIELD_NUMBER: _builtins.int
     PAYMENT_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     FOOTER_FIELD_NUMBER: _builtins.int
+    PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     legal_name: _builtins.str
     """The name on invoices; empty takes the display name."""
     address: _builtins.str
@@ -437,6 +438,8 @@ class TenantProfile(_message.Message):
     """How to pay; shown on open invoices."""
     footer: _builtins.str
     """What stands at the foot of every page's end."""
+    payment_terms_days: _builtins.int
+    """Within how many days invoices are to be paid, of customers that have no terms of their own; unset takes 30."""
     def __init__(
         self,
         *,
@@ -448,12 +451,15 @@ class TenantProfile(_message.Message):
         accent_color: _builtins.str = ...,
         payment_instructions: _builtins.str = ...,
         footer: _builtins.str = ...,
+        payment_terms_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "payment_terms_days", b"payment_terms_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accent_color", b"accent_color", "address", b"address", "email", b"email", "footer", b"footer", "legal_name", b"legal_name", "payment_instructions", b"payment_instructions", "tax_number", b"tax_number", "website", b"website"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "accent_color", b"accent_color", "address", b"address", "email", b"email", "footer", b"footer", "legal_name", b"legal_name", "payment_instructions", b"payment_instructions", "payment_terms_days", b"payment_terms_days", "tax_number", b"tax_number", "website", b"website"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
+    _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payment_terms_days) -> _WhichOneofReturnType__payment_terms_days | None: ...
 
 Global___TenantProfile: _TypeAlias = TenantProfile  # noqa: Y015
 
@@ -514,6 +520,7 @@ class UpdateTenantProfileRequest(_message.Message):
     ACCENT_COLOR_FIELD_NUMBER: _builtins.int
     PAYMENT_INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     FOOTER_FIELD_NUMBER: _builtins.int
+    PAYMENT_TERMS_DAYS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     legal_name: _builtins.str
@@ -532,6 +539,10 @@ class UpdateTenantProfileRequest(_message.Message):
     """How to pay; shown on open invoices."""
     footer: _builtins.str
     """What stands at the foot of every page's end."""
+    payment_terms_days: _builtins.int
+    """Within how many days invoices are to be paid, of customers that have no terms of their own: 0 for at once; unset takes
+    30. Final invoices keep their due time.
+    """
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to change, any of the profile's."""
@@ -549,12 +560,15 @@ class UpdateTenantProfileRequest(_message.Message):
         accent_color: _builtins.str = ...,
         payment_instructions: _builtins.str = ...,
         footer: _builtins.str = ...,
+        payment_terms_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "payment_terms_days", b"payment_terms_days", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accent_color", b"accent_color", "address", b"address", "email", b"email", "footer", b"footer", "legal_name", b"legal_name", "payment_instructions", b"payment_instructions", "request_id", b"request_id", "tax_number", b"tax_number", "update_mask", b"update_mask", "website", b"website"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days", "accent_color", b"accent_color", "address", b"address", "email", b"email", "footer", b"footer", "legal_name", b"legal_name", "payment_instructions", b"payment_instructions", "payment_terms_days", b"payment_terms_days", "request_id", b"request_id", "tax_number", b"tax_number", "update_mask", b"update_mask", "website", b"website"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payment_terms_days: _TypeAlias = _typing.Literal["payment_terms_days"]  # noqa: Y015
+    _WhichOneofArgType__payment_terms_days: _TypeAlias = _typing.Literal["_payment_terms_days", b"_payment_terms_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payment_terms_days) -> _WhichOneofReturnType__payment_terms_days | None: ...
 
 Global___UpdateTenantProfileRequest: _TypeAlias = UpdateTenantProfileRequest  # noqa: Y015
 

@@ -127,6 +127,62 @@ USAGE_GRAIN_PERIOD: UsageGrain.ValueType  # 4
 """A usage period."""
 Global___UsageGrain: _TypeAlias = UsageGrain  # noqa: Y015
 
+class _UsagePeriodStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsagePeriodStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsagePeriodStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_PERIOD_STATUS_UNSPECIFIED: _UsagePeriodStatus.ValueType  # 0
+    """Never stored."""
+    USAGE_PERIOD_STATUS_REPORTED: _UsagePeriodStatus.ValueType  # 1
+    """Its usage is recorded."""
+    USAGE_PERIOD_STATUS_RATED: _UsagePeriodStatus.ValueType  # 2
+    """It has a running charge."""
+    USAGE_PERIOD_STATUS_BILLED: _UsagePeriodStatus.ValueType  # 3
+    """It stands on a final invoice."""
+
+class UsagePeriodStatus(_UsagePeriodStatus, metaclass=_UsagePeriodStatusEnumTypeWrapper):
+    """How far a usage period has come."""
+
+USAGE_PERIOD_STATUS_UNSPECIFIED: UsagePeriodStatus.ValueType  # 0
+"""Never stored."""
+USAGE_PERIOD_STATUS_REPORTED: UsagePeriodStatus.ValueType  # 1
+"""Its usage is recorded."""
+USAGE_PERIOD_STATUS_RATED: UsagePeriodStatus.ValueType  # 2
+"""It has a running charge."""
+USAGE_PERIOD_STATUS_BILLED: UsagePeriodStatus.ValueType  # 3
+"""It stands on a final invoice."""
+Global___UsagePeriodStatus: _TypeAlias = UsagePeriodStatus  # noqa: Y015
+
+class _UsagePeriodAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsagePeriodActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsagePeriodAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_PERIOD_ACTION_UNSPECIFIED: _UsagePeriodAction.ValueType  # 0
+    """Refused."""
+    USAGE_PERIOD_ACTION_RATE: _UsagePeriodAction.ValueType  # 1
+    """From reported to rated."""
+    USAGE_PERIOD_ACTION_BILL: _UsagePeriodAction.ValueType  # 2
+    """To billed: taken by finalizing its invoice, refused otherwise."""
+    USAGE_PERIOD_ACTION_REOPEN: _UsagePeriodAction.ValueType  # 3
+    """From billed to reported, by voiding and making again the invoice that billed it."""
+
+class UsagePeriodAction(_UsagePeriodAction, metaclass=_UsagePeriodActionEnumTypeWrapper):
+    """A step of a usage period's lifecycle."""
+
+USAGE_PERIOD_ACTION_UNSPECIFIED: UsagePeriodAction.ValueType  # 0
+"""Refused."""
+USAGE_PERIOD_ACTION_RATE: UsagePeriodAction.ValueType  # 1
+"""From reported to rated."""
+USAGE_PERIOD_ACTION_BILL: UsagePeriodAction.ValueType  # 2
+"""To billed: taken by finalizing its invoice, refused otherwise."""
+USAGE_PERIOD_ACTION_REOPEN: UsagePeriodAction.ValueType  # 3
+"""From billed to reported, by voiding and making again the invoice that billed it."""
+Global___UsagePeriodAction: _TypeAlias = UsagePeriodAction  # noqa: Y015
+
 @_typing.final
 class UsageRecord(_message.Message):
     """One use of something that a meter counts."""
@@ -1224,3 +1280,111 @@ class RequireSubscriptionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RequireSubscriptionResponse: _TypeAlias = RequireSubscriptionResponse  # noqa: Y015
+
+@_typing.final
+class UsagePeriod(_message.Message):
+    """The usage of one subscription item in one period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_ITEM_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ID_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    PRICE_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    BILLABLE_FIELD_NUMBER: _builtins.int
+    subscription_item_id: _builtins.str
+    """The subscription item, "sit_…"."""
+    subscription_id: _builtins.str
+    """The subscription, "sub_…"."""
+    meter_id: _builtins.str
+    """The meter, "mtr_…"."""
+    price_id: _builtins.str
+    """The price, "prc_…"."""
+    status: Global___UsagePeriodStatus.ValueType
+    """How far it has come."""
+    billable: _builtins.bool
+    """Whether an invoice bills it: not so a trial."""
+    @_builtins.property
+    def period(self) -> _time_range_pb2.TimeRange:
+        """From when until when."""
+
+    def __init__(
+        self,
+        *,
+        subscription_item_id: _builtins.str = ...,
+        subscription_id: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        price_id: _builtins.str = ...,
+        period: _time_range_pb2.TimeRange | None = ...,
+        status: Global___UsagePeriodStatus.ValueType = ...,
+        billable: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["billable", b"billable", "meter_id", b"meter_id", "period", b"period", "price_id", b"price_id", "status", b"status", "subscription_id", b"subscription_id", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsagePeriod: _TypeAlias = UsagePeriod  # noqa: Y015
+
+@_typing.final
+class ApplyLifecycleRequest(_message.Message):
+    """Which step to take of which period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_ITEM_ID_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    subscription_item_id: _builtins.str
+    """The subscription item, "sit_…"."""
+    action: Global___UsagePeriodAction.ValueType
+    """The step."""
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the period starts, as GetCharges shows it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        subscription_item_id: _builtins.str = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        action: Global___UsagePeriodAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period_start_time", b"period_start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "period_start_time", b"period_start_time", "request_id", b"request_id", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLifecycleRequest: _TypeAlias = ApplyLifecycleRequest  # noqa: Y015
+
+@_typing.final
+class ApplyLifecycleResponse(_message.Message):
+    """The period behind the step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_PERIOD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def usage_period(self) -> Global___UsagePeriod:
+        """The period."""
+
+    def __init__(
+        self,
+        *,
+        usage_period: Global___UsagePeriod | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage_period", b"usage_period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage_period", b"usage_period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLifecycleResponse: _TypeAlias = ApplyLifecycleResponse  # noqa: Y015

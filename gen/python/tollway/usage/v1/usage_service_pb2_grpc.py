@@ -90,6 +90,11 @@ class UsageServiceStub:
                 request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.SerializeToString,
                 response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.FromString,
                 _registered_method=True)
+        self.ApplyLifecycle = channel.unary_unary(
+                '/tollway.usage.v1.UsageService/ApplyLifecycle',
+                request_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ApplyLifecycleRequest.SerializeToString,
+                response_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ApplyLifecycleResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -236,6 +241,19 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyLifecycle(self, request, context):
+        """Takes one step of a usage period's lifecycle now. Rating it rates what is due of its subscription. It is billed by the
+        invoice of its boundary alone, so that step is always refused, with the invoice to finalize. Reopening it voids the
+        invoice that billed it, which is made again as a draft: what is paid cannot be.
+
+        Permission: write.
+        Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_item_id\": \"$ITEM\", \"period_start_time\": \"2026-01-01T00:00:00Z\", \"action\": \"USAGE_PERIOD_ACTION_RATE\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -293,6 +311,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.RequireSubscription,
                     request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.FromString,
                     response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.SerializeToString,
+            ),
+            'ApplyLifecycle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyLifecycle,
+                    request_deserializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ApplyLifecycleRequest.FromString,
+                    response_serializer=tollway_dot_usage_dot_v1_dot_usage__service__pb2.ApplyLifecycleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -593,6 +616,33 @@ class UsageService:
             '/tollway.usage.v1.UsageService/RequireSubscription',
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionRequest.SerializeToString,
             tollway_dot_usage_dot_v1_dot_usage__service__pb2.RequireSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyLifecycle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.usage.v1.UsageService/ApplyLifecycle',
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.ApplyLifecycleRequest.SerializeToString,
+            tollway_dot_usage_dot_v1_dot_usage__service__pb2.ApplyLifecycleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -112,6 +112,15 @@ class UsageServiceStub:
     Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
     """
+    ApplyLifecycle: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ApplyLifecycleRequest, _usage_service_pb2.ApplyLifecycleResponse]
+    """Takes one step of a usage period's lifecycle now. Rating it rates what is due of its subscription. It is billed by the
+    invoice of its boundary alone, so that step is always refused, with the invoice to finalize. Reopening it voids the
+    invoice that billed it, which is made again as a draft: what is paid cannot be.
+
+    Permission: write.
+    Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_item_id\\": \\"$ITEM\\", \\"period_start_time\\": \\"2026-01-01T00:00:00Z\\", \\"action\\": \\"USAGE_PERIOD_ACTION_RATE\\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes in usage."""
@@ -276,6 +285,21 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\"}" $ADDR tollway.usage.v1.UsageService/RequireSubscription
+        """
+
+    @_abc_1.abstractmethod
+    def ApplyLifecycle(
+        self,
+        request: _usage_service_pb2.ApplyLifecycleRequest,
+        context: _aio.ServicerContext[_usage_service_pb2.ApplyLifecycleRequest, _abc.Awaitable[_usage_service_pb2.ApplyLifecycleResponse]],
+    ) -> _abc.Awaitable[_usage_service_pb2.ApplyLifecycleResponse]:
+        """Takes one step of a usage period's lifecycle now. Rating it rates what is due of its subscription. It is billed by the
+        invoice of its boundary alone, so that step is always refused, with the invoice to finalize. Reopening it voids the
+        invoice that billed it, which is made again as a draft: what is paid cannot be.
+
+        Permission: write.
+        Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_item_id\\": \\"$ITEM\\", \\"period_start_time\\": \\"2026-01-01T00:00:00Z\\", \\"action\\": \\"USAGE_PERIOD_ACTION_RATE\\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...
