@@ -32,7 +32,7 @@ COMMANDS: Final = {
     "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
     "invoices": (
         "cli.commands.invoices",
-        "See invoices and why they say what they say; preview, finalize, void.",
+        "See, explain, finalize, void and export invoices.",
     ),
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
