@@ -303,9 +303,9 @@ SELECT back.event_id FROM back UNION ALL SELECT made.event_id FROM made;
 
 -- name: ListDeadOf :many
 -- The dead letters of these events, of the dispatcher and of the consumers, but not of those left out.
-SELECT d.id, ''::text AS consumer, d.event_id FROM outbox_dead_letters d WHERE d.event_id = ANY (@event_ids::uuid[])
+SELECT d.id, ''::text AS consumer, d.event_id, d.shard AS partition FROM outbox_dead_letters d WHERE d.event_id = ANY (@event_ids::uuid[])
 UNION ALL
-SELECT d.id, d.consumer, d.event_id FROM router_dead_letters d
+SELECT d.id, d.consumer, d.event_id, d.partition FROM router_dead_letters d
 WHERE d.resource = ANY (@resources::text[]) AND d.event_id = ANY (@event_ids::uuid[])
   AND d.consumer <> ALL (@left_out::text[])
 ORDER BY id;

@@ -142,6 +142,13 @@ WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND status =
 ORDER BY due_at, id
 LIMIT 1;
 
+-- name: GetScheduledEnd :one
+-- When the subscription is going to be canceled; no row when that is not scheduled.
+SELECT due_at FROM scheduled_changes
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND status = 'pending' AND kind = 'cancel'
+ORDER BY due_at
+LIMIT 1;
+
 -- name: ListScheduledChanges :many
 -- Of one subscription, newest first, those made before @before.
 SELECT * FROM scheduled_changes

@@ -22,7 +22,8 @@ from billing.services.replay_safety import WEBHOOKS
 from billing.services.replay_token import ReplayPlan
 
 _ALL: Final = "*"
-FORCED_MAX: Final = 50
+# Of what takes many statements each: a forced event, or a dead letter under the locks of the router.
+HEAVY_MAX: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Run:
     def slice_max(self) -> int:
         """The most events of a transaction: few where each may be a thousand records to compute anew."""
         forced = self.plan.safety.mode is Mode.FORCE
-        return min(self.pace.slice_max, FORCED_MAX) if forced else self.pace.slice_max
+        heavy = forced or self.plan.target.kind is TargetKind.DEAD_LETTERS
+        return min(self.pace.slice_max, HEAVY_MAX) if heavy else self.pace.slice_max
 
     @property
     def tenant_id(self) -> UUID:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import queries.dead_letters
 import queries.replays
 from queries.replays import ListSliceRow as Event
 
@@ -134,6 +135,9 @@ async def to_dead_letters(tx: Connection, run: Run, given: Sequence[Event]) -> G
         resources=sorted({event.resource for event in given}),
         left_out=[WEBHOOKS] if suppressed else [],
     )
+    # All partitions first, in the router's order: each letter locks its own, and the letters have another.
+    for partition in sorted({letter.partition for letter in dead}):
+        await queries.dead_letters.lock_partition(tx, partition=partition)
     cause = Cause(ACTOR, run.row.id)
     order = dead_letters.Order(
         cause, "replay", f"{encode(Prefix.REPLAY, run.row.id)} {run.row.note}", run.tenant_id

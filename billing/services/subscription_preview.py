@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID
 
 import queries.fee_periods
+import queries.subscription_changes
 from queries.models import FeePeriod, Invoice, Subscription
 
 from billing.domain.invoice import InvoiceKind, InvoiceStatus
@@ -44,13 +45,15 @@ async def preview_subscription(
 ) -> InvoiceView:
     """The invoice that the subscription gets next, without an id. `tx` reads one snapshot; `now` is machine time.
 
-    Of one that is not active yet it is the activation's, of a canceled one what usage has come late. Raises
-    SubscriptionNotFound, RatingFailed.
+    Of one that is not active yet it is the activation's, of a canceled one what usage has come late. Nothing begins for
+    one that is to end by then. Raises SubscriptionNotFound, RatingFailed.
     """
     row = (await get_subscription(tx, tenant_id, subscription_id=subscription_id)).row
     today = await business_time(tx, tenant_id, now)
     kind, boundary = _key(row, today)
     begins = _begins(row) if moment is Moment.NEXT_BOUNDARY else None
+    if begins is not None and await _ends_by(tx, row, begins.start):
+        begins = None
     to_come = await _fees(tx, row, begins, kind, boundary) if begins is not None else []
     draft = _draft(row, kind, boundary, today)
     return await preview_draft(tx, draft, None, now=now, to_come=to_come)
@@ -71,6 +74,14 @@ def _begins(row: Subscription) -> Period | None:
         return None
     terms = Terms.of(row)
     return terms.first_period() if row.period_end is None else terms.paid_from(row.period_end)
+
+
+async def _ends_by(tx: Connection, row: Subscription, boundary: datetime) -> bool:
+    """Whether its end is scheduled for the boundary, or before."""
+    end = await queries.subscription_changes.get_scheduled_end(
+        tx, tenant_id=row.tenant_id, subscription_id=row.id
+    )
+    return end is not None and end <= boundary
 
 
 async def _fees(

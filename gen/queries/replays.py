@@ -898,12 +898,13 @@ class ListDeadOfRow:
     id: uuid.UUID
     consumer: str
     event_id: uuid.UUID
+    partition: int
 
 
 LIST_DEAD_OF: typing.Final = """-- name: ListDeadOf :many
-SELECT d.id, ''::text AS consumer, d.event_id FROM outbox_dead_letters d WHERE d.event_id = ANY ($1::uuid[])
+SELECT d.id, ''::text AS consumer, d.event_id, d.shard AS partition FROM outbox_dead_letters d WHERE d.event_id = ANY ($1::uuid[])
 UNION ALL
-SELECT d.id, d.consumer, d.event_id FROM router_dead_letters d
+SELECT d.id, d.consumer, d.event_id, d.partition FROM router_dead_letters d
 WHERE d.resource = ANY ($2::text[]) AND d.event_id = ANY ($1::uuid[])
   AND d.consumer <> ALL ($3::text[])
 ORDER BY id

@@ -27,6 +27,7 @@ __all__ = [
     "finish_scheduled_changes",
     "get_next_scheduled_change",
     "get_scheduled_change",
+    "get_scheduled_end",
     "has_cycle",
     "has_final_invoice",
     "hold_usage_periods",
@@ -516,6 +517,25 @@ async def get_next_scheduled_change(
 ) -> models.ScheduledChange | None:
     row = await conn.fetchrow(GET_NEXT_SCHEDULED_CHANGE, tenant_id, subscription_id)
     return None if row is None else models.ScheduledChange(*row)
+
+
+GET_SCHEDULED_END: typing.Final = """-- name: GetScheduledEnd :one
+SELECT due_at FROM scheduled_changes
+WHERE tenant_id = $1 AND subscription_id = $2 AND status = 'pending' AND kind = 'cancel'
+ORDER BY due_at
+LIMIT 1
+"""
+
+
+async def get_scheduled_end(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> datetime.datetime | None:
+    """When the subscription is going to be canceled; no row when that is not scheduled."""
+    row = await conn.fetchrow(GET_SCHEDULED_END, tenant_id, subscription_id)
+    return None if row is None else row[0]
 
 
 LIST_SCHEDULED_CHANGES: typing.Final = """-- name: ListScheduledChanges :many

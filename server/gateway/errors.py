@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 from google.protobuf import json_format
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from billing.domain.errors import (
@@ -110,14 +110,18 @@ def told(error: Refused | BillingError) -> Status:
 
 def refusal(error: Refused | BillingError) -> web.Response:
     """The answer that an error is."""
-    return error_response(told(error), error.reason if isinstance(error, BillingError) else "")
+    return error_response(told(error))
 
 
-def error_response(status: Status, reason: str = "") -> web.Response:
+def error_response(status: Status) -> web.Response:
     """The whole answer: code, body, and the headers by which HTTP clients know what to do."""
-    headers = {}
+    headers, reason = {}, ""
     for detail in status.details:
-        retry = RetryInfo()
+        retry, info = RetryInfo(), ErrorInfo()
+        if detail.Unpack(info):
+            reason = (
+                info.reason
+            )  # also of what the gateway refused within a method that reads its stream
         if detail.Unpack(retry):
             # Whole seconds, and rounded up: an earlier retry is refused again.
             headers["Retry-After"] = str(retry.retry_delay.seconds + (retry.retry_delay.nanos > 0))

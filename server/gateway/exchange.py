@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from google.protobuf.message import Message
 
 from billing.domain.errors import BillingError, Invalid
@@ -145,7 +146,7 @@ async def _end(response: web.StreamResponse, error: Refused | BillingError) -> w
 async def _line(request: web.Request) -> bytes:
     try:
         return await request.content.readline()
-    except ValueError as error:
+    except LineTooLong as error:
         raise BodyTooLarge() from error
 
 

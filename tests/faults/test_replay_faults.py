@@ -8,15 +8,19 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
+from billing.domain.ids import Prefix, encode
+from billing.domain.replay import Effects, Mode, Target, TargetKind
 from billing.runtime.db import Connection, Database
 from billing.services.consumers import WANTED
 from billing.services.replays import ReplayView, StartOrder, start_replay
-from tests.conftest import Databases
+from tests.conftest import LONG, Databases
 from tests.replay_world import (
     ACTOR,
     DRAFTED,
@@ -26,6 +30,8 @@ from tests.replay_world import (
     in_turn,
     make_world,
 )
+from tests.services.usage_world import World as UsageWorld
+from tests.webhook_world import webhook_world
 from workers.replay import ReplaySettings, ReplayWorker
 
 STATEMENTS_MAX = 400
@@ -143,6 +149,95 @@ async def test_a_worker_that_dies_at_any_statement_is_followed_without_loss_or_d
     assert await world.value(told) == fatal + 1
 
 
+async def test_a_replay_to_an_endpoint_whose_worker_dies_anywhere_makes_each_delivery_once(
+    databases: Databases,
+) -> None:
+    async with webhook_world(databases) as hooks:
+        world = ReplayWorld(databases, hooks.tenant_id)
+        endpoint = await hooks.endpoint("/hook", "customer.*")
+        await hooks.deliverable(5)
+        missed = [event.event_id for event in await hooks.emit(4)]
+        await world.publish()
+        target = Target(TargetKind.ENDPOINT, encode(Prefix.WEBHOOK_ENDPOINT, endpoint.id))
+        later = world.now + timedelta(seconds=5)
+        died = True
+        for fatal in range(STATEMENTS_MAX):
+            await never_delivered(world, missed)
+            view = await world.started(
+                "customer.*", target=target, external_effects=Effects.ALLOW, at=later
+            )
+            died = await until_death(mortal_worker(world, fatal))
+            seen = await world.seen(view.row.id)
+            assert (await hooks.statuses())["pending"] == seen.row.armed
+            await run_out(mortal_worker(world, STATEMENTS_MAX))
+            assert await hooks.statuses() == {"pending": 9}
+            await hooks.check_balance()
+            ended = await world.seen(view.row.id)
+            assert (ended.row.status, ended.published, ended.row.skipped) == ("finished", 9, 0)
+            if not died:
+                break
+        assert not died
+        assert fatal > 12
+
+
+async def never_delivered(world: ReplayWorld, missed: list[UUID]) -> None:
+    """Some deliveries are dead, and some were never made and are in no book."""
+    await world.as_owner("DELETE FROM webhook_deliveries WHERE event_id = ANY ($1)", missed)
+    await world.as_owner("UPDATE webhook_matched SET count = 0 WHERE partition < 0")
+    await world.execute("UPDATE webhook_deliveries SET status = 'dead', finished_at = now()")
+
+
+async def test_a_forced_replay_whose_worker_dies_anywhere_counts_each_record_once(
+    databases: Databases,
+) -> None:
+    now = databases.clock.now().replace(microsecond=0)
+    usage = await UsageWorld(databases, now).make()
+    world = ReplayWorld(databases, usage.tenant_id)
+    sub = await usage.served()
+    died, batches = True, 0
+    for fatal in range(0, STATEMENTS_MAX, 1 if LONG else 4):
+        # Two that nobody has handled, and what was counted before is wrong.
+        for _ in range(2):
+            await usage.record({"key": f"k{batches}"})
+            batches += 1
+        await world.publish()
+        await usage.execute("UPDATE usage_buckets SET quantity_sum = quantity_sum + 1, records = 9")
+        view = await world.started(
+            target=Target(TargetKind.CONSUMER, "usage"),
+            mode=Mode.FORCE,
+            event_ids=await of_usage(world),
+            at=world.now + timedelta(seconds=5),
+        )
+        died = await until_death(mortal_worker(world, fatal, ReplaySettings(slice_max=2)))
+        seen = await world.seen(view.row.id)
+        forced = "SELECT count(*) FROM inbox_replays WHERE replay_id = $1"
+        assert await world.value(forced, view.row.id) == seen.row.armed
+        await run_out(mortal_worker(world, 1_000_000))
+        assert await usage.buckets() == {sub.item_id: (batches, Decimal(batches))}
+        assert await world.value("SELECT count(*) FROM inbox WHERE consumer = 'usage'") == batches
+        ended = await world.seen(view.row.id)
+        assert (ended.row.status, ended.published, ended.failed) == (
+            "finished",
+            view.row.matched,
+            0,
+        )
+        if not died:
+            break
+    assert not died
+    assert fatal > 20
+
+
+async def of_usage(world: ReplayWorld) -> tuple[UUID, ...]:
+    """One event of usage that was handled, if there is one, and all that were not."""
+    rows = await world.fetch(
+        "SELECT e.id, i.event_id IS NOT NULL AS handled FROM billing_events e"
+        " LEFT JOIN inbox i ON i.consumer = 'usage' AND i.event_id = e.id"
+        " WHERE e.subject = 'usage.reported' ORDER BY e.id"
+    )
+    handled = [row["id"] for row in rows if row["handled"]]
+    return tuple(handled[:1] + [row["id"] for row in rows if not row["handled"]])
+
+
 async def until_death(worker: ReplayWorker) -> bool:
     """Runs until nothing can be done; tells whether it died before."""
     try:
@@ -152,9 +247,9 @@ async def until_death(worker: ReplayWorker) -> bool:
     return False
 
 
-def mortal_worker(world: ReplayWorld, fatal: int) -> ReplayWorker:
+def mortal_worker(world: ReplayWorld, fatal: int, settings: ReplaySettings = SMALL) -> ReplayWorker:
     database = cast(Database, Mortal(world.databases.worker, fatal))
-    return ReplayWorker(database, world.databases.clock, WANTED, SMALL)
+    return ReplayWorker(database, world.databases.clock, WANTED, settings)
 
 
 async def test_a_replay_goes_on_after_its_worker_was_killed(world: ReplayWorld) -> None:

@@ -244,6 +244,32 @@ async def test_a_call_that_takes_too_long_ends_and_is_told(web: Web, rim: Rim) -
     assert int(answer.headers["Retry-After"]) >= 1
 
 
+async def test_usage_streams_in_and_its_answers_out_line_by_line(web: Web) -> None:
+    def line(key: str) -> bytes:
+        fields = {"idempotency_key": key, "meter_key": "none", "external_customer_id": "UA"}
+        at = {"timestamp": "2026-01-01T00:00:00Z", "quantity": "1"}
+        return json.dumps({"records": [fields | at]}).encode() + b"\n"
+
+    body = line("a") + b"\n" + line("b") + b'{"records": 7}\n' + line("never read")
+    answer = await web.ask("POST", "/v1/usage:stream", data=body)
+    assert answer.status == 200, answer.body
+    lines = [json.loads(text) for text in answer.body.splitlines()]
+    results = [one["result"]["results"][0] for one in lines[:-1]]
+    assert [one["outcome"] for one in results] == ["RECORD_OUTCOME_REJECTED"] * 2
+    assert lines[-1]["error"]["details"][0]["reason"] == "INVALID_ARGUMENT"
+    assert len(lines) == 3
+
+    empty = await web.ask("POST", "/v1/usage:stream", data=b'{"records": []}\n')
+    assert (empty.status, empty.info["reason"]) == (400, "INVALID_ARGUMENT")
+    headers = {"Content-Type": "text/plain"}
+    other = await web.ask("POST", "/v1/usage:stream", data=b"x", headers=headers)
+    assert (other.status, other.info["reason"]) == (415, "NOT_JSON")
+    nobody = await web.ask("POST", "/v1/usage:stream", data=line("a"), key="")
+    assert nobody.status == 401
+    huge = await web.ask("POST", "/v1/usage:stream", data=io.BytesIO(b" " * 5_000_000))
+    assert (huge.status, huge.info["reason"]) == (413, "BODY_TOO_LARGE")
+
+
 async def test_a_download_that_takes_too_long_is_told_so(web: Web) -> None:
     answer = await web.ask("GET", "/v1/exports/invoices.csv", headers={"Grpc-Timeout": "1n"})
     assert (answer.status, answer.info["reason"]) == (504, "DEADLINE_PASSED")

@@ -261,6 +261,27 @@ async def test_each_credit_of_an_invoice_has_the_tax_of_its_own_charge(
     ]
 
 
+async def test_a_charge_and_its_credit_that_become_final_at_once_have_one_discount(
+    databases: Databases,
+) -> None:
+    """After an outage of the finalizer the draft of the charge is not written yet when its credit is computed."""
+    house = await house_of(databases, utc(2024, 4, 1))
+    customer = await house.customer("UA")
+    await house.plan(fee="30.00")
+    await discount(house, customer, percent="100", periods=1)
+    desk = Desk(house)
+    made = await desk.subscribe()
+    await house.deliver()
+    await house.execute("UPDATE invoices SET finalize_at = $1", utc(2024, 4, 20))
+    await house.advance(utc(2024, 4, 16))
+    await desk.cancel(made.row.id)
+    await house.deliver()
+    await house.execute("UPDATE invoices SET finalize_at = $1", utc(2024, 4, 20))
+    assert await house.value("SELECT count(*) FROM invoices WHERE status = 'draft'") == 2
+    await house.advance(utc(2024, 4, 21))
+    assert await balance(house) == (0, 0)
+
+
 async def given_back(house: Driver, invoice: UUID, at: datetime) -> UUID:
     """A final draft that gives the rest of the invoice's fee back from `at` on."""
     await house.execute(

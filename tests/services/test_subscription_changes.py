@@ -11,6 +11,8 @@ from billing.domain.subscription import SubscriptionAction
 from billing.services.prices import PriceNotFound
 from billing.services.subscription_edits import ItemChange, ItemNotFound, Proration
 from billing.services.subscription_hold import SubscriptionCanceled
+from billing.services.subscription_preview import Moment as Ahead
+from billing.services.subscription_preview import preview_subscription
 from billing.services.subscription_requests import Later, NotCanceling
 from billing.services.subscription_steps import move_subscription
 from billing.services.subscriptions import MeterAlreadyPriced
@@ -314,3 +316,22 @@ async def test_usage_that_waits_unassigned_is_found_by_each_period_that_a_late_s
     await desk.house.deliver()
     await desk.house.advance(MIDDLE + DAY)
     assert sum(amount for _, amount in await desk.lines("period")) == 5_00
+
+
+async def test_the_invoice_ahead_has_no_fee_for_time_behind_a_scheduled_end(
+    databases: Databases,
+) -> None:
+    desk = await desk_of(databases, fee="30.00", per_minute="0.10")
+    made = await desk.subscribe()
+    await desk.house.advance(MIDDLE)
+    await desk.house.use(MIDDLE - HOUR, "10")
+    await desk.house.deliver()
+    await desk.cancel(made.row.id, Later())
+    house = desk.house
+    async with house.databases.api.transaction(house.tenant_id, snapshot=True) as tx:
+        ahead = await preview_subscription(
+            tx, house.tenant_id, made.row.id, Ahead.NEXT_BOUNDARY, now=house.now
+        )
+    assert [line.amount.minor_units for line in ahead.lines] == [1_00]
+    await house.advance(utc(2024, 5, 2))
+    assert await desk.lines("final") == [("Minutes", 1_00)]

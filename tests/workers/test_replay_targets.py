@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from tollway.webhook.v1 import webhook_events_pb2
 
@@ -120,6 +122,41 @@ async def test_external_effects_are_suppressed_unless_they_are_allowed(backbone:
 
 
 # --- dead letters
+
+
+async def test_dead_letters_lock_their_partitions_in_order_as_the_router_does(
+    world: ReplayWorld,
+) -> None:
+    ids = await world.history(DRAFTED, DRAFTED)
+    for event_id, shard in zip(ids, (5, 2), strict=True):
+        await dead_first(world, event_id)
+        await world.execute("INSERT INTO router_positions (partition) VALUES ($1)", shard)
+        await world.execute(
+            "UPDATE outbox_dead_letters SET shard = $1 WHERE event_id = $2", shard, event_id
+        )
+    # The ids of the letters tell in which order they are listed.
+    last_first = "SELECT shard FROM outbox_dead_letters ORDER BY id"
+    if [row["shard"] for row in await world.fetch(last_first)] == [2, 5]:
+        await world.execute("UPDATE outbox_dead_letters SET shard = 7 - shard")
+    await world.start(world.confirm(await world.plan(target=DEAD, status="dead_letter")))
+    router = await asyncpg.connect(world.databases.url)
+    lock = "SELECT 1 FROM router_positions WHERE partition = $1 FOR NO KEY UPDATE NOWAIT"
+    try:
+        async with router.transaction():
+            await router.execute(
+                "SELECT 1 FROM router_positions WHERE partition = 2 FOR NO KEY UPDATE"
+            )
+            stepping = asyncio.create_task(worker_of(world).step())
+            async with asyncio.timeout(30):
+                while not await world.value(
+                    "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+                ):
+                    assert not stepping.done()
+            await router.fetchrow(lock, 5)
+        assert await stepping == 2
+    finally:
+        await router.close()
+    assert await world.value("SELECT count(*) FROM outbox_dead_letters") == 0
 
 
 async def test_dead_letters_go_back_where_they_came_from_and_webhooks_only_if_allowed(
