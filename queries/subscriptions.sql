@@ -32,10 +32,12 @@ RETURNING *;
 
 -- name: InsertSubscriptionItems :exec
 INSERT INTO subscription_items (
-    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at)
-SELECT @tenant_id, g.id, @subscription_id, @customer_id, g.price_id, g.meter_id, g.quantity::numeric, @created_at
-FROM unnest(@ids::uuid[], @price_ids::uuid[], sqlc.narg(meter_ids)::uuid[], @quantities::text[])
-    AS g (id, price_id, meter_id, quantity)
+    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, subscription_required, created_at)
+SELECT @tenant_id, g.id, @subscription_id, @customer_id, g.price_id, g.meter_id, g.quantity::numeric, g.required,
+       @created_at
+FROM unnest(
+    @ids::uuid[], @price_ids::uuid[], sqlc.narg(meter_ids)::uuid[], @quantities::text[], @required::boolean[]
+) AS g (id, price_id, meter_id, quantity, required)
 ORDER BY g.id;
 
 -- name: GetSubscription :one

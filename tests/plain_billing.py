@@ -45,6 +45,14 @@ def packages(size: int, price: str) -> Rate:
     return lambda quantity: -(-quantity // size) * Fraction(price)
 
 
+def volume(upto: int, first: str, beyond: str) -> Rate:
+    return lambda quantity: quantity * Fraction(first if quantity <= upto else beyond)
+
+
+def percentage(percent: str) -> Rate:
+    return lambda quantity: quantity * Fraction(percent) / 100
+
+
 @dataclass(frozen=True)
 class Terms:
     """Where periods begin: counted from `anchor` in local time, by calendar units."""

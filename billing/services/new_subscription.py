@@ -32,10 +32,11 @@ class StartTooOld(Invalid):
 
 @dataclass(frozen=True, slots=True)
 class NewItem:
-    """A price to take; an empty quantity means 1."""
+    """A price to take; an empty quantity means 1. `subscription_required`: usage must name the subscription."""
 
     price_id: UUID
     quantity: str = ""
+    subscription_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,6 +211,9 @@ def _chosen(prices: Sequence[Price], items: Sequence[NewItem]) -> list[tuple[Pri
                 "Two of these prices are for one meter; name the items and take one of them.",
                 metadata={"meter": encode(Prefix.METER, price.meter_id), "subscription": ""},
             )
+        if item.subscription_required and not price.meter_id:
+            path = f"items[{place}].subscription_required"
+            raise Invalid.field(path, "only the usage of a metered price can name a subscription.")
         chosen.append((price, _quantity(item, price, f"items[{place}].quantity")))
     return chosen
 
@@ -271,6 +274,7 @@ async def _insert(
             f"A subscription with the external id {draft.external_id!r} exists.",
             metadata={"kind": "subscription", "key": draft.external_id},
         )
+    named = {item.price_id for item in draft.items if item.subscription_required}
     await queries.subscriptions.insert_subscription_items(
         tx,
         tenant_id=row.tenant_id,
@@ -281,6 +285,7 @@ async def _insert(
         price_ids=[price.id for price, _ in parts.chosen],
         meter_ids=[price.meter_id for price, _ in parts.chosen],
         quantities=[f"{quantity:f}" for _, quantity in parts.chosen],
+        required=[price.id in named for price, _ in parts.chosen],
     )
     return row
 

@@ -147,10 +147,12 @@ async def insert_subscription(
 
 INSERT_SUBSCRIPTION_ITEMS: typing.Final = """-- name: InsertSubscriptionItems :exec
 INSERT INTO subscription_items (
-    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at)
-SELECT $1, g.id, $2, $3, g.price_id, g.meter_id, g.quantity::numeric, $4
-FROM unnest($5::uuid[], $6::uuid[], $7::uuid[], $8::text[])
-    AS g (id, price_id, meter_id, quantity)
+    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, subscription_required, created_at)
+SELECT $1, g.id, $2, $3, g.price_id, g.meter_id, g.quantity::numeric, g.required,
+       $4
+FROM unnest(
+    $5::uuid[], $6::uuid[], $7::uuid[], $8::text[], $9::boolean[]
+) AS g (id, price_id, meter_id, quantity, required)
 ORDER BY g.id
 """
 
@@ -166,6 +168,7 @@ async def insert_subscription_items(
     price_ids: collections.abc.Sequence[uuid.UUID],
     meter_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     quantities: collections.abc.Sequence[str],
+    required: collections.abc.Sequence[bool],
 ) -> None:
     await conn.execute(
         INSERT_SUBSCRIPTION_ITEMS,
@@ -177,6 +180,7 @@ async def insert_subscription_items(
         price_ids,
         meter_ids,
         quantities,
+        required,
     )
 
 

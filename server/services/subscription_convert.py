@@ -59,7 +59,9 @@ def from_request(request: pb.CreateSubscriptionRequest) -> subscriptions.NewSubs
         external_id=request.external_id,
         items=[
             subscriptions.NewItem(
-                decode(Prefix.PRICE, item.price_id, path=f"items[{place}].price_id"), item.quantity
+                decode(Prefix.PRICE, item.price_id, path=f"items[{place}].price_id"),
+                item.quantity,
+                item.subscription_required,
             )
             for place, item in enumerate(request.items)
         ],
@@ -171,6 +173,7 @@ def to_subscription(view: subscriptions.SubscriptionView) -> pb.Subscription:
                 id=encode(Prefix.SUBSCRIPTION_ITEM, item.id),
                 price_id=encode(Prefix.PRICE, item.price_id),
                 quantity=to_decimal(item.quantity),
+                subscription_required=item.subscription_required,
             )
             for item in view.items
         ],

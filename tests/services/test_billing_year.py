@@ -1,7 +1,8 @@
 """A year of many subscriptions, against a plain model: every line, every period, every record.
 
-All models of usage, anchors and trials, time zones on both halves of the earth with their clock changes, changes of
-quantity and price in the midst of periods, ends. The clock goes in jumps of days, so most of it is catching up.
+Models of usage that need no groups, anchors and trials, time zones on both halves of the earth with their clock
+changes, changes of quantity and price in the midst of periods, ends. The clock goes in jumps of days, so most of it is
+catching up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from billing.services.usage_ingest import record_usage
 from tests.conftest import LONG, Databases
 from tests.desk import Desk
 from tests.driver import house_of, utc
-from tests.plain_billing import Plain, Rate, Terms, graduated, packages, per_unit
+from tests.plain_billing import (
+    Plain,
+    Rate,
+    Terms,
+    graduated,
+    packages,
+    per_unit,
+    percentage,
+    volume,
+)
 
 SUBSCRIPTIONS = 200 if LONG else 8
 JUMP = timedelta(days=5 if LONG else 23, hours=7, minutes=11)
@@ -49,6 +59,12 @@ MODELS: Sequence[tuple[str, dict[str, Any], Rate]] = (
         {"package_amount": "1.99", "package_size": "7"},
         packages(7, "1.99"),
     ),
+    (
+        "volume",
+        {"tiers": [{"up_to": "90", "unit_amount": "0.21"}, {"unit_amount": "0.17"}]},
+        volume(90, "0.21", "0.17"),
+    ),
+    ("percentage", {"rate_percent": "2.9"}, percentage("2.9")),
 )
 
 
@@ -78,7 +94,8 @@ async def sell(desk: Desk, chance: random.Random, number: int) -> Sold:
     house = desk.house
     customer, plan = f"C{number}", f"plan-{number}"
     zone, interval = ZONES[number % len(ZONES)], INTERVALS[number % len(INTERVALS)]
-    model, config, rate = MODELS[number % len(MODELS)]
+    # Another model for the same zone each time round.
+    model, config, rate = MODELS[(number + number // len(ZONES)) % len(MODELS)]
     minimum = Fraction(3) if number % 4 == 0 else Fraction(0)
     if minimum:
         config = {**config, "minimum_amount": "3"}

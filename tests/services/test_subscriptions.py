@@ -22,6 +22,9 @@ from billing.services.subscriptions import (
     get_subscription,
 )
 from billing.services.usage_assignment import require_subscription
+from billing.services.usage_batch import UsageBatch
+from billing.services.usage_checks import instant_us
+from billing.services.usage_ingest import record_usage
 from tests.conftest import Databases
 from tests.driver import DAY, Driver, house_of, subscription_text, utc
 
@@ -171,6 +174,39 @@ async def test_a_meter_is_priced_by_several_subscriptions_that_demand_to_be_name
     with pytest.raises(MeterAlreadyPriced) as raised:
         await house.subscribe(plan="other")
     assert raised.value.metadata["subscription"] == subscription_text(second)
+
+
+async def test_an_item_can_demand_from_its_making_that_usage_names_the_subscription(
+    house: Driver,
+) -> None:
+    price = await house.value("SELECT id FROM prices WHERE meter_id IS NOT NULL")
+    first = await house.subscribe(items=[NewItem(price, subscription_required=True)])
+    second = await house.subscribe(items=[NewItem(price, subscription_required=True)])
+    assert [item.subscription_required for item in (*first.items, *second.items)] == [True, True]
+    batch = UsageBatch(
+        ["named", "unnamed"],
+        ["minutes"] * 2,
+        [""] * 2,
+        ["UA"] * 2,
+        [instant_us(NOW)] * 2,
+        ["1"] * 2,
+        subscription_ids=[subscription_text(second), ""],
+    )
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        answer = await record_usage(tx, house.tenant_id, batch, house.cause(), now=house.now)
+    assert {place: verdict.reason for place, verdict in answer.verdicts.items()} == {
+        1: "SUBSCRIPTION_REQUIRED"
+    }
+    await house.deliver()
+    owner = "SELECT i.subscription_id FROM usage_records r JOIN subscription_items i ON i.id = r.item_id"
+    assert await house.value(owner) == second.row.id
+
+
+async def test_only_a_metered_item_can_demand_to_be_named(house: Driver) -> None:
+    await house.plan("seats", fee="1.00")
+    price = await house.value("SELECT id FROM prices WHERE meter_id IS NULL ORDER BY id DESC")
+    with pytest.raises(Invalid, match="only the usage of a metered price"):
+        await house.subscribe(plan="seats", items=[NewItem(price, subscription_required=True)])
 
 
 async def test_of_two_subscriptions_at_once_that_price_one_meter_one_is_made(

@@ -247,22 +247,26 @@ class SubscriptionItem(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PRICE_ID_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_REQUIRED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "sit_…"."""
     price_id: _builtins.str
     """The price, "prc_…"."""
     quantity: _builtins.str
     """The licensed quantity as a decimal string; "1" for a metered price."""
+    subscription_required: _builtins.bool
+    """Whether usage of the price's meter must name the subscription."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         price_id: _builtins.str = ...,
         quantity: _builtins.str = ...,
+        subscription_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "price_id", b"price_id", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "price_id", b"price_id", "quantity", b"quantity", "subscription_required", b"subscription_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,19 +440,25 @@ class NewSubscriptionItem(_message.Message):
 
     PRICE_ID_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_REQUIRED_FIELD_NUMBER: _builtins.int
     price_id: _builtins.str
     """The price, "prc_…"."""
     quantity: _builtins.str
     """The licensed quantity as a decimal string; empty means 1."""
+    subscription_required: _builtins.bool
+    """Whether usage of the price's meter must name the subscription: a record of the customer that names none is rejected
+    with SUBSCRIPTION_REQUIRED. Then another subscription of the customer may price the same meter.
+    """
     def __init__(
         self,
         *,
         price_id: _builtins.str = ...,
         quantity: _builtins.str = ...,
+        subscription_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["price_id", b"price_id", "quantity", b"quantity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price_id", b"price_id", "quantity", b"quantity", "subscription_required", b"subscription_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
