@@ -223,7 +223,7 @@ class CreditExceedsInvoice(Precondition):
 
 
 class InvoicePartlyPaid(Precondition):
-    """An invoice with a recorded payment cannot be voided; issue a credit note instead."""
+    """An invoice with a payment or a credit note cannot be voided; issue a credit note for the rest instead."""
 
     reason = "INVOICE_PARTLY_PAID"
 

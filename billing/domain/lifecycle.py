@@ -53,9 +53,10 @@ class Machine(Generic[State, Action]):
         return following, StatusChanged(self.resource_kind, state, following, action, now)
 
     def _refuse(self, state: State, action: Action) -> InvalidTransition:
+        article = "An" if self.resource_kind[0] in "aeiou" else "A"
         choices = ", ".join(self.allowed(state)) or "nothing, the state is final"
         return InvalidTransition(
-            f"A {self.resource_kind} that is {state} cannot {action}; possible is: {choices}.",
+            f"{article} {self.resource_kind} that is {state} cannot {action}; possible is: {choices}.",
             metadata={
                 "resource_kind": self.resource_kind,
                 "status": str(state),

@@ -90,6 +90,13 @@ async def explain_line(
     return LineExplanation(view, number, line, booked, await _usage(tx, tenant_id, line))
 
 
+def _group_key(line: Line, group_by: Sequence[str]) -> str | None:
+    """The line's group, in the meter's own order: the stored dimensions have none."""
+    if not line.dimensions:
+        return None
+    return group_key_of(tuple(line.dimensions.get(name, "") for name in group_by))
+
+
 async def _usage(tx: Connection, tenant_id: UUID, line: Line) -> UsageOfLine | None:
     if line.kind not in (*USAGE_KINDS, LineKind.TRUE_UP):
         return None
@@ -105,7 +112,7 @@ async def _usage(tx: Connection, tenant_id: UUID, line: Line) -> UsageOfLine | N
         tenant_id=tenant_id,
         item_id=item_id,
         period_start=period.start,
-        group_key=group_key_of(tuple(line.dimensions.values())) if line.dimensions else None,
+        group_key=_group_key(line, found.group_by),
     )
     assert counted is not None, "a count is always a row"
     rated = (await rate_periods(tx, [row]))[key_of(row)]

@@ -88,9 +88,9 @@ class Exchange:
                     await response.write(f'{{"result":{self._json(body)}}}\n'.encode())
         except (Refused, BillingError) as error:
             return await _end(response, error)
-        except (
-            TimeoutError
-        ):  # the longest that a stream may last; the client goes on from its cursor
+        except ConnectionError:  # the client has left
+            return response
+        except TimeoutError:  # the longest that a stream lasts; the client goes on from its cursor
             return await _end(response, TookTooLong(retry_after_s=1))
         if not response.prepared:
             await response.prepare(request)

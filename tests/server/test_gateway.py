@@ -320,6 +320,19 @@ async def test_no_page_of_another_origin_may_call_unless_it_is_named(web: Web, r
         assert "Access-Control-Allow-Origin" not in strange.headers
 
 
+async def test_the_reference_is_a_page_that_names_every_method_and_loads_nothing_else(
+    web: Web,
+) -> None:
+    answer = await web.ask("GET", "/docs")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    page = answer.body.decode()
+    for route in routes_of(SERVICES):
+        assert f">{route.template}</div>" in page
+    assert "<script" not in page
+    document = await web.ask("GET", "/openapi.json")
+    assert document.json["openapi"] == "3.1.0"
+
+
 async def test_a_fault_of_ours_is_internal_with_a_reference_and_nothing_else(
     web: Web, rim: Rim
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,15 +10,11 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from tollway.webhook.v1 import webhook_events_pb2
 
-from billing.domain.errors import InvalidTransition
 from billing.domain.ids import Prefix, encode
 from billing.domain.replay import Effects as Outside
-from billing.domain.replay import Mode, ReplayAction, Target, TargetKind
-from billing.services import outbox, replay_control
+from billing.domain.replay import Mode, Target, TargetKind
 from billing.services.consumers import WANTED
-from billing.services.leases import LeaseKind
 from billing.services.replay_safety import (
     EffectsSuppressed,
     NotReplayable,
@@ -31,7 +26,6 @@ from tests.backbone import Backbone, Effects
 from tests.conftest import Databases
 from tests.replay_world import CHANGED, DRAFTED, METHOD, REPORTED, ReplayWorld, make_world
 from tests.services.usage_world import World as UsageWorld
-from tests.webhook_world import WebhookWorld, ok, send_all, status, webhook_world
 from tests.workers.test_replay import run_out, start_over, worker_of
 from workers.replay import ReplayWorker
 
@@ -41,21 +35,8 @@ NOWHERE = Target(TargetKind.CONSUMER, "webhooks")
 
 
 @pytest.fixture
-async def hooks(databases: Databases) -> AsyncIterator[WebhookWorld]:
-    async with webhook_world(databases) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def world(databases: Databases) -> ReplayWorld:
     return await make_world(databases)
-
-
-async def move(world: ReplayWorld, view: ReplayView, action: ReplayAction) -> ReplayView:
-    order = replay_control.Order(world.cause(), METHOD, "by hand", world.tenant_id)
-    async with world.databases.api.transaction(world.tenant_id) as tx:
-        await replay_control.move(tx, view.row.id, action, order, now=world.now)
-    return await world.seen(view.row.id)
 
 
 # --- consumers
@@ -191,123 +172,6 @@ async def test_dead_letters_go_back_where_they_came_from_and_webhooks_only_if_al
     whys = await world.fetch("SELECT note FROM audit_log WHERE method = 'replay'")
     assert all(encode(Prefix.REPLAY, view.row.id) in row["note"] for row in whys)
     assert len(whys) == 2
-
-
-# --- endpoints
-
-
-async def test_an_endpoint_gets_what_it_never_got_under_the_id_that_it_always_had(
-    hooks: WebhookWorld,
-) -> None:
-    world = ReplayWorld(hooks.databases, hooks.tenant_id)
-    endpoint = await hooks.endpoint("/hook", "customer.*")
-    delivered = await hooks.deliverable()
-    async with hooks.sender() as sender:
-        await send_all(sender)
-        await hooks.receiver.arrived("/hook")
-    dead = await hooks.emit()
-    await hooks.fan_out(dead)
-    await world.execute(
-        "UPDATE webhook_deliveries SET status = 'dead', attempts = 10, finished_at = now() WHERE status = 'pending'"
-    )
-    missed = await hooks.emit()  # never fanned out
-    await world.publish()
-
-    target = Target(TargetKind.ENDPOINT, encode(Prefix.WEBHOOK_ENDPOINT, endpoint.id))
-    later = world.now + timedelta(seconds=5)
-    with pytest.raises(EffectsSuppressed):
-        await world.plan("customer.*", target=target, at=later)
-    planned = await world.plan(
-        "customer.*", target=target, at=later, external_effects=Outside.ALLOW
-    )
-    assert planned.found.deliveries == {"delivered": 1, "dead": 1}
-    view = await world.start(world.confirm(planned))
-    await run_out(worker_of(world))
-    ended = await world.seen(view.row.id)
-    assert (ended.row.status, ended.published, ended.row.skipped) == ("finished", 2, 1)
-
-    async with hooks.sender() as sender:
-        await send_all(sender)
-        await hooks.receiver.arrived("/hook", 3)
-    names = [encode(Prefix.EVENT, event.event_id) for event in (*dead, *missed)]
-    assert sorted(hooks.receiver.ids("/hook")) == sorted([*delivered, *names])
-    await hooks.check_balance()
-
-
-async def test_what_is_tried_again_for_a_replay_is_recorded_beside_what_was_tried_before(
-    hooks: WebhookWorld,
-) -> None:
-    world = ReplayWorld(hooks.databases, hooks.tenant_id)
-    endpoint = await hooks.endpoint("/hook", "customer.*", answer=status(500))
-    await hooks.deliverable()
-    async with hooks.sender() as sender:
-        await send_all(sender)
-    await world.execute("UPDATE webhook_deliveries SET status = 'dead', finished_at = now()")
-    await world.publish()
-    hooks.receiver.answers["/hook"] = ok
-    await to_endpoint(world, endpoint.id)
-    async with hooks.sender() as sender:
-        await send_all(sender)
-    outcomes = [(row["attempt_number"], row["outcome"]) for row in await hooks.attempts()]
-    assert outcomes == [(1, "refused"), (2, "delivered")]
-
-
-async def test_an_endpoint_that_gives_up_a_replayed_event_has_had_all_its_attempts_again(
-    hooks: WebhookWorld,
-) -> None:
-    world = ReplayWorld(hooks.databases, hooks.tenant_id)
-    endpoint = await hooks.endpoint("/hook", "customer.*", answer=status(500))
-    await hooks.deliverable()
-    await world.execute(
-        "UPDATE webhook_deliveries SET status = 'dead', attempts = 10, finished_at = now()"
-    )
-    await world.publish()
-    await to_endpoint(world, endpoint.id)
-    async with hooks.sender() as sender:
-        for _ in range(10):
-            assert await hooks.statuses() == {"pending": 1}
-            await hooks.make_due()
-            await send_all(sender)
-    assert await hooks.statuses() == {"dead": 1}
-    assert [row["attempt_number"] for row in await hooks.attempts()] == list(range(11, 21))
-    told = "SELECT count(*) FROM billing_events WHERE subject = 'webhook.delivery.exhausted'"
-    assert await world.value(told) == 1
-    await hooks.check_balance()
-
-
-async def test_an_endpoint_gets_by_a_replay_only_what_it_wants_and_no_ping_of_another(
-    hooks: WebhookWorld,
-) -> None:
-    world = ReplayWorld(hooks.databases, hooks.tenant_id)
-    endpoint = await hooks.endpoint("/hook", "customer.*")
-    everything = await hooks.endpoint("/all")
-    other = await hooks.endpoint("/other", "customer.*")
-    [wanted] = await hooks.emit()
-    await hooks.emit(payload=DRAFTED)
-    await hooks.emit(
-        payload=webhook_events_pb2.WebhookPing(
-            endpoint_id=encode(Prefix.WEBHOOK_ENDPOINT, other.id)
-        )
-    )
-    await world.publish()
-    await to_endpoint(world, endpoint.id)
-    await to_endpoint(world, everything.id)
-    made = await hooks.rows("SELECT webhook_id, event_id, subject FROM webhook_deliveries")
-    assert [r["event_id"] for r in made if r["webhook_id"] == endpoint.id] == [wanted.event_id]
-    subjects = {r["subject"] for r in made if r["webhook_id"] == everything.id}
-    assert subjects >= {"customer.created", "invoice.generated"}
-    assert "webhook.ping" not in subjects
-    await hooks.check_balance()
-
-
-async def to_endpoint(world: ReplayWorld, endpoint_id: UUID) -> ReplayView:
-    """Everything so far to the endpoint, until the replay has ended."""
-    target = Target(TargetKind.ENDPOINT, encode(Prefix.WEBHOOK_ENDPOINT, endpoint_id))
-    later = world.now + timedelta(seconds=5)
-    planned = await world.plan("*", target=target, at=later, external_effects=Outside.ALLOW)
-    view = await world.start(world.confirm(planned))
-    await run_out(worker_of(world))
-    return await world.seen(view.row.id)
 
 
 # --- FORCE
@@ -447,141 +311,6 @@ async def test_the_inbox_gets_room_where_the_events_are_and_not_where_the_range_
     assert await world.value("SELECT oldest_inbox_id()") > UUID(
         int=int(begin.timestamp() * 1000) << 80
     )
-
-
-# --- pausing
-
-
-async def test_a_paused_replay_sends_nothing_until_it_is_resumed(backbone: Backbone) -> None:
-    world = await make_world(backbone.databases)
-    backbone.tenant = world.tenant_id
-    ids = await backbone.emit([backbone.resource() for _ in range(5)], DRAFTED)
-    await world.publish()
-    view = await start_over(backbone, world, ids)
-    worker = ReplayWorker(backbone.databases.worker, backbone.databases.clock, {})
-    await run_out(worker)
-    paused = await move(world, view, ReplayAction.PAUSE)
-    assert (paused.row.status, paused.row.status_note) == ("paused", "by hand")
-    with pytest.raises(InvalidTransition):
-        await move(world, view, ReplayAction.PAUSE)
-    await run_out(worker)
-    await backbone.dispatch()
-    assert sorted(await world.queued(view.row.id)) == sorted(ids)
-    assert not [m for part in await backbone.on_bus() for m in part if "rpl_" in m.bus_id]
-
-    await move(world, view, ReplayAction.RESUME)
-    await backbone.dispatch()
-    await run_out(worker)
-    assert len([m for part in await backbone.on_bus() for m in part if "rpl_" in m.bus_id]) == 5
-    ended = await world.seen(view.row.id)
-    assert (ended.row.status, ended.published) == ("finished", 5)
-
-
-async def test_what_the_bus_refuses_while_its_replay_is_paused_stays_held_and_pays_no_attempt_for_it(
-    backbone: Backbone,
-) -> None:
-    world = await make_world(backbone.databases)
-    backbone.tenant = world.tenant_id
-    ids = await backbone.emit([backbone.resource()], DRAFTED)
-    await world.publish()
-    view = await start_over(backbone, world, ids)
-    await run_out(ReplayWorker(backbone.databases.worker, backbone.databases.clock, {}))
-    await world.publish()  # the event of its start
-    keeper = backbone.keeper(LeaseKind.DISPATCHER)
-    await keeper.step()
-    [lease] = [held for held in keeper.usable() if held.shard == await shard_of(world, view)]
-    database, now = backbone.databases.worker, backbone.now
-    claim = outbox.Claim(lease.shard, 10, 10)
-    [row] = await outbox.read_pending(database, [claim], in_flight=(), now=now)
-
-    await move(world, view, ReplayAction.PAUSE)
-    refusal = outbox.Refusal(row, "too large", now - timedelta(seconds=1))
-    dead = await outbox.record_refusals(database, [refusal], lease, attempts_max=2, now=now)
-    assert dead == 0
-    assert await outbox.read_pending(database, [claim], in_flight=(), now=now) == []
-    await move(world, view, ReplayAction.RESUME)
-    [again] = await outbox.read_pending(database, [claim], in_flight=(), now=now)
-    assert again.attempts == 1
-    await keeper.close()
-
-
-async def shard_of(world: ReplayWorld, view: ReplayView) -> int:
-    return int(await world.value("SELECT shard FROM outbox WHERE replay_id = $1", view.row.id))
-
-
-async def test_a_canceled_replay_shows_what_went_out_and_not_what_was_queued(
-    world: ReplayWorld,
-) -> None:
-    await world.history(*[DRAFTED] * 4)
-    view = await world.started()
-    await run_out(worker_of(world))
-    await world.execute(
-        "DELETE FROM outbox WHERE ctid IN (SELECT ctid FROM outbox WHERE replay_id = $1 LIMIT 1)",
-        view.row.id,
-    )
-    canceled = await move(world, view, ReplayAction.CANCEL)
-    assert (canceled.published, canceled.failed) == (1, 0)
-
-
-async def test_a_replay_of_a_paused_tenant_or_for_a_paused_consumer_waits(
-    databases: Databases,
-) -> None:
-    usage, replay = await usage_of(databases)
-    sub = await usage.served()
-    await usage.record({"key": "k"})
-    await replay.publish()
-    later = replay.now + timedelta(seconds=5)
-    planned = await replay.plan("usage.*", target=USAGE, mode=Mode.FORCE, at=later)
-    view = await replay.start(replay.confirm(planned))
-    for column, value in (("consumer", "usage"), ("tenant_id", replay.tenant_id)):
-        await replay.execute(
-            f"INSERT INTO pauses ({column}, reason, actor, paused_at) VALUES ($1, 'r', 'a', now())",
-            value,
-        )
-        assert await run_out(worker_of(replay)) == 0
-        assert await usage.buckets() == {}
-        await replay.execute("DELETE FROM pauses")
-    await run_out(worker_of(replay))
-    assert (await replay.seen(view.row.id)).row.status == "finished"
-    assert await usage.buckets() == {sub.item_id: (1, Decimal(1))}
-
-
-async def test_a_canceled_replay_is_over_and_its_target_is_free(world: ReplayWorld) -> None:
-    await world.history(*[DRAFTED] * 4)
-    view = await world.started()
-    await run_out(worker_of(world))
-    canceled = await move(world, view, ReplayAction.CANCEL)
-    assert (canceled.row.status, canceled.row.finished_at is not None) == ("canceled", True)
-    assert await world.queued(view.row.id) == []
-    assert await run_out(worker_of(world)) == 0
-    subjects = await world.fetch(
-        "SELECT subject FROM billing_events WHERE resource = $1 ORDER BY id",
-        encode(Prefix.REPLAY, view.row.id),
-    )
-    assert [row["subject"] for row in subjects] == [
-        "billing.replay.started",
-        "billing.replay.finished",
-    ]
-    audit = await world.fetch("SELECT note FROM audit_log ORDER BY id")
-    assert [row["note"] for row in audit][-1] == "by hand"
-    await world.started()  # the target is free
-
-
-async def test_a_replay_that_stops_on_errors_pauses_at_the_first_and_goes_on_when_told(
-    world: ReplayWorld,
-) -> None:
-    ids = await world.history(*[DRAFTED] * 3)
-    await dead_first(world, ids[1])
-    view = await world.started(stop_on_errors=True)
-    await run_out(worker_of(world))
-    stopped = await world.seen(view.row.id)
-    assert (stopped.row.status, stopped.failed) == ("paused", 1)
-    assert "1 events failed" in stopped.row.status_note
-    await move(world, view, ReplayAction.RESUME)
-    await world.take(view.row.id)
-    await run_out(worker_of(world))
-    ended = await world.seen(view.row.id)
-    assert (ended.row.status, ended.published, ended.failed) == ("finished", 2, 1)
 
 
 async def dead_first(world: ReplayWorld, event_id: UUID) -> None:

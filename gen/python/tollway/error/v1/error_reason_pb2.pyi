@@ -151,7 +151,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RATING_FAILED: _ErrorReason.ValueType  # 96
     """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so. Metadata: cause."""
     ERROR_REASON_INVOICE_PARTLY_PAID: _ErrorReason.ValueType  # 97
-    """FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
+    """FAILED_PRECONDITION: an invoice with a payment or a credit note cannot be voided."""
     ERROR_REASON_CREDIT_EXCEEDS_LINE: _ErrorReason.ValueType  # 98
     """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 120
@@ -425,7 +425,7 @@ ERROR_REASON_AMOUNT_OUT_OF_RANGE: ErrorReason.ValueType  # 95
 ERROR_REASON_RATING_FAILED: ErrorReason.ValueType  # 96
 """FAILED_PRECONDITION: the amounts of an invoice cannot be computed now; its blocked_reason says so. Metadata: cause."""
 ERROR_REASON_INVOICE_PARTLY_PAID: ErrorReason.ValueType  # 97
-"""FAILED_PRECONDITION: an invoice with a recorded payment cannot be voided."""
+"""FAILED_PRECONDITION: an invoice with a payment or a credit note cannot be voided."""
 ERROR_REASON_CREDIT_EXCEEDS_LINE: ErrorReason.ValueType  # 98
 """FAILED_PRECONDITION: a credit note takes more from a line than earlier notes left on it."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 120
