@@ -4,8 +4,8 @@
 -- How far the round has come; no row while another process takes its slice.
 SELECT * FROM bucket_walk WHERE id FOR NO KEY UPDATE SKIP LOCKED;
 
--- name: GetWalk :one
-SELECT * FROM bucket_walk WHERE id;
+-- name: GetWalkEnd :one
+SELECT finished_at FROM bucket_walk WHERE id;
 
 -- name: WalkUsagePeriods :many
 -- The next usage periods behind a key, with how many records their buckets hold.

@@ -34,9 +34,9 @@ class Reconciliation:
 
 async def reconciliation(tx: Connection) -> Reconciliation:
     """The figure as the last comparisons left it: of one tenant under its role, of the whole house for a worker."""
-    walk = await queries.reconciliation.get_walk(tx)
+    finished_at = await queries.reconciliation.get_walk_end(tx)
     differing = await queries.reconciliation.sum_differences(tx)
-    return Reconciliation(differing or 0, walk.finished_at if walk is not None else None)
+    return Reconciliation(differing or 0, finished_at)
 
 
 async def reconcile_slice(

@@ -16,7 +16,7 @@ __all__ = [
     "ListDifferencesRow",
     "WalkUsagePeriodsRow",
     "forget_differences",
-    "get_walk",
+    "get_walk_end",
     "list_differences",
     "move_walk",
     "note_differences",
@@ -39,14 +39,14 @@ async def take_walk(conn: ConnectionLike) -> models.BucketWalk | None:
     return None if row is None else models.BucketWalk(*row)
 
 
-GET_WALK: typing.Final = """-- name: GetWalk :one
-SELECT id, tenant_id, item_id, period_start, finished_at FROM bucket_walk WHERE id
+GET_WALK_END: typing.Final = """-- name: GetWalkEnd :one
+SELECT finished_at FROM bucket_walk WHERE id
 """
 
 
-async def get_walk(conn: ConnectionLike) -> models.BucketWalk | None:
-    row = await conn.fetchrow(GET_WALK)
-    return None if row is None else models.BucketWalk(*row)
+async def get_walk_end(conn: ConnectionLike) -> datetime.datetime | None:
+    row = await conn.fetchrow(GET_WALK_END)
+    return None if row is None else row[0]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

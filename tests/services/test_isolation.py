@@ -26,6 +26,7 @@ HOUSE_TABLES: Final = {
     "router_positions": "how far the router has come",
     "router_consumers": "from which event on each consumer is there",
     "event_feed_weeks": "where the weeks of the feed begin",
+    "bucket_walk": "how far the comparison of buckets with records has come",
     "webhook_claims": "which worker has claimed which deliveries; it spans tenants",
 }
 # What the API's role may see of the house.
