@@ -122,7 +122,10 @@ async def owner_of(
     if invoice_id is not None:
         invoice = await lock_manual_draft(tx, tenant_id, invoice_id)
         return Owner(invoice.customer_id, invoice.currency, invoice_id=invoice.id)
-    assert subscription_id is not None, "the contract demands one of the two"
+    if (
+        subscription_id is None
+    ):  # the contract demands one of the two, and takes an empty one for it
+        raise Invalid.field("invoice_id", "name the draft, or a subscription for its next invoice")
     rows = await queries.subscriptions.lock_subscriptions(
         tx, tenant_ids=[tenant_id], ids=[subscription_id]
     )
@@ -171,7 +174,10 @@ async def list_items(
         return await queries.invoice_items.list_invoice_items(
             tx, tenant_id=tenant_id, invoice_id=invoice_id, after=after, page_max=limit
         )
-    assert subscription_id is not None, "the contract demands one of the two"
+    if (
+        subscription_id is None
+    ):  # the contract demands one of the two, and takes an empty one for it
+        raise Invalid.field("invoice_id", "name the draft, or a subscription for its next invoice")
     return await queries.invoice_items.list_waiting_items(
         tx, tenant_id=tenant_id, subscription_id=subscription_id, after=after, page_max=limit
     )

@@ -38,7 +38,7 @@ async def test_the_month_is_the_same_on_kafka(tmp_path: Path, kafka_process: Kaf
     await play_the_month(tmp_path, f"kafka://{kafka_process.address}")
 
 
-# What money and its makers rest on. What a replay itself adds (its events, and what is delivered of these) is not there.
+# What money rests on. What a replay itself adds (its events, and what is delivered of these) is not there.
 FACTS = (
     "customers", "meters", "plans", "prices", "subscriptions", "subscription_items", "usage_records", "usage_periods",
     "usage_period_marks", "usage_buckets", "charges", "billing_cycles", "fee_periods", "invoices", "invoice_lines",
@@ -52,7 +52,8 @@ async def facts(database_url: str) -> dict[str, list[str]]:
     try:
         return {
             table: [
-                row[0] for row in await connection.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")
+                row[0]
+                for row in await connection.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")
             ]
             for table in FACTS
         }

@@ -118,7 +118,7 @@ async def test_every_rpc_has_a_route_that_reaches_it(web: Web) -> None:
     for route in routes_of(SERVICES):
         path = route.template
         for name in route.variables:
-            path = path.replace(f"{{{name}}}", "x")
+            path = path.replace(f"{{{name}}}", "1" if name.endswith("_number") else "x")
         answer = await web.ask(
             route.verb, path, headers={"Authorization": ""}, body={} if route.has_body else None
         )
