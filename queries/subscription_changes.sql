@@ -19,10 +19,11 @@ WHERE tenant_id = @tenant_id AND id = @id AND ended_at IS NULL;
 
 -- name: InsertItem :one
 INSERT INTO subscription_items (
-    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at)
+    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, subscription_required, created_at,
+    started_at)
 VALUES (
-    @tenant_id, @id, @subscription_id, @customer_id, @price_id, sqlc.narg(meter_id), @quantity, @created_at,
-    @started_at::timestamptz)
+    @tenant_id, @id, @subscription_id, @customer_id, @price_id, sqlc.narg(meter_id), @quantity, @subscription_required,
+    @created_at, @started_at::timestamptz)
 RETURNING *;
 
 -- name: HoldUsagePeriods :many

@@ -123,9 +123,11 @@ FROM unnest(
     $1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[],
     $5::timestamptz[]
 ) AS g (tenant_id, subscription_id, kind, boundary, period_start)
-JOIN fee_periods f ON f.tenant_id = g.tenant_id AND f.subscription_id = g.subscription_id
-WHERE (f.period_start >= g.period_start AND f.period_start < g.boundary)
-   OR (f.reason = 'credit' AND f.bill_kind = g.kind AND f.bill_boundary = g.boundary)
+JOIN fee_periods h ON h.tenant_id = g.tenant_id AND h.subscription_id = g.subscription_id AND h.reason <> 'credit'
+    AND coalesce(h.ended_at, h.period_end) > g.period_start
+    AND (g.kind = 'final' OR coalesce(h.ended_at, h.period_end) <= g.boundary)
+JOIN fee_periods f ON f.tenant_id = h.tenant_id AND f.subscription_id = h.subscription_id
+    AND coalesce(f.gives_back, f.id) = h.id
 ORDER BY f.tenant_id, f.id
 """
 
@@ -139,8 +141,9 @@ async def list_promised_fees(
     boundaries: collections.abc.Sequence[datetime.datetime],
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListPromisedFeesRow]:
-    """What is charged and given back for the time of these cycles, on whatever invoice; what a cancellation gives back for the
-    time behind it is on the cycle's own.
+    """What is charged for the time of these cycles, on whatever invoice, and what was given back of it. A charge is of the cycle
+    in which it ends, so one that begins with another interval is not of the cycle that ends there, wherever a plan by day cuts;
+    by day a cancellation charges beyond its instant.
     """
     rows = await conn.fetch(
         LIST_PROMISED_FEES,

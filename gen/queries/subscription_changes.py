@@ -116,10 +116,11 @@ async def end_item(
 
 INSERT_ITEM: typing.Final = """-- name: InsertItem :one
 INSERT INTO subscription_items (
-    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at)
+    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, subscription_required, created_at,
+    started_at)
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
-    $9::timestamptz)
+    $9, $10::timestamptz)
 RETURNING tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required
 """
 
@@ -134,6 +135,7 @@ async def insert_item(
     price_id: uuid.UUID,
     meter_id: uuid.UUID | None,
     quantity: decimal.Decimal,
+    subscription_required: bool,
     created_at: datetime.datetime,
     started_at: datetime.datetime,
 ) -> models.SubscriptionItem | None:
@@ -146,6 +148,7 @@ async def insert_item(
         price_id,
         meter_id,
         quantity,
+        subscription_required,
         created_at,
         started_at,
     )

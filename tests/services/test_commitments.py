@@ -271,7 +271,7 @@ async def test_a_change_on_the_first_day_owes_the_new_plan_alone(databases: Data
     await house.advance(JUNE + 2 * HOUR)
     (line,) = await commitments(house, JUNE)
     assert line.amount.minor_units == 62000
-    assert [step["quantity"] for step in line.steps][0] == "1"
+    assert line.steps[0]["quantity"] == "1"
 
 
 async def test_without_proration_the_period_owes_the_old_plan(databases: Databases) -> None:
@@ -353,3 +353,43 @@ async def test_a_true_up_is_taken_back_with_the_discount_and_the_tax_that_it_had
     assert (back.tax_percent, back.tax.minor_units) == (Fraction(20), -510)
     assert own.discount is not None
     assert (own.discount.minor_units, own.tax_percent) == (0, Fraction(7))
+
+
+async def test_a_change_of_interval_that_joins_an_earlier_change_s_invoice_bills_the_commitment(
+    databases: Databases,
+) -> None:
+    """The clock stands, so both have one instant, one cycle and one invoice."""
+    house = await promised(databases, "310", fee="31.00")
+    yearly = await promise(house, "yearly", "", fee="366.00", interval="year")
+    view = await house.subscribe()
+    middle = START + 10 * DAY
+    await house.advance(middle)
+    fee = next(item.id for item in view.items if item.meter_id is None)
+    await Desk(house).change(view.row.id, ItemChange(fee, quantity="2"))
+    await move(house, "yearly", yearly, None)
+    await house.advance(middle + 2 * HOUR)
+    assert (LineKind.COMMITMENT, 9000) in await lines(house, middle)
+
+
+async def test_by_day_a_change_of_interval_counts_each_fee_towards_its_own_period(
+    databases: Databases,
+) -> None:
+    """The new fee is charged from the midnight before, which lies in the period that ends."""
+    house = await promised(databases, "310", fee="31.00")
+    weekly = await promise(house, "weekly", "70", fee="7.00", interval="week")
+    await house.execute("UPDATE plans SET granularity = 'day'")
+    await house.subscribe()
+    middle = START + 10 * DAY + 12 * HOUR
+    await house.advance(middle)
+    await move(house, "weekly", weekly, None)
+    await house.advance(middle + 8 * DAY)
+    first = await commitments(house, middle)
+    # Ten and a half of 31 days are promised, and ten days of the fee remain.
+    assert [one.amount.minor_units for one in first] == [10500 - 1000]
+    (row, *_) = await house.rows(
+        "SELECT * FROM billing_cycles WHERE kind = 'period' AND closed_at IS NOT NULL ORDER BY boundary"
+    )
+    second = await commitments(house, row["boundary"])
+    days = Fraction(int((row["boundary"] - row["period_start"]).total_seconds()), 86400)
+    fee = cents(Fraction(7) * (days + Fraction(1, 2)) / 7)
+    assert [one.amount.minor_units for one in second] == [cents(70 * days / 7) - fee]
