@@ -25,6 +25,7 @@ from billing.runtime.db import Database, DatabaseSettings, Role, connect, read_c
 from billing.runtime.settings import Settings
 from billing.runtime.vault import Vault
 from billing.services import migrations
+from billing.services.tenant_limits import TenantLimits
 from server.admission import AdmissionSettings
 from server.app import ConnectionLimits, GrpcServer, ServerSettings, is_loopback, start_grpc
 from server.deadlines import Deadlines
@@ -59,7 +60,16 @@ class Parts:
     def house(self) -> House:
         """What the servicers get."""
         allowed, hints = self.settings.allowed_networks, self.bus.subscribe_hints
-        return House(self.api, self.worker, self.clock, self.vault, allowed, hints, self.bus)
+        limits = TenantLimits(
+            requests_per_second=self.settings.tenant_requests_per_second,
+            records_per_second=self.settings.tenant_records_per_second,
+            streams=self.settings.tenant_streams_max,
+            records_per_day=self.settings.tenant_records_per_day,
+            records_per_month=self.settings.tenant_records_per_month,
+        )
+        return House(
+            self.api, self.worker, self.clock, self.vault, allowed, hints, self.bus, limits
+        )
 
 
 @asynccontextmanager
@@ -209,7 +219,9 @@ def _http_api(settings: Settings, tls: Tls | None, grpc: GrpcServer) -> HttpApi 
             settings.http_host,
         )
         return None
-    gateway = Gateway(grpc.methods, tuple(routes_of(SERVICES)), grpc.deadlines, grpc.admission)
+    gateway = Gateway(
+        grpc.methods, tuple(routes_of(SERVICES)), grpc.limits.deadlines, grpc.limits.admission
+    )
     context = (
         http_context(settings.tls_cert_file, settings.tls_key_file, tls.client_ca) if tls else None
     )

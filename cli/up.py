@@ -82,6 +82,7 @@ async def running(
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             tasks = [
                 group.create_task(keep_clock(parts, stop)),
+                group.create_task(ends.grpc.keep_counts(stop)),
                 group.create_task(_keep_workers(settings, ready, stop)),
                 group.create_task(servers.watch()),
             ]
@@ -95,7 +96,7 @@ async def running(
                 operator_key=operator_key,
             )
             stop.set()
-            tasks[2].cancel()
+            tasks[-1].cancel()
 
 
 def _settings(options: UpOptions, base: Settings, servers: RunningServers) -> Settings:

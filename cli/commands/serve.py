@@ -32,6 +32,7 @@ async def _serve(settings: Settings) -> None:
         asyncio.TaskGroup() as group,
     ):
         group.create_task(keep_clock(parts, stop))
+        group.create_task(servers.grpc.keep_counts(stop))
         click.echo(
             f"gRPC on {settings.grpc_host}:{servers.grpc.port}, HTTP on {settings.http_host}:{servers.http.port}"
         )
