@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -139,6 +141,16 @@ async def http_only(parts: Parts, api: HttpApi | None = None) -> AsyncIterator[H
         await http.stop()
 
 
+@asynccontextmanager
+async def figures(parts: Parts, port: int) -> AsyncIterator[HttpServer]:
+    """Answers /healthz, /readyz and /metrics of this very process, which shares its other ports, inside the block."""
+    http = await start_http(parts.settings.http_host, port, parts.registry, _checks(parts))
+    try:
+        yield http
+    finally:
+        await http.stop()
+
+
 async def keep_clock(parts: Parts, stop: asyncio.Event) -> None:
     """Reads the database's clock every minute until the stop."""
     while not await stopped_within(stop, CLOCK_PERIOD_S):
@@ -165,6 +177,18 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def stop_when_input_closes(stop: asyncio.Event) -> None:
+    """Sets the event when standard input closes: our parent wants us to leave, or is gone."""
+    loop, number = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def on_input() -> None:
+        if not os.read(number, 1024):
+            loop.remove_reader(number)
+            stop.set()
+
+    loop.add_reader(number, on_input)
 
 
 def set_up_process(settings: Settings) -> None:
