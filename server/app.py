@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc.aio
 from grpc_health.v1 import health
 from prometheus_client import CollectorRegistry
 
+from server.admission import MESSAGE_BYTES_MAX, Admission, AdmissionSettings
 from server.authentication import Authenticator
+from server.deadlines import Deadlines
 from server.house import House
 from server.interceptor import Rim
 from server.metrics import RpcMetrics
@@ -23,8 +25,11 @@ from server.registry import SERVICES, Handler, add_services
 from server.standard import add_standard_services
 from server.tls import Tls, credentials
 
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
-CALLS_MAX: Final = 1000
+METADATA_BYTES_MAX: Final = 16 * 1024
+# Calls that the library has accepted and our code has not seen yet.
+PENDING_CALLS_MAX: Final = 1000
+# A client that takes calls back as fast as it makes them is asked for a sign of life that often.
+PING_ON_RESET_PERCENT: Final = 10
 
 
 def is_loopback(host: str) -> bool:
@@ -44,6 +49,30 @@ class PortTaken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one connection may have open, and how long it lasts: then its calls have the grace, and it is closed.
+
+    A client may ask for a sign of life every `ping_min_s`; one that gives none within `keepalive_s` has left.
+    """
+
+    streams_max: int = 256
+    age_max_s: int = 3600
+    age_grace_s: int = 300
+    ping_min_s: int = 10
+    keepalive_s: int = 60
+
+    def options(self) -> list[tuple[str, int]]:
+        """As gRPC takes them."""
+        return [
+            ("grpc.max_concurrent_streams", self.streams_max),
+            ("grpc.max_connection_age_ms", self.age_max_s * 1000),
+            ("grpc.max_connection_age_grace_ms", self.age_grace_s * 1000),
+            ("grpc.http2.min_ping_interval_without_data_ms", self.ping_min_s * 1000),
+            ("grpc.keepalive_time_ms", self.keepalive_s * 1000),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Where to listen, and the limits of connections. A port of 0 chooses a free one.
 
@@ -54,8 +83,9 @@ class ServerSettings:
     port: int = 7070
     tls: Tls | None = None
     share_port: bool = False
-    connection_age_max_s: int = 3600
-    keepalive_min_s: int = 10
+    connection: ConnectionLimits = field(default_factory=ConnectionLimits)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    admission: AdmissionSettings = field(default_factory=AdmissionSettings)
     stop_grace_s: float = 10.0
 
     @property
@@ -70,7 +100,10 @@ class ServerSettings:
 
 
 class GrpcServer:
-    """A running server. `port` is the one it listens on; `methods` are its guarded methods by their full names."""
+    """A running server. `port` is the one it listens on; `methods` are its guarded methods by their full names.
+
+    Who calls them otherwise keeps to the same `deadlines` and `admission`.
+    """
 
     def __init__(
         self,
@@ -78,10 +111,12 @@ class GrpcServer:
         state: health.aio.HealthServicer,
         methods: Mapping[str, Handler],
         port: int,
-        grace_s: float,
+        admission: Admission,
+        settings: ServerSettings,
     ) -> None:
-        self._server, self._health, self._grace_s = server, state, grace_s
+        self._server, self._health, self._grace_s = server, state, settings.stop_grace_s
         self.methods, self.port = methods, port
+        self.admission, self.deadlines = admission, settings.deadlines
 
     async def stop(self) -> None:
         """Says NOT_SERVING, lets running calls finish within the grace, and stops."""
@@ -95,15 +130,24 @@ async def start_grpc(
     """Starts serving. Raises PlainTextRefused, TlsRefused or PortTaken."""
     if settings.tls is None and not settings.on_loopback:
         raise PlainTextRefused(f"{settings.address}: {PlainTextRefused.__doc__}")
-    rim = Rim(Authenticator(house.worker), house.clock, RpcMetrics(registry))
+    admission = Admission(settings.admission, registry)
+    rim = Rim(
+        Authenticator(house.worker),
+        house.clock,
+        RpcMetrics(registry),
+        admission,
+        settings.deadlines,
+    )
     server = grpc.aio.server(
         interceptors=[rim],
-        maximum_concurrent_rpcs=CALLS_MAX,
+        maximum_concurrent_rpcs=settings.admission.rpcs_max,
         options=[
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_connection_age_ms", settings.connection_age_max_s * 1000),
-            ("grpc.http2.min_ping_interval_without_data_ms", settings.keepalive_min_s * 1000),
+            ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+            ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
+            ("grpc.http2.ping_on_rst_stream_percent", PING_ON_RESET_PERCENT),
             ("grpc.so_reuseport", int(settings.share_port)),
+            *settings.connection.options(),
         ],
     )
     try:
@@ -117,7 +161,7 @@ async def start_grpc(
     except BaseException:
         await server.stop(None)
         raise
-    return GrpcServer(server, state, methods, port, settings.stop_grace_s)
+    return GrpcServer(server, state, methods, port, admission, settings)
 
 
 def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:

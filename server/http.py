@@ -16,7 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from server.app import MESSAGE_BYTES_MAX
+from server.admission import MESSAGE_BYTES_MAX
 from server.gateway.cors import Cors
 from server.gateway.documents import Documents
 from server.gateway.gateway import Gateway, certificate_required, errors_as_json
@@ -55,8 +55,10 @@ async def start_http(
     registry: CollectorRegistry,
     checks: Mapping[str, Check],
     api: HttpApi | None = None,
+    *,
+    share_port: bool = False,
 ) -> HttpServer:
-    """Starts serving; a port of 0 chooses a free one. Raises OSError when the port is taken."""
+    """Starts serving; a port of 0 chooses a free one. Raises OSError when the port is taken, unless it is shared."""
     app = web.Application(client_max_size=MESSAGE_BYTES_MAX)
     app.add_routes(
         [
@@ -71,7 +73,7 @@ async def start_http(
         if api.tls is not None and api.tls.verify_mode is not ssl.CERT_NONE:
             app.middlewares.append(certificate_required)
         app.add_routes(reference_routes())
-        app.add_routes(Documents(api.gateway.methods).routes())
+        app.add_routes(Documents(api.gateway.methods, api.gateway.deadlines).routes())
         api.gateway.add_to(app)
     # A client that leaves cancels its call. A line of a stream may be as long as a message.
     runner = web.AppRunner(
@@ -83,7 +85,10 @@ async def start_http(
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port, ssl_context=api.tls if api else None).start()
+        context = api.tls if api else None
+        await web.TCPSite(
+            runner, host, port, ssl_context=context, reuse_port=share_port or None
+        ).start()
     except OSError:
         await runner.cleanup()
         raise

@@ -1,4 +1,4 @@
-"""The rim, steps 0 to 3: what every call passes: telemetry, errors, authentication, validation.
+"""The rim, steps 0 to 3: what every call passes: telemetry, errors, admission, authentication, validation.
 
 Invariant: a method runs only for a caller who may call it, with a valid request, inside a call context; and whatever it
 raises leaves as one rich status. Calls of the standard services (health, reflection, channelz) pass through untouched.
@@ -19,9 +19,11 @@ from google.rpc.status_pb2 import Status
 
 from billing.domain.errors import Invalid, Unavailable
 from billing.runtime.clock import Clock
+from server.admission import Admission, Overloaded
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, enter_call
-from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, translate
+from server.deadlines import Deadlines, ended_by, longest, until
+from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, rich_status, translate
 from server.metrics import RpcMetrics
 from server.permissions import PERMISSIONS
 from server.validation import refuse_nul, validate
@@ -43,9 +45,19 @@ _WANTED_METADATA: Final = frozenset(
 class Rim(grpc.aio.ServerInterceptor):
     """Wraps each of our methods once, and remembers it."""
 
-    def __init__(self, authenticator: Authenticator, clock: Clock, metrics: RpcMetrics) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        clock: Clock,
+        metrics: RpcMetrics,
+        admission: Admission,
+        deadlines: Deadlines,
+    ) -> None:
         self._authenticator, self._clock, self._metrics = authenticator, clock, metrics
+        self._admission, self._deadlines = admission, deadlines
         self._wrapped: dict[str, Handler] = {}
+        # As a stream, so that nothing of the request is read.
+        self._refusing: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
 
     async def intercept_service(
         self,
@@ -59,8 +71,8 @@ class Rim(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None or method not in PERMISSIONS:
                 return handler
-            return self.guarded(method, handler)
-        return wrapped
+            wrapped = self.guarded(method, handler)
+        return self._refusing if self._admission.is_full else wrapped
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """The method behind the rim, between bytes and bytes: what every transport calls."""
@@ -79,7 +91,7 @@ class Rim(grpc.aio.ServerInterceptor):
         assert inner is not None, f"{method}: streams in and one answer need a wrapper of their own"
 
         async def guarded(body: bytes, context: Context) -> bytes:
-            async with self._guard(method, context):
+            async with self._guard(method, context, len(body)):
                 answer = await inner(_read(parse, body), context)
                 # Deterministic: the answer to a repeated request equals the first one byte for byte.
                 return answer.SerializeToString(deterministic=True)
@@ -94,8 +106,8 @@ class Rim(grpc.aio.ServerInterceptor):
         async def guarded(body: bytes, context: Context) -> AsyncIterator[bytes]:
             async with self._guard(method, context):
                 answers = inner(_read(parse, body), context)
-                async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
-                    async for answer in answers:
+                async with self._answers(answers, context) as bounded:
+                    async for answer in bounded:
                         yield answer.SerializeToString()
 
         return grpc.unary_stream_rpc_method_handler(guarded)
@@ -108,25 +120,44 @@ class Rim(grpc.aio.ServerInterceptor):
         async def guarded(bodies: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
             async def requests() -> AsyncIterator[Message]:
                 async for body in bodies:
-                    await self._enter(method, context)
-                    yield _read(parse, body)
+                    with self._admission.held(len(body)):
+                        await self._enter(method, context)
+                        yield _read(parse, body)
 
             async with self._guard(method, context):
                 answers = inner(requests(), context)
-                async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
-                    async for answer in answers:
+                async with self._answers(answers, context) as bounded:
+                    async for answer in bounded:
                         yield answer.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(guarded)
 
     @contextlib.asynccontextmanager
-    async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Enters the call; what is raised inside leaves as one rich status, and how it ended is counted."""
+    async def _answers(
+        self, answers: AsyncIterator[Message], context: Context
+    ) -> AsyncIterator[AsyncIterator[Message]]:
+        """The answers of a stream for as long as it may last; the method is closed at the end, whatever ends it."""
+        seconds = longest(context, self._deadlines.stream_s_max)
+        async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
+            yield until(answers, seconds)
+
+    @contextlib.asynccontextmanager
+    async def _guard(
+        self, method: str, context: Context, size: int | None = None
+    ) -> AsyncIterator[None]:
+        """Admits and enters a call whose request has this size, or a stream, which has none.
+
+        What is raised inside leaves as one rich status, and how it ended is counted.
+        """
         began = time.perf_counter()
         code = "OK"
+        most_s = None if size is None else longest(context, self._deadlines.call_s_max)
+        limit = asyncio.timeout(most_s)
         try:
-            await self._enter(method, context)
-            yield
+            with self._admission.held(size):
+                async with limit:
+                    await self._enter(method, context)
+                    yield
         except GeneratorExit:
             code = "CANCELLED"
             raise
@@ -137,11 +168,18 @@ class Rim(grpc.aio.ServerInterceptor):
             # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
             await _abort(context, translate(_cut_off(error), method))
         except Exception as error:
-            status = translate(error, method)
+            status = translate(ended_by(limit, error), method)
             code = CODE_NAMES[status.code]
             await _abort(context, status)
         finally:
             self._metrics.observe(method, code, time.perf_counter() - began)
+
+    async def _refuse(self, bodies: AsyncIterator[bytes], context: Context) -> None:
+        """Refuses a call before anything of it is read."""
+        try:
+            self._admission.refuse()
+        except Overloaded as error:
+            await _abort(context, rich_status(error))
 
     async def _enter(self, method: str, context: Context) -> None:
         metadata = {

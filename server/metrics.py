@@ -39,3 +39,19 @@ class RpcMetrics:
             timer = self._of_method[method] = self._seconds.labels(method)
         counter.inc()
         timer.observe(seconds)
+
+
+class Refusals:
+    """Calls that were refused for a limit, by the error's reason; one counter for all limits of a registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._calls = Counter(
+            "tollway_refused_calls_total",
+            "Calls and messages of streams that a limit refused, by reason.",
+            ("reason",),
+            registry=registry,
+        )
+
+    def count(self, reason: str) -> None:
+        """Counts one refusal."""
+        self._calls.labels(reason).inc()

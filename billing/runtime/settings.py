@@ -33,6 +33,7 @@ class Settings:
     bus_url: nats://, tls://, kafka:// or noop://, see billing/runtime/bus/connect.py.
     secret_key: 32 bytes as base64; encrypts webhook secrets and stored answers. All processes need the same.
     http_cors_origins: origins such as https://console.example.com, with commas, whose pages may call the HTTP API.
+    calls_max, call_mb_max, streams_max: what one server process has in hand at once; docs/limits.md tells all limits.
     webhook_allow_networks: networks in CIDR notation, with commas, that webhooks may reach beside the public internet.
     """
 
@@ -49,6 +50,14 @@ class Settings:
     tls_key_file: str = ""
     tls_client_ca_file: str = ""
     database_connections_max: int = _number(10, 2, 1000)
+    calls_max: int = _number(1000, 1, 100_000)
+    call_mb_max: int = _number(64, 4, 65_536)
+    streams_max: int = _number(500, 1, 100_000)
+    call_seconds_max: float = _number(60.0, 1.0, 3600.0)
+    stream_seconds_max: float = _number(3600.0, 1.0, 7 * 86400.0)
+    connection_streams_max: int = _number(256, 1, 100_000)
+    connection_age_max_s: int = _number(3600, 1, 30 * 86400)
+    connection_age_grace_s: int = _number(300, 1, 86400)
     stop_grace_s: float = _number(10.0, 0.0, 300.0)
     rating_interval_s: float = _number(1.0, 0.0, 3600.0)
     log_retention_days: int = _number(90, 36, 3650)

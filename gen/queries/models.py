@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import uuid
+
+from .connection import row_class
 
 __all__ = [
     "ApiKey",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ApiKey:
     """One row of api_keys."""
 
@@ -59,7 +60,7 @@ class ApiKey:
     revoked_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class BillingCycle:
     """One row of billing_cycles."""
 
@@ -73,7 +74,7 @@ class BillingCycle:
     plan_id: uuid.UUID | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class BucketWalk:
     """One row of bucket_walk."""
 
@@ -84,7 +85,7 @@ class BucketWalk:
     finished_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CreditBalance:
     """One row of credit_balances."""
 
@@ -95,7 +96,7 @@ class CreditBalance:
     entries: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CreditLedger:
     """One row of credit_ledger."""
 
@@ -112,7 +113,7 @@ class CreditLedger:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CreditNote:
     """One row of credit_notes."""
 
@@ -132,7 +133,7 @@ class CreditNote:
     issued_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Customer:
     """One row of customers."""
 
@@ -150,7 +151,7 @@ class Customer:
     payment_terms_days: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Discount:
     """One row of discounts."""
 
@@ -167,7 +168,7 @@ class Discount:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FeePeriod:
     """One row of fee_periods."""
 
@@ -189,7 +190,7 @@ class FeePeriod:
     gives_back: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Invoice:
     """One row of invoices."""
 
@@ -230,7 +231,7 @@ class Invoice:
     due_told_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceDiscount:
     """One row of invoice_discounts."""
 
@@ -244,7 +245,7 @@ class InvoiceDiscount:
     counted: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceItem:
     """One row of invoice_items."""
 
@@ -263,7 +264,7 @@ class InvoiceItem:
     removed_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceLine:
     """One row of invoice_lines."""
 
@@ -287,7 +288,7 @@ class InvoiceLine:
     invoice_item_id: uuid.UUID | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Meter:
     """One row of meters."""
 
@@ -305,7 +306,7 @@ class Meter:
     group_by: list[str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Pause:
     """One row of pauses."""
 
@@ -318,7 +319,7 @@ class Pause:
     resumed_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Payment:
     """One row of payments."""
 
@@ -334,7 +335,7 @@ class Payment:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Plan:
     """One row of plans."""
 
@@ -351,7 +352,7 @@ class Plan:
     archived_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Price:
     """One row of prices."""
 
@@ -371,7 +372,7 @@ class Price:
     tax_percent: decimal.Decimal | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Replay:
     """One row of replays."""
 
@@ -399,7 +400,7 @@ class Replay:
     rounds: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class RouterWaiting:
     """One row of router_waiting."""
 
@@ -418,7 +419,7 @@ class RouterWaiting:
     paused: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ScheduledChange:
     """One row of scheduled_changes."""
 
@@ -434,7 +435,7 @@ class ScheduledChange:
     finished_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Subscription:
     """One row of subscriptions."""
 
@@ -469,7 +470,7 @@ class Subscription:
     change_due_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SubscriptionItem:
     """One row of subscription_items."""
 
@@ -486,7 +487,7 @@ class SubscriptionItem:
     subscription_required: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Tenant:
     """One row of tenants."""
 
@@ -498,7 +499,7 @@ class Tenant:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TenantProfile:
     """One row of tenant_profiles."""
 
@@ -516,7 +517,7 @@ class TenantProfile:
     payment_terms_days: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TestClock:
     """One row of test_clocks."""
 
@@ -533,7 +534,7 @@ class TestClock:
     advance_began_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsageBackfill:
     """One row of usage_backfills."""
 
@@ -546,7 +547,7 @@ class UsageBackfill:
     reverted_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsagePeriod:
     """One row of usage_periods."""
 
@@ -566,7 +567,7 @@ class UsagePeriod:
     nominal_end: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsageThreshold:
     """One row of usage_thresholds."""
 
@@ -582,7 +583,7 @@ class UsageThreshold:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Webhook:
     """One row of webhooks."""
 
@@ -603,7 +604,7 @@ class Webhook:
     schema_version: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class WebhookHealth:
     """One row of webhook_health."""
 
@@ -615,7 +616,7 @@ class WebhookHealth:
     probe_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class WebhookRecovery:
     """One row of webhook_recoveries."""
 

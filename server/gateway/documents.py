@@ -16,13 +16,9 @@ from google.protobuf.message import Message
 from tollway.invoice.v1 import document_service_pb2 as pb
 
 from billing.domain.errors import BillingError
-from server.gateway.errors import TookTooLong, refusal
-from server.gateway.exchange import (
-    CALL_SECONDS_MAX,
-    STREAM_SECONDS_MAX,
-    metadata_of,
-    time_left,
-)
+from server.deadlines import Deadlines, TookTooLong
+from server.gateway.errors import refusal
+from server.gateway.exchange import metadata_of, time_left
 from server.gateway.local_call import LocalContext, Refused
 from server.gateway.transcoding import fields_of_query, message_of
 
@@ -42,8 +38,8 @@ _CONTENTS: Final = {
 class Documents:
     """The pages and downloads, over the guarded methods by name."""
 
-    def __init__(self, methods: Mapping[str, Any]) -> None:
-        self._methods = methods
+    def __init__(self, methods: Mapping[str, Any], deadlines: Deadlines) -> None:
+        self._methods, self._deadlines = methods, deadlines
 
     def routes(self) -> list[web.RouteDef]:
         """GET only; the key is in the authorization header, as for every call."""
@@ -78,7 +74,7 @@ class Documents:
                 "Cache-Control": "no-store",
             }
         )
-        seconds = time_left(request, STREAM_SECONDS_MAX)
+        seconds = time_left(request, self._deadlines.stream_s_max)
         context = LocalContext(metadata_of(request), seconds)
         kind = pb.ExportInvoicesRequest
         try:
@@ -105,7 +101,7 @@ class Documents:
     async def _page(
         self, request: web.Request, name: str, asked: Message, answer: type[Any]
     ) -> web.StreamResponse:
-        seconds = time_left(request, CALL_SECONDS_MAX)
+        seconds = time_left(request, self._deadlines.call_s_max)
         context = LocalContext(metadata_of(request), seconds)
         try:
             async with asyncio.timeout(seconds):

@@ -21,8 +21,8 @@ from billing.domain.errors import (
     Invalid,
     NotFound,
     Unauthenticated,
-    Unavailable,
 )
+from server.deadlines import TookTooLong
 from server.errors import rich_status
 from server.gateway.local_call import Refused
 
@@ -68,12 +68,6 @@ class NotJson(Invalid):
     """The body of a request is JSON; send it with `Content-Type: application/json`."""
 
     reason = "NOT_JSON"
-
-
-class TookTooLong(Unavailable):
-    """The call was not done within its time; whether it took effect is not known, so repeat it with its request_id."""
-
-    reason = "DEADLINE_PASSED"
 
 
 class CertificateMissing(Unauthenticated):

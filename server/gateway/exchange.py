@@ -19,11 +19,12 @@ from aiohttp.http_exceptions import LineTooLong
 from google.protobuf.message import Message
 
 from billing.domain.errors import BillingError, Invalid
+from server.admission import MESSAGE_BYTES_MAX, Admission, Held
+from server.deadlines import Deadlines, TookTooLong
 from server.gateway.errors import (
     JSON,
     BodyTooLarge,
     NotJson,
-    TookTooLong,
     refusal,
     status_json,
     told,
@@ -38,9 +39,6 @@ from server.gateway.transcoding import (
     with_path,
 )
 
-# A client over HTTP has no deadline that the server knows; Grpc-Timeout can shorten this one.
-CALL_SECONDS_MAX: Final = 60.0
-STREAM_SECONDS_MAX: Final = 3600.0
 NDJSON: Final = "application/x-ndjson"
 
 # Headers that are metadata of the call.
@@ -51,14 +49,20 @@ _SECONDS_OF: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One route and the guarded method behind it, between bytes and bytes."""
+    """One route and the guarded method behind it, between bytes and bytes.
+
+    A client over HTTP has no deadline that the server knows; Grpc-Timeout can shorten ours. `reading` bounds what is
+    read of bodies at once: the call itself is counted when its body is there.
+    """
 
     route: Route
     method: Any
+    deadlines: Deadlines
+    reading: Admission
 
     async def unary(self, request: web.Request) -> web.StreamResponse:
         """The answer, or the error under its HTTP code."""
-        seconds = time_left(request, CALL_SECONDS_MAX)
+        seconds = time_left(request, self.deadlines.call_s_max)
         context = LocalContext(metadata_of(request), seconds)
         try:
             async with asyncio.timeout(seconds):
@@ -75,7 +79,7 @@ class Exchange:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The answers line by line. Nothing is sent before the first, so a refused call has the code of its error."""
-        seconds = time_left(request, STREAM_SECONDS_MAX)
+        seconds = time_left(request, self.deadlines.stream_s_max)
         response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
         try:
             async with (
@@ -113,7 +117,8 @@ class Exchange:
         if route.has_body:
             if request.query:
                 raise Invalid("This method takes its fields from the body, and none from a query.")
-            fields = fields_of_body(await _body(request))
+            with self.reading.held(0) as held:
+                fields = fields_of_body(await _body(request, held))
         else:
             fields = fields_of_query(kind, request.query.items())
         if (key := request.headers.get("Idempotency-Key")) and "request_id" in kind.fields_by_name:
@@ -150,10 +155,17 @@ async def _line(request: web.Request) -> bytes:
         raise BodyTooLarge() from error
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, held: Held) -> bytes:
+    """The body, counted as it comes: what a slow client has not sent yet costs nobody a place."""
     if request.can_read_body and request.content_type not in {JSON, "application/octet-stream"}:
         raise NotJson()
-    return await request.read()
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        if len(body) + len(chunk) > MESSAGE_BYTES_MAX:
+            raise BodyTooLarge()
+        held.grow(len(chunk))
+        body += chunk
+    return bytes(body)
 
 
 def metadata_of(request: web.Request) -> dict[str, str]:

@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 from aiohttp import web
 
+from server.admission import Admission
+from server.deadlines import Deadlines
 from server.errors import translate
 from server.gateway.errors import (
     BodyTooLarge,
@@ -30,10 +32,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The guarded methods by name, and the routes that lead to them."""
+    """The guarded methods by name, the routes that lead to them, and the limits that gRPC has, too."""
 
     methods: Methods
     routes: tuple[Route, ...]
+    deadlines: Deadlines
+    admission: Admission
 
     def add_to(self, app: web.Application) -> None:
         """Registers every route; a path with several verbs is one resource."""
@@ -43,7 +47,9 @@ class Gateway:
         for pattern, routes in by_pattern.items():
             resource = app.router.add_resource(pattern)
             for route in routes:
-                exchange = Exchange(route, self.methods[route.method])
+                exchange = Exchange(
+                    route, self.methods[route.method], self.deadlines, self.admission
+                )
                 answer = exchange.stream if route.streams_out else exchange.unary
                 resource.add_route(route.verb, answer)
 

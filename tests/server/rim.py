@@ -30,13 +30,19 @@ from billing.runtime.vault import Vault
 from billing.services import keys, tenants
 from billing.services.actor import Cause
 from billing.services.keys import Scope
+from server.admission import Admission, AdmissionSettings
 from server.app import GrpcServer, ServerSettings, start_grpc
+from server.authentication import Authenticator
+from server.deadlines import Deadlines
 from server.house import House
+from server.interceptor import Rim as Interceptor
+from server.metrics import RpcMetrics
 from server.registry import SERVICES
 from tests.conftest import Databases
 
 T = TypeVar("T")
 WAIT_MAX_S: Final = 20.0
+SETTINGS: Final = ServerSettings(port=0, stop_grace_s=5.0)
 
 CREATE_CUSTOMER: Final = "/tollway.customer.v1.CustomerService/CreateCustomer"
 GET_CUSTOMER: Final = "/tollway.customer.v1.CustomerService/GetCustomer"
@@ -254,9 +260,24 @@ class Rim:
         await until(waiting)
 
 
+def interceptor(databases: Databases) -> Interceptor:
+    """What every call passes, for a server that a test puts together."""
+    registry = CollectorRegistry()
+    return Interceptor(
+        Authenticator(databases.worker),
+        databases.clock,
+        RpcMetrics(registry),
+        Admission(AdmissionSettings(), registry),
+        Deadlines(),
+    )
+
+
 @asynccontextmanager
 async def open_rim(
-    databases: Databases, api: Database | None = None, worker: Database | None = None
+    databases: Databases,
+    api: Database | None = None,
+    worker: Database | None = None,
+    settings: ServerSettings = SETTINGS,
 ) -> AsyncIterator[Rim]:
     """Serves until the block ends; `api` and `worker` stand in for the pools of `databases`."""
     clock = ShiftedClock(databases.clock)
@@ -265,7 +286,7 @@ async def open_rim(
     acme, other = await found(databases, "Acme"), await found(databases, "Other")
     async with databases.worker.transaction() as tx:
         _, operator = await keys.create_operator_key(tx, "operator", now=clock.now())
-    server = await start_grpc(house, ServerSettings(port=0, stop_grace_s=5.0), registry)
+    server = await start_grpc(house, settings, registry)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             yield Rim(databases, house, clock, registry, server, channel, acme, other, operator)

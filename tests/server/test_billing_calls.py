@@ -13,7 +13,6 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
-from prometheus_client import CollectorRegistry
 from tollway.invoice.v1 import invoice_service_pb2 as invoice
 from tollway.invoice.v1 import invoice_service_pb2_grpc as invoice_rpc
 from tollway.scheduler.v1 import scheduler_service_pb2 as schedule
@@ -23,15 +22,13 @@ from tollway.subscription.v1 import subscription_service_pb2_grpc as subscriptio
 
 from billing.runtime.vault import Vault
 from billing.services import keys
-from server.authentication import Authenticator
 from server.house import House
-from server.interceptor import Rim
-from server.metrics import RpcMetrics
 from server.services.invoice import InvoiceServicer
 from server.services.scheduler import SchedulerServicer
 from server.services.subscription import SubscriptionServicer
 from tests.conftest import Databases
 from tests.driver import DAY, HOUR, Driver, house_of, subscription_text, utc
+from tests.server.rim import interceptor
 
 START = utc(2024, 5, 1)
 
@@ -56,8 +53,7 @@ async def house(databases: Databases) -> Driver:
 
 @pytest.fixture
 async def client(databases: Databases, house: Driver) -> AsyncIterator[Client]:
-    rim = Rim(Authenticator(databases.worker), databases.clock, RpcMetrics(CollectorRegistry()))
-    server = grpc.aio.server(interceptors=[rim])
+    server = grpc.aio.server(interceptors=[interceptor(databases)])
     ours = House(databases.api, databases.worker, databases.clock, Vault(bytes(32)))
     subscription_rpc.add_SubscriptionServiceServicer_to_server(SubscriptionServicer(ours), server)
     invoice_rpc.add_InvoiceServiceServicer_to_server(InvoiceServicer(ours), server)

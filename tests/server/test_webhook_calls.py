@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 import pytest
-from prometheus_client import CollectorRegistry
 from tollway.webhook.v1 import webhook_service_pb2 as pb
 from tollway.webhook.v1.webhook_service_pb2_grpc import (
     WebhookServiceStub,
@@ -16,12 +15,10 @@ from tollway.webhook.v1.webhook_service_pb2_grpc import (
 )
 
 from billing.services import keys
-from server.authentication import Authenticator
 from server.house import House
-from server.interceptor import Rim
-from server.metrics import RpcMetrics
 from server.services.webhook import WebhookServicer
 from tests.conftest import Databases
+from tests.server.rim import interceptor
 from tests.webhook_world import LOOPBACK, VAULT, WebhookWorld, send_all, webhook_world
 
 
@@ -42,11 +39,7 @@ class Client:
 
 @pytest.fixture
 async def client(databases: Databases) -> AsyncIterator[Client]:
-    server = grpc.aio.server(
-        interceptors=[
-            Rim(Authenticator(databases.worker), databases.clock, RpcMetrics(CollectorRegistry()))
-        ]
-    )
+    server = grpc.aio.server(interceptors=[interceptor(databases)])
     house = House(databases.api, databases.worker, databases.clock, VAULT, LOOPBACK)
     add_WebhookServiceServicer_to_server(WebhookServicer(house), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc.aio
-from prometheus_client import CollectorRegistry
 from tollway.rating.v1.rating_service_pb2_grpc import add_RatingServiceServicer_to_server
 from tollway.usage.v1.backfill_service_pb2_grpc import add_BackfillServiceServicer_to_server
 from tollway.usage.v1.threshold_service_pb2_grpc import add_ThresholdServiceServicer_to_server
@@ -16,14 +15,12 @@ from tollway.usage.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_
 from billing.runtime.vault import Vault
 from billing.services import keys
 from billing.services.actor import Cause
-from server.authentication import Authenticator
 from server.house import House
-from server.interceptor import Rim
-from server.metrics import RpcMetrics
 from server.services.backfill import BackfillServicer
 from server.services.rating import RatingServicer
 from server.services.threshold import ThresholdServicer
 from server.services.usage import UsageServicer
+from tests.server.rim import interceptor
 from tests.services.usage_world import World
 
 
@@ -41,8 +38,7 @@ class Client:
 async def usage_server(world: World) -> AsyncIterator[Client]:
     """Serves until the block ends."""
     databases = world.databases
-    rim = Rim(Authenticator(databases.worker), databases.clock, RpcMetrics(CollectorRegistry()))
-    server = grpc.aio.server(interceptors=[rim])
+    server = grpc.aio.server(interceptors=[interceptor(databases)])
     house = House(databases.api, databases.worker, databases.clock, Vault(bytes(32)))
     add_UsageServiceServicer_to_server(UsageServicer(house), server)
     add_RatingServiceServicer_to_server(RatingServicer(house), server)

@@ -193,7 +193,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NOT_JSON: _ErrorReason.ValueType  # 383
     """INVALID_ARGUMENT: the body over HTTP is not sent as JSON (415)."""
     ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 384
-    """UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
+    """UNAVAILABLE: a call was not done within the longest time that the server gives it, or over HTTP within the caller's
+    (504); repeat it with its request_id. A stream goes on from its cursor.
+    """
     ERROR_REASON_CERTIFICATE_MISSING: _ErrorReason.ValueType  # 385
     """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
     ERROR_REASON_RESOURCE_RESERVED: _ErrorReason.ValueType  # 220
@@ -290,6 +292,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: something of the invoice is still due. Metadata: invoice, amount_due."""
     ERROR_REASON_TOO_MANY_THRESHOLDS: _ErrorReason.ValueType  # 288
     """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 440
+    """UNAVAILABLE: the server has as many calls, streams or bytes in hand as it takes; RetryInfo says when to try again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -467,7 +471,9 @@ ERROR_REASON_BODY_TOO_LARGE: ErrorReason.ValueType  # 382
 ERROR_REASON_NOT_JSON: ErrorReason.ValueType  # 383
 """INVALID_ARGUMENT: the body over HTTP is not sent as JSON (415)."""
 ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 384
-"""UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id."""
+"""UNAVAILABLE: a call was not done within the longest time that the server gives it, or over HTTP within the caller's
+(504); repeat it with its request_id. A stream goes on from its cursor.
+"""
 ERROR_REASON_CERTIFICATE_MISSING: ErrorReason.ValueType  # 385
 """UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown."""
 ERROR_REASON_RESOURCE_RESERVED: ErrorReason.ValueType  # 220
@@ -564,4 +570,6 @@ ERROR_REASON_AMOUNT_STILL_DUE: ErrorReason.ValueType  # 403
 """FAILED_PRECONDITION: something of the invoice is still due. Metadata: invoice, amount_due."""
 ERROR_REASON_TOO_MANY_THRESHOLDS: ErrorReason.ValueType  # 288
 """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 440
+"""UNAVAILABLE: the server has as many calls, streams or bytes in hand as it takes; RetryInfo says when to try again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
