@@ -195,7 +195,8 @@ const (
 	ErrorReason_ERROR_REASON_BODY_TOO_LARGE ErrorReason = 382
 	// INVALID_ARGUMENT: the body over HTTP is not sent as JSON (415).
 	ErrorReason_ERROR_REASON_NOT_JSON ErrorReason = 383
-	// UNAVAILABLE: a call over HTTP was not done within its time (504); repeat it with its request_id.
+	// UNAVAILABLE: a call was not done within the longest time that the server gives it, or over HTTP within the caller's
+	// (504); repeat it with its request_id. A stream goes on from its cursor.
 	ErrorReason_ERROR_REASON_DEADLINE_PASSED ErrorReason = 384
 	// UNAUTHENTICATED: the server demands a client certificate over HTTP, and none was shown.
 	ErrorReason_ERROR_REASON_CERTIFICATE_MISSING ErrorReason = 385
@@ -291,6 +292,8 @@ const (
 	ErrorReason_ERROR_REASON_AMOUNT_STILL_DUE ErrorReason = 403
 	// FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit.
 	ErrorReason_ERROR_REASON_TOO_MANY_THRESHOLDS ErrorReason = 288
+	// UNAVAILABLE: the server has as many calls, streams or bytes in hand as it takes; RetryInfo says when to try again.
+	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 440
 )
 
 // Enum value maps for ErrorReason.
@@ -427,6 +430,7 @@ var (
 		402: "ERROR_REASON_BILLED_BY_INVOICE",
 		403: "ERROR_REASON_AMOUNT_STILL_DUE",
 		288: "ERROR_REASON_TOO_MANY_THRESHOLDS",
+		440: "ERROR_REASON_OVERLOADED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                        0,
@@ -560,6 +564,7 @@ var (
 		"ERROR_REASON_BILLED_BY_INVOICE":                  402,
 		"ERROR_REASON_AMOUNT_STILL_DUE":                   403,
 		"ERROR_REASON_TOO_MANY_THRESHOLDS":                288,
+		"ERROR_REASON_OVERLOADED":                         440,
 	}
 )
 
@@ -594,7 +599,7 @@ var File_tollway_error_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\x96&\n" +
+	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\xb4&\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12!\n" +
@@ -727,7 +732,8 @@ const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_NOTHING_TO_RATE\x10\x91\x03\x12#\n" +
 	"\x1eERROR_REASON_BILLED_BY_INVOICE\x10\x92\x03\x12\"\n" +
 	"\x1dERROR_REASON_AMOUNT_STILL_DUE\x10\x93\x03\x12%\n" +
-	" ERROR_REASON_TOO_MANY_THRESHOLDS\x10\xa0\x02BW\n" +
+	" ERROR_REASON_TOO_MANY_THRESHOLDS\x10\xa0\x02\x12\x1c\n" +
+	"\x17ERROR_REASON_OVERLOADED\x10\xb8\x03BW\n" +
 	"\x13io.tollway.error.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/error/v1;errorv1b\x06proto3"
 
 var (
