@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.environment import Result, environment
+from cli.compose import tune_garbage_collector
 
 CASES = (
     "usage_ingest",
@@ -49,6 +50,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 @click.option("--scale", default=1.0, show_default=True, help="How much to do: 2 is twice as much.")
 def main(names: tuple[str, ...], json_file: Path | None, scale: float) -> None:
     """Measure CASES (all by default) on the embedded servers."""
+    tune_garbage_collector()  # as the processes of the product do
     results: list[Result] = []
     for name in names or CASES:
         click.echo(f"measuring {name} …", err=True)

@@ -131,15 +131,7 @@ async def _from_memory(env: Environment, shards: int) -> float:
 
 
 def _renamed(message: BusMessage) -> BusMessage:
-    return BusMessage(
-        message.partition,
-        message.tenant,
-        message.subject,
-        message.key,
-        f"{message.bus_id}:m",
-        message.headers,
-        message.body,
-    )
+    return message._replace(bus_id=f"{message.bus_id}:m")
 
 
 async def _together(lanes: list[Callable[[], Awaitable[None]]]) -> None:

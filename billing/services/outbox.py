@@ -110,23 +110,25 @@ async def load_envelopes(
     """The rows with their envelopes: as many of the first as fit into `bytes_max`, at least one."""
     if not rows:
         return []
-    small_bytes = bytes_max // len(rows)
-    found = await _envelopes(database, [row.event_id for row in rows], small_bytes)
-    taken: list[Pending] = []
+    found = await _envelopes(database, [row.event_id for row in rows], bytes_max // len(rows))
+    taken: list[tuple[Pending, ListEnvelopesRow | None]] = []
     size = 0
     for row in rows:
-        size += found[row.event_id].bytes_ if row.event_id in found else 0
+        logged = found.get(row.event_id)
+        size += logged.bytes_ if logged is not None else 0
         if taken and size > bytes_max:
             break
-        taken.append(row)
-    large = [
-        row.event_id
-        for row in taken
-        if row.event_id in found and found[row.event_id].envelope is None
-    ]
+        taken.append((row, logged))
+    large = [logged.id for _, logged in taken if logged is not None and logged.envelope is None]
     if large:
         found |= await _envelopes(database, large, _ANY_SIZE)
-    return [_publication(row, found.get(row.event_id)) for row in taken]
+        taken = [(row, found.get(row.event_id)) for row, _ in taken]
+    return [
+        Publication(row, None, None)
+        if logged is None
+        else Publication(row, logged.occurred_at, logged.envelope)
+        for row, logged in taken
+    ]
 
 
 async def _envelopes(
@@ -137,12 +139,6 @@ async def _envelopes(
             connection, ids=ids, first=min(ids), last=max(ids), small_bytes=small_bytes
         )
     return {row.id: row for row in rows}
-
-
-def _publication(row: Pending, logged: ListEnvelopesRow | None) -> Publication:
-    if logged is None:
-        return Publication(row, None, None)
-    return Publication(row, logged.occurred_at, logged.envelope)
 
 
 async def delete_published(

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "CountDueRow",
@@ -44,7 +43,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListBusinessTimesRow:
     """One row of list_business_times."""
 
@@ -253,7 +252,7 @@ async def fail_test_clock(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountDueRow:
     """One row of count_due."""
 
@@ -293,7 +292,7 @@ async def count_due(
     return None if row is None else CountDueRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindBlockedDraftRow:
     """One row of find_blocked_draft."""
 
@@ -319,7 +318,7 @@ async def find_blocked_draft(
     return None if row is None else FindBlockedDraftRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindUnratedUsageRow:
     """One row of find_unrated_usage."""
 
@@ -346,7 +345,7 @@ async def find_unrated_usage(
     return None if row is None else FindUnratedUsageRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindUnhandledEventRow:
     """One row of find_unhandled_event."""
 
@@ -385,7 +384,7 @@ async def find_unhandled_event(
     return None if row is None else FindUnhandledEventRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindWaitingEventRow:
     """One row of find_waiting_event."""
 
@@ -412,7 +411,7 @@ async def find_waiting_event(
     return None if row is None else FindWaitingEventRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindUnpublishedEventRow:
     """One row of find_unpublished_event."""
 
@@ -472,7 +471,7 @@ async def find_next_instant(
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountEventsSinceRow:
     """One row of count_events_since."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListEarlierTrueUpsRow",
@@ -24,7 +23,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPromisesRow:
     """One row of list_promises."""
 
@@ -93,7 +92,7 @@ async def list_promised_usage(
     return [models.UsagePeriod(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPromisedFeesRow:
     """One row of list_promised_fees."""
 
@@ -138,7 +137,7 @@ async def list_promised_fees(
     return [ListPromisedFeesRow(row[0], row[1], models.FeePeriod(*row[2:18])) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListEarlierTrueUpsRow:
     """One row of list_earlier_true_ups."""
 

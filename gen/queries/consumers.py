@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListConsumerStartsRow",
@@ -37,7 +36,7 @@ async def register_consumers(
     return affected_rows(await conn.execute(REGISTER_CONSUMERS, first_event_id, names))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListConsumerStartsRow:
     """One row of list_consumer_starts."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "GetCreditNoteRow",
@@ -27,7 +26,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListCreditedLinesRow:
     """One row of list_credited_lines."""
 
@@ -135,7 +134,7 @@ async def insert_credit_note_lines(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetCreditNoteRow:
     """One row of get_credit_note."""
 
@@ -160,7 +159,7 @@ async def get_credit_note(
     return None if row is None else GetCreditNoteRow(models.CreditNote(*row[0:14]), row[14])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListCreditNoteLinesRow:
     """One row of list_credit_note_lines."""
 
@@ -190,7 +189,7 @@ async def list_credit_note_lines(
     return [ListCreditNoteLinesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListCreditNotesRow:
     """One row of list_credit_notes."""
 

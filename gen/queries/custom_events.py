@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "DrawCustomVersionsRow",
@@ -18,7 +17,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class DrawCustomVersionsRow:
     """One row of draw_custom_versions."""
 
@@ -50,7 +49,7 @@ async def draw_custom_versions(
     return [DrawCustomVersionsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListCorrelationsRow:
     """One row of list_correlations."""
 

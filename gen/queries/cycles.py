@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "OpenPeriodsRow",
@@ -90,7 +89,7 @@ async def close_cycles(
     return [models.BillingCycle(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class OpenPeriodsRow:
     """One row of open_periods."""
 

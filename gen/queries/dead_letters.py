@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "GetDeadEventRow",
@@ -25,7 +24,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDeadEventsRow:
     """One row of list_dead_events."""
 
@@ -75,7 +74,7 @@ async def list_dead_events(
     return [ListDeadEventsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetDeadEventRow:
     """One row of get_dead_event."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "GetDiscountRow",
@@ -110,7 +109,7 @@ async def count_live_discounts(
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetDiscountRow:
     """One row of get_discount."""
 
@@ -140,7 +139,7 @@ async def get_discount(
     return None if row is None else GetDiscountRow(models.Discount(*row[0:11]), row[11])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDiscountsRow:
     """One row of list_discounts."""
 
@@ -176,7 +175,7 @@ async def list_discounts(
     return [ListDiscountsRow(models.Discount(*row[0:11]), row[11]) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDraftDiscountsRow:
     """One row of list_draft_discounts."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListPaymentTermsRow",
@@ -20,7 +19,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPaymentTermsRow:
     """One row of list_payment_terms."""
 

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListFeedPositionsRow",
@@ -51,7 +50,7 @@ async def append_to_feed(
     await conn.execute(APPEND_TO_FEED, partitions, tenant_ids, event_ids)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListFeedPositionsRow:
     """One row of list_feed_positions."""
 
@@ -70,7 +69,7 @@ async def list_feed_positions(conn: ConnectionLike) -> list[ListFeedPositionsRow
     return [ListFeedPositionsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ReadFeedRow:
     """One row of read_feed."""
 

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListLoggedEventsRow",
@@ -16,7 +15,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLoggedEventsRow:
     """One row of list_logged_events."""
 

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "GetLoggedEventRow",
@@ -21,7 +20,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetLoggedEventRow:
     """One row of get_logged_event."""
 
@@ -111,7 +110,7 @@ async def list_linked_correlations(
     return [row[0] for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListTrailRow:
     """One row of list_trail."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListDraftFeesRow",
@@ -83,7 +82,7 @@ async def insert_fee_periods(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDraftFeesRow:
     """One row of list_draft_fees."""
 
@@ -179,7 +178,7 @@ async def insert_item_fees(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLiveFeesRow:
     """One row of list_live_fees."""
 
@@ -286,7 +285,7 @@ async def rekey_fees(
     await conn.execute(REKEY_FEES, kind, boundary, tenant_id, subscription_id, old_boundary)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListFeesToComeRow:
     """One row of list_fees_to_come."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ClaimDueDraftsOnTestClocksRow",
@@ -35,7 +34,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ClaimDueDraftsRow:
     """One row of claim_due_drafts."""
 
@@ -79,7 +78,7 @@ async def claim_due_drafts(
     return [ClaimDueDraftsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ClaimDueDraftsOnTestClocksRow:
     """One row of claim_due_drafts_on_test_clocks."""
 
@@ -121,7 +120,7 @@ async def claim_due_drafts_on_test_clocks(
     return [ClaimDueDraftsOnTestClocksRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ClaimDueManualDraftsRow:
     """One row of claim_due_manual_drafts."""
 
@@ -249,7 +248,7 @@ async def hold_drafts(
     await conn.execute(HOLD_DRAFTS, tenant_ids, ids, blocked_reasons, retry_ats)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TakeSubscriptionsRow:
     """One row of take_subscriptions."""
 

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "FindSliceRow",
@@ -23,7 +22,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetHealingRow:
     """One row of get_healing."""
 
@@ -42,7 +41,7 @@ async def get_healing(conn: ConnectionLike) -> GetHealingRow | None:
     return None if row is None else GetHealingRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindSliceRow:
     """One row of find_slice."""
 
@@ -76,7 +75,7 @@ async def find_slice(
     return None if row is None else FindSliceRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLackingRow:
     """One row of list_lacking."""
 

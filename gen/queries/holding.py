@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListHoldingRow",
@@ -18,7 +17,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListHoldingRow:
     """One row of list_holding."""
 

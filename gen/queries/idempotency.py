@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "GetRequestRow",
@@ -70,7 +69,7 @@ async def store_answer(
     await conn.execute(STORE_ANSWER, answer, encrypted, tenant_id, principal, method, request_id)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetRequestRow:
     """One row of get_request."""
 

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "CountUsageOfLineRow",
@@ -20,7 +19,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetUsagePeriodRow:
     """One row of get_usage_period."""
 
@@ -55,7 +54,7 @@ async def get_usage_period(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountUsageOfLineRow:
     """One row of count_usage_of_line."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListCreditedFeesRow",
@@ -184,7 +183,7 @@ async def list_invoice_items(
     return [models.InvoiceItem(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDraftItemsRow:
     """One row of list_draft_items."""
 
@@ -260,7 +259,7 @@ async def move_invoice_items(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDraftTaxesRow:
     """One row of list_draft_taxes."""
 
@@ -291,7 +290,7 @@ async def list_draft_taxes(
     return [ListDraftTaxesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListCreditedFeesRow:
     """One row of list_credited_fees."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListEarlierLinesRow",
@@ -194,7 +193,7 @@ async def list_periods_to_bill(
     return [models.UsagePeriod(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListEarlierLinesRow:
     """One row of list_earlier_lines."""
 

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListConsumerLagRow",
@@ -20,7 +19,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListShardLagRow:
     """One row of list_shard_lag."""
 
@@ -50,7 +49,7 @@ async def list_shard_lag(conn: ConnectionLike, *, most: int) -> list[ListShardLa
     return [ListShardLagRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPartitionLagRow:
     """One row of list_partition_lag."""
 
@@ -80,7 +79,7 @@ async def list_partition_lag(conn: ConnectionLike) -> list[ListPartitionLagRow]:
     return [ListPartitionLagRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListConsumerLagRow:
     """One row of list_consumer_lag."""
 

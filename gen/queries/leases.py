@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "RenewLeasesRow",
@@ -86,7 +85,7 @@ async def count_members(conn: ConnectionLike, *, kind: str) -> int | None:
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class RenewLeasesRow:
     """One row of renew_leases."""
 
@@ -120,7 +119,7 @@ async def renew_leases(
     return [RenewLeasesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TakeLeasesRow:
     """One row of take_leases."""
 
@@ -180,7 +179,7 @@ async def ensure_positions(
     await conn.execute(ENSURE_POSITIONS, partitions)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TakePartitionsRow:
     """One row of take_partitions."""
 

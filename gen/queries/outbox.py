@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListEnvelopesRow",
@@ -24,7 +23,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPendingRow:
     """One row of list_pending."""
 
@@ -106,7 +105,7 @@ async def list_pending(
     return [ListPendingRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRoutedRow:
     """One row of list_routed."""
 
@@ -132,7 +131,7 @@ async def list_routed(
     return [ListRoutedRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListEnvelopesRow:
     """One row of list_envelopes."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "FindRouterPausesRow",
@@ -116,7 +115,7 @@ async def list_pauses(conn: ConnectionLike, *, most: int) -> list[models.Pause]:
     return [models.Pause(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindRouterPausesRow:
     """One row of find_router_pauses."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListAllowancesFromRecordsRow",
@@ -32,7 +31,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPeriodMetersRow:
     """One row of list_period_meters."""
 
@@ -79,7 +78,7 @@ async def list_period_meters(
     return [ListPeriodMetersRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListTotalsFromRecordsRow:
     """One row of list_totals_from_records."""
 
@@ -127,7 +126,7 @@ async def list_totals_from_records(
     return [ListTotalsFromRecordsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListSumsFromRecordsRow:
     """One row of list_sums_from_records."""
 
@@ -165,7 +164,7 @@ async def list_sums_from_records(
     return [ListSumsFromRecordsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUniquesFromRecordsRow:
     """One row of list_uniques_from_records."""
 
@@ -207,7 +206,7 @@ async def list_uniques_from_records(
     return [ListUniquesFromRecordsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLatestFromRecordsRow:
     """One row of list_latest_from_records."""
 
@@ -249,7 +248,7 @@ async def list_latest_from_records(
     return [ListLatestFromRecordsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLevelsFromRecordsRow:
     """One row of list_levels_from_records."""
 
@@ -298,7 +297,7 @@ async def list_levels_from_records(
     return [ListLevelsFromRecordsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListAllowancesFromRecordsRow:
     """One row of list_allowances_from_records."""
 
@@ -366,7 +365,7 @@ async def list_allowances_from_records(
     return [ListAllowancesFromRecordsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListSumsFromBucketsRow:
     """One row of list_sums_from_buckets."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ClaimSubscriptionsToRateRow",
@@ -43,7 +42,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class WalkDueSubscriptionsRow:
     """One row of walk_due_subscriptions."""
 
@@ -93,7 +92,7 @@ async def walk_due_subscriptions(
     return [WalkDueSubscriptionsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ClaimSubscriptionsToRateRow:
     """One row of claim_subscriptions_to_rate."""
 
@@ -141,7 +140,7 @@ async def claim_subscriptions_to_rate(
     return [ClaimSubscriptionsToRateRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDueMarksRow:
     """One row of list_due_marks."""
 
@@ -200,7 +199,7 @@ async def list_periods_to_rate(
     return [models.UsagePeriod(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRunningChargesRow:
     """One row of list_running_charges."""
 
@@ -337,7 +336,7 @@ async def move_usage_periods(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FinishRatingRow:
     """One row of finish_rating."""
 
@@ -388,7 +387,7 @@ async def note_ratings(
     await conn.execute(NOTE_RATINGS, tenant_ids, ids, event_ids, correlation_ids)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FailRatingRow:
     """One row of fail_rating."""
 
@@ -438,7 +437,7 @@ async def delete_due_marks(
     await conn.execute(DELETE_DUE_MARKS, tenant_ids, ids)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListChargesRow:
     """One row of list_charges."""
 
@@ -481,7 +480,7 @@ async def list_charges(
     return [ListChargesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRatingFailuresRow:
     """One row of list_rating_failures."""
 
@@ -519,7 +518,7 @@ async def list_rating_failures(
     return [ListRatingFailuresRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class RetryRatingRow:
     """One row of retry_rating."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListDifferencesRow",
@@ -49,7 +48,7 @@ async def get_walk_end(conn: ConnectionLike) -> datetime.datetime | None:
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class WalkUsagePeriodsRow:
     """One row of walk_usage_periods."""
 
@@ -97,7 +96,7 @@ async def walk_usage_periods(
     return [WalkUsagePeriodsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDifferencesRow:
     """One row of list_differences."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "CountQueuedRow",
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SummarizeMatchingRow:
     """One row of summarize_matching."""
 
@@ -157,7 +156,7 @@ async def summarize_matching(
     return [SummarizeMatchingRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListSliceRow:
     """One row of list_slice."""
 
@@ -461,7 +460,7 @@ async def get_replay(
     return None if row is None else models.Replay(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountQueuedRow:
     """One row of count_queued."""
 
@@ -481,7 +480,7 @@ async def count_queued(conn: ConnectionLike, *, id: uuid.UUID | None) -> CountQu
     return None if row is None else CountQueuedRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRunningRow:
     """One row of list_running."""
 
@@ -654,7 +653,7 @@ async def finish_replay(
     return None if row is None else models.Replay(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindStartedEventRow:
     """One row of find_started_event."""
 
@@ -681,7 +680,7 @@ async def find_started_event(
     return None if row is None else FindStartedEventRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListSamplesRow:
     """One row of list_samples."""
 
@@ -797,7 +796,7 @@ async def insert_inbox_replays(
     return [row[0] for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class LockReplayEndpointRow:
     """One row of lock_replay_endpoint."""
 
@@ -891,7 +890,7 @@ async def redrive_deliveries(
     return [row[0] for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDeadOfRow:
     """One row of list_dead_of."""
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListOldPartitionsRow",
@@ -76,7 +75,7 @@ async def get_oldest_feed_week(conn: ConnectionLike) -> datetime.date | None:
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListOldPartitionsRow:
     """One row of list_old_partitions."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "AdvanceAndMarkRow",
@@ -32,7 +31,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetPositionRow:
     """One row of get_position."""
 
@@ -86,7 +85,7 @@ async def reset_position(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class AdvanceAndMarkRow:
     """One row of advance_and_mark."""
 
@@ -299,7 +298,7 @@ async def list_due_waiting(
     return [models.RouterWaiting(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLoggedRow:
     """One row of list_logged."""
 
@@ -445,7 +444,7 @@ async def insert_router_dead_letters(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListPositionsRow:
     """One row of list_positions."""
 

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListMigrationsRow",
@@ -28,7 +27,7 @@ async def lock_migrations(conn: ConnectionLike) -> None:
     await conn.execute(LOCK_MIGRATIONS)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListMigrationsRow:
     """One row of list_migrations."""
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "CountBlockedDraftsRow",
@@ -38,7 +37,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountOutboxRow:
     """One row of count_outbox."""
 
@@ -60,7 +59,7 @@ async def count_outbox(conn: ConnectionLike, *, most: int) -> CountOutboxRow | N
     return None if row is None else CountOutboxRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountOutboxDeadLettersRow:
     """One row of count_outbox_dead_letters."""
 
@@ -83,7 +82,7 @@ async def count_outbox_dead_letters(
     return None if row is None else CountOutboxDeadLettersRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountRouterWaitingRow:
     """One row of count_router_waiting."""
 
@@ -102,7 +101,7 @@ async def count_router_waiting(conn: ConnectionLike, *, most: int) -> CountRoute
     return None if row is None else CountRouterWaitingRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountRouterDeadLettersRow:
     """One row of count_router_dead_letters."""
 
@@ -125,7 +124,7 @@ async def count_router_dead_letters(
     return None if row is None else CountRouterDeadLettersRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountRatingDueRow:
     """One row of count_rating_due."""
 
@@ -144,7 +143,7 @@ async def count_rating_due(conn: ConnectionLike, *, most: int) -> CountRatingDue
     return None if row is None else CountRatingDueRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountRatingFailuresRow:
     """One row of count_rating_failures."""
 
@@ -170,7 +169,7 @@ async def count_rating_failures(
     return None if row is None else CountRatingFailuresRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountDraftsRow:
     """One row of count_drafts."""
 
@@ -192,7 +191,7 @@ async def count_drafts(conn: ConnectionLike, *, most: int) -> CountDraftsRow | N
     return None if row is None else CountDraftsRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountBlockedDraftsRow:
     """One row of count_blocked_drafts."""
 
@@ -214,7 +213,7 @@ async def count_blocked_drafts(conn: ConnectionLike, *, most: int) -> CountBlock
     return None if row is None else CountBlockedDraftsRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListBlockedCountsRow:
     """One row of list_blocked_counts."""
 
@@ -238,7 +237,7 @@ async def list_blocked_counts(conn: ConnectionLike, *, most: int) -> list[ListBl
     return [ListBlockedCountsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountDeliveriesRow:
     """One row of count_deliveries."""
 
@@ -257,7 +256,7 @@ async def count_deliveries(conn: ConnectionLike, *, most: int) -> CountDeliverie
     return None if row is None else CountDeliveriesRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountDeadDeliveriesRow:
     """One row of count_dead_deliveries."""
 
@@ -280,7 +279,7 @@ async def count_dead_deliveries(
     return None if row is None else CountDeadDeliveriesRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLeasesRow:
     """One row of list_leases."""
 

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListChangesDueOnTestClocksRow",
@@ -632,7 +631,7 @@ async def set_change_due(
     return None if row is None else models.Subscription(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListChangesDueRow:
     """One row of list_changes_due."""
 
@@ -663,7 +662,7 @@ async def list_changes_due(
     return [ListChangesDueRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListChangesDueOnTestClocksRow:
     """One row of list_changes_due_on_test_clocks."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "AdvanceVersionsRow",
@@ -54,7 +53,7 @@ async def lock_customer(
     return None if row is None else models.Customer(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindPricedMeterRow:
     """One row of find_priced_meter."""
 
@@ -317,7 +316,7 @@ async def claim_due_on_test_clocks(
     return [models.Subscription(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class MoveSubscriptionsRow:
     """One row of move_subscriptions."""
 
@@ -378,7 +377,7 @@ async def postpone_starts(
     await conn.execute(POSTPONE_STARTS, tenant_ids, ids)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class AdvanceVersionsRow:
     """One row of advance_versions."""
 

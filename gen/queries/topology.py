@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "CountUndrainedRow",
@@ -46,7 +45,7 @@ async def lock_outbox(conn: ConnectionLike) -> None:
     await conn.execute(LOCK_OUTBOX)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountUndrainedRow:
     """One row of count_undrained."""
 
@@ -67,7 +66,7 @@ async def count_undrained(conn: ConnectionLike, *, most: int) -> CountUndrainedR
     return None if row is None else CountUndrainedRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListKeptBackRow:
     """One row of list_kept_back."""
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "CompareUsageRecordsRow",
@@ -28,7 +27,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListMetersByKeysRow:
     """One row of list_meters_by_keys."""
 
@@ -61,7 +60,7 @@ async def list_meters_by_keys(
     return [ListMetersByKeysRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListNamingItemsRow:
     """One row of list_naming_items."""
 
@@ -95,7 +94,7 @@ async def list_naming_items(
     return [ListNamingItemsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListCustomersByExternalIdsRow:
     """One row of list_customers_by_external_ids."""
 
@@ -134,7 +133,7 @@ async def list_customers_by_ids(
     return [row[0] for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListSubscriptionsByIdsRow:
     """One row of list_subscriptions_by_ids."""
 
@@ -207,7 +206,7 @@ async def insert_usage_records(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CompareUsageRecordsRow:
     """One row of compare_usage_records."""
 

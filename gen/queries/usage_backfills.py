@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "CountBackfillRecordsRow",
@@ -149,7 +148,7 @@ async def list_backfills(
     return [models.UsageBackfill(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountBackfillRecordsRow:
     """One row of count_backfill_records."""
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "FoldUsageRecordsRow",
@@ -25,7 +24,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUsageOwnersRow:
     """One row of list_usage_owners."""
 
@@ -88,7 +87,7 @@ async def list_usage_owners(
     return [ListUsageOwnersRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListLaterPeriodsRow:
     """One row of list_later_periods."""
 
@@ -117,7 +116,7 @@ async def list_later_periods(
     return [ListLaterPeriodsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class LockCustomersOfUnassignedRow:
     """One row of lock_customers_of_unassigned."""
 
@@ -148,7 +147,7 @@ async def lock_customers_of_unassigned(
     return [LockCustomersOfUnassignedRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class LockUsagePeriodsForFoldRow:
     """One row of lock_usage_periods_for_fold."""
 
@@ -181,7 +180,7 @@ async def lock_usage_periods_for_fold(
     return [LockUsagePeriodsForFoldRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FoldUsageRecordsRow:
     """One row of fold_usage_records."""
 

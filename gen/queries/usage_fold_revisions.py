@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "FoldUsageRevisionsRow",
@@ -49,7 +48,7 @@ async def lock_usage_batches(
     await conn.execute(LOCK_USAGE_BATCHES, tenant_ids, batch_ids)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListReadyRevisionsRow:
     """One row of list_ready_revisions."""
 
@@ -110,7 +109,7 @@ async def list_ready_revisions(
     return [ListReadyRevisionsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListEarlierOwnersRow:
     """One row of list_earlier_owners."""
 
@@ -155,7 +154,7 @@ async def list_earlier_owners(
     return [ListEarlierOwnersRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListTouchedBucketsRow:
     """One row of list_touched_buckets."""
 
@@ -254,7 +253,7 @@ async def hold_usage_buckets(
     await conn.execute(HOLD_USAGE_BUCKETS, tenant_ids, item_ids, period_starts, hours, group_keys)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FoldUsageRevisionsRow:
     """One row of fold_usage_revisions."""
 

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListUnassignedUsageRow",
@@ -25,7 +24,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUsageRow:
     """One row of list_usage."""
 
@@ -172,7 +171,7 @@ async def list_usage(
     return [ListUsageRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUsageOfBatchesRow:
     """One row of list_usage_of_batches."""
 
@@ -283,7 +282,7 @@ async def list_usage_of_batches(
     return [ListUsageOfBatchesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUnassignedUsageRow:
     """One row of list_unassigned_usage."""
 
@@ -339,7 +338,7 @@ async def list_unassigned_usage(
     return [ListUnassignedUsageRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SummarizeUsageRow:
     """One row of summarize_usage."""
 
@@ -414,7 +413,7 @@ async def summarize_usage(
     return [SummarizeUsageRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SummarizeUsageBucketsRow:
     """One row of summarize_usage_buckets."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "HoldPeriodsOfBatchesRow",
@@ -21,7 +20,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class HoldPeriodsOfBatchesRow:
     """One row of hold_periods_of_batches."""
 
@@ -59,7 +58,7 @@ async def hold_periods_of_batches(
     return [HoldPeriodsOfBatchesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListBucketsOfBatchesRow:
     """One row of list_buckets_of_batches."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "CopyUsageRevisionsRow",
@@ -48,7 +47,7 @@ async def lock_usage_roots(
     return [row[0] for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUsageRevisionsRow:
     """One row of list_usage_revisions."""
 
@@ -148,7 +147,7 @@ async def insert_usage_revision(
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CopyUsageRevisionsRow:
     """One row of copy_usage_revisions."""
 
@@ -211,7 +210,7 @@ async def copy_usage_revisions(
     return [CopyUsageRevisionsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListUnassignedRootsRow:
     """One row of list_unassigned_roots."""
 

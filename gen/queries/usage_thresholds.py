@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListReachedThresholdsRow",
@@ -134,7 +133,7 @@ async def delete_threshold(conn: ConnectionLike, *, tenant_id: uuid.UUID, id: uu
     return affected_rows(await conn.execute(DELETE_THRESHOLD, tenant_id, id))
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListReachedThresholdsRow:
     """One row of list_reached_thresholds."""
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ClaimDeliveriesRow",
@@ -25,7 +24,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRecentlyDueRow:
     """One row of list_recently_due."""
 
@@ -56,7 +55,7 @@ async def list_recently_due(
     return [ListRecentlyDueRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDueEndpointsRow:
     """One row of list_due_endpoints."""
 
@@ -92,7 +91,7 @@ async def list_due_endpoints(
     return [ListDueEndpointsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ClaimDeliveriesRow:
     """One row of claim_deliveries."""
 
@@ -189,7 +188,7 @@ async def claim_deliveries(
     return [ClaimDeliveriesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class RecordAttemptsRow:
     """One row of record_attempts."""
 
@@ -317,7 +316,7 @@ async def record_attempts(
     return [RecordAttemptsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class RecoverClaimsRow:
     """One row of recover_claims."""
 

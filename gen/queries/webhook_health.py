@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ClaimProbesRow",
@@ -24,7 +23,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class NoteFailingRow:
     """One row of note_failing."""
 
@@ -134,7 +133,7 @@ async def probe_from(
     await conn.execute(PROBE_FROM, probe_at, tenant_id, webhook_id)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ClaimProbesRow:
     """One row of claim_probes."""
 

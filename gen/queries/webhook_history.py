@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "GetDeliveryRow",
@@ -37,7 +36,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDeliveriesRow:
     """One row of list_deliveries."""
 
@@ -107,7 +106,7 @@ async def list_deliveries(
     return [ListDeliveriesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetDeliveryRow:
     """One row of get_delivery."""
 
@@ -142,7 +141,7 @@ async def get_delivery(
     return None if row is None else GetDeliveryRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetLatestDeliveryRow:
     """One row of get_latest_delivery."""
 
@@ -179,7 +178,7 @@ async def get_latest_delivery(
     return None if row is None else GetLatestDeliveryRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListAttemptsRow:
     """One row of list_attempts."""
 
@@ -217,7 +216,7 @@ async def list_attempts(
     return [ListAttemptsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListDeadLettersRow:
     """One row of list_dead_letters."""
 
@@ -264,7 +263,7 @@ async def list_dead_letters(
     return [ListDeadLettersRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class LockEndpointRow:
     """One row of lock_endpoint."""
 
@@ -304,7 +303,7 @@ async def has_event(
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InsertResendRow:
     """One row of insert_resend."""
 
@@ -369,7 +368,7 @@ async def insert_resend(
     return None if row is None else InsertResendRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListBalancesRow:
     """One row of list_balances."""
 
@@ -427,7 +426,7 @@ async def list_balances(
     return [ListBalancesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SumMatchesRow:
     """One row of sum_matches."""
 
@@ -470,7 +469,7 @@ async def count_ahead(
     return None if row is None else row[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetFanOutStateRow:
     """One row of get_fan_out_state."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "ListRunningRecoveriesRow",
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SummarizeStretchRow:
     """One row of summarize_stretch."""
 
@@ -73,7 +72,7 @@ async def summarize_stretch(
     return [SummarizeStretchRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListStretchRow:
     """One row of list_stretch."""
 
@@ -199,7 +198,7 @@ async def list_recoveries(
     return [models.WebhookRecovery(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRunningRecoveriesRow:
     """One row of list_running_recoveries."""
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import typing
 import uuid
 
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "GetTenantStatsRow",
@@ -18,7 +17,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListEndpointStatsRow:
     """One row of list_endpoint_stats."""
 
@@ -111,7 +110,7 @@ async def list_endpoint_stats(
     return [ListEndpointStatsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class GetTenantStatsRow:
     """One row of get_tenant_stats."""
 

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "CountDeliveriesOfRow",
@@ -266,7 +265,7 @@ async def drop_webhook_secrets(
     await conn.execute(DROP_WEBHOOK_SECRETS, tenant_id, webhook_id, now)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListWebhookSecretsRow:
     """One row of list_webhook_secrets."""
 
@@ -295,7 +294,7 @@ async def list_webhook_secrets(
     return [ListWebhookSecretsRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CountDeliveriesOfRow:
     """One row of count_deliveries_of."""
 
@@ -337,7 +336,7 @@ async def count_deliveries_of(
     return None if row is None else CountDeliveriesOfRow(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListWebhooksOfRow:
     """One row of list_webhooks_of."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import ipaddress
 import json
@@ -82,7 +83,7 @@ async def conn(database_url: str) -> AsyncIterator[Conn]:
 
 def plain(row: models.Specimen) -> dict[str, Any]:
     """The row as a dict; jsonb, which has no text of its own, as what it means."""
-    values = {name: getattr(row, name) for name in row.__slots__}
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
     return {**values, "document": json.loads(values["document"])}
 
 

@@ -90,7 +90,7 @@ async def test_an_event_that_comes_again_is_not_in_the_feed_again(backbone: Back
             bus_id = f"{message.bus_id}:{replay}"
             await backbone.bus.publish_one(
                 BusMessage(
-                    partition, message.tenant, message.subject, "key", bus_id, (), message.body
+                    partition, message.tenant, message.subject, "key", bus_id, {}, message.body
                 )
             )
     await route(backbone)

@@ -63,7 +63,7 @@ async def test_an_event_that_comes_again_changes_nothing(backbone: Backbone) -> 
                         message.subject,
                         "key",
                         bus_id,
-                        (),
+                        {},
                         message.body,
                     )
                 )
@@ -215,7 +215,7 @@ async def test_what_is_custom_or_unreadable_is_passed_over(backbone: Backbone) -
     custom.data.Pack(Struct())
     tenant = encode(Prefix.TENANT, backbone.tenant)
     for number, body in enumerate([b"\xff\xff no envelope", b"", custom.SerializeToString()]):
-        message = BusMessage(0, tenant, "custom.report.made", "k", f"foreign{number}", (), body)
+        message = BusMessage(0, tenant, "custom.report.made", "k", f"foreign{number}", {}, body)
         await backbone.bus.publish_one(message)
     await backbone.dispatch()
     named = Effects("named")

@@ -61,8 +61,6 @@ def _exports(shape: Shape) -> list[str]:
 
 def _imports(shapes: Sequence[Shape]) -> list[str]:
     modules = {"typing"} | {m for shape in shapes for v in _values(shape) for m in v.type.imports}
-    if any(isinstance(shape.result, Row) for shape in shapes):
-        modules.add("dataclasses")
     if any(_takes_sequence(shape) for shape in shapes):
         modules.add("collections.abc")
     if any(
@@ -72,6 +70,8 @@ def _imports(shapes: Sequence[Shape]) -> list[str]:
     own = ["ConnectionLike"]
     if any(shape.query.cmd in {EXECROWS, COPYFROM} for shape in shapes):
         own.append("affected_rows")
+    if any(isinstance(shape.result, Row) for shape in shapes):
+        own.append("row_class")
     return [
         *(f"import {name}" for name in sorted(modules - {"models"})),
         "",
@@ -122,7 +122,7 @@ def _row_class(shape: Shape, row: Row) -> str:
     fields = [f"    {field.name}: {field_annotation(field)}" for field in row.fields]
     return "\n".join(
         [
-            "@dataclasses.dataclass(frozen=True, slots=True)",
+            "@row_class",
             f"class {class_of(shape, 'Row')}:",
             f'    """One row of {shape.function}."""',
             "",

@@ -14,7 +14,7 @@ TAKEN = frozenset(
     {
         *("bool", "bytes", "float", "int", "list", "str", "tuple"),
         *("collections", "dataclasses", "datetime", "decimal", "enum", "typing", "uuid"),
-        *("annotations", "conn", "models", "row", "rows"),
+        *("annotations", "conn", "models", "row", "row_class", "rows"),
     }
 )
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z]+|[0-9]+")

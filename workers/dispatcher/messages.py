@@ -16,8 +16,6 @@ from billing.runtime.bus.base import BusMessage
 from billing.services.outbox import Pending
 
 FIRST: Final = "first"
-_VERSION = ("specversion", "1.0")
-_PROTOBUF = ("datacontenttype", "application/protobuf")
 
 
 def message_of(row: Pending, occurred_at: datetime, envelope: bytes) -> BusMessage:
@@ -25,22 +23,21 @@ def message_of(row: Pending, occurred_at: datetime, envelope: bytes) -> BusMessa
     so that no duplicate window swallows it."""
     event = encode(Prefix.EVENT, row.event_id)
     tenant, source = _tenant(row.tenant_id)
-    headers: tuple[tuple[str, str], ...] = (
-        _VERSION,
-        ("id", event),
-        ("type", row.subject),
-        ("source", source),
-        ("subject", row.resource),
-        ("time", _time(occurred_at)),
-        _PROTOBUF,
-    )
+    headers = {
+        "specversion": "1.0",
+        "id": event,
+        "type": row.subject,
+        "source": source,
+        "subject": row.resource,
+        "time": _time(occurred_at),
+        "datacontenttype": "application/protobuf",
+    }
     bus_id = event
     if row.replay_id is not None:
-        replay = encode(Prefix.REPLAY, row.replay_id)
-        headers += (("replayid", replay),)
+        headers["replayid"] = encode(Prefix.REPLAY, row.replay_id)
         bus_id = bus_id_of_replay(event, row)
         if row.target:
-            headers += (("replaytarget", row.target),)
+            headers["replaytarget"] = row.target
     elif row.purpose != FIRST:
         bus_id = f"{event}:{row.purpose}"
     return BusMessage(

@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 BATCH_MAX_MESSAGES = 1000  # nats-server refuses a larger atomic batch (error 10199)
 BATCH_MAX_BYTES = 8 * 1024 * 1024  # bodies of one batch; bounds what one publish holds in memory
@@ -92,8 +92,7 @@ class SequenceGap(ReaderLost):
     """Deliveries were lost on the way (not in the stream): read again from the position."""
 
 
-@dataclass(frozen=True, slots=True)
-class BusMessage:
+class BusMessage(NamedTuple):
     """One event on its way out.
 
     `bus_id` is `event_id` or `event_id:replay_id` (or `event_id:heal_n`): what the duplicate window
@@ -106,7 +105,7 @@ class BusMessage:
     subject: str
     key: str
     bus_id: str
-    headers: tuple[tuple[str, str], ...]
+    headers: Mapping[str, str]
     body: bytes
 
 

@@ -27,7 +27,7 @@ def kafka_headers(message: BusMessage) -> Headers:
         MessageRefused: MALFORMED for an unknown attribute.
     """
     try:
-        headers: Headers = [(_NAMES[name], value) for name, value in message.headers]
+        headers: Headers = [(_NAMES[name], value) for name, value in message.headers.items()]
     except KeyError as error:
         raise MessageRefused(RefusalReason.MALFORMED, f"unknown attribute {error}") from error
     headers += ((BUS_ID, message.bus_id), (TENANT, message.tenant), (SUBJECT, message.subject))

@@ -10,7 +10,7 @@ token, attributes percent-encoded as CloudEvents says), so one message is always
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -26,7 +26,6 @@ SUBJECT_MAX = 512  # nats-server's control line ends at 4096 bytes; reply inbox 
 CONTROL_LINE_MAX = 8192
 _SUBJECT = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _BUS_ID = re.compile(r"[!#$&-~]{1,160}")
-_KNOWN = frozenset(ATTRIBUTES)
 # Printable ASCII that the CloudEvents HTTP and NATS bindings leave as it is (no space, quote,
 # percent).
 _SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
@@ -57,16 +56,22 @@ def attribute_block(message: BusMessage) -> str:
     bus_id = message.bus_id
     if not _BUS_ID.fullmatch(bus_id):
         raise MessageRefused(RefusalReason.MALFORMED, f"{bus_id[:200]!r} is no bus id")
-    headers = message.headers
-    if not _KNOWN.issuperset([name for name, _ in headers]):
-        names = sorted({name for name, _ in headers} - _KNOWN)
-        raise MessageRefused(RefusalReason.MALFORMED, f"unknown attributes {names}")
-    values = "".join([value for _, value in headers])
-    # One look at all values together; nearly always nothing needs encoding.
-    if not (values.isascii() and values.isprintable()) or any(c in values for c in ' "%'):
-        headers = tuple([(name, quote(value, safe=_SAFE)) for name, value in headers])
-    lines = "".join([f"ce-{name}: {value}\r\n" for name, value in headers])
-    return f"Nats-Msg-Id: {bus_id}\r\n{lines}"
+    values: Iterable[str] = message.headers.values()
+    together = "".join(values)
+    # One look at all values at once; nearly always nothing needs encoding.
+    plain = together.isascii() and together.isprintable()
+    if not plain or " " in together or '"' in together or "%" in together:
+        values = [quote(value, safe=_SAFE) for value in values]
+    return _lines(tuple(message.headers)) % (bus_id, *values)
+
+
+@lru_cache(maxsize=64)
+def _lines(names: tuple[str, ...]) -> str:
+    """The header lines of messages that have these attributes, with a place for each value."""
+    unknown = sorted(set(names).difference(ATTRIBUTES))
+    if unknown:
+        raise MessageRefused(RefusalReason.MALFORMED, f"unknown attributes {unknown}")
+    return "Nats-Msg-Id: %s\r\n" + "".join([f"ce-{name}: %s\r\n" for name in names])
 
 
 def hpub(subject: str, reply: str, block: str, body: bytes) -> tuple[bytes, bytes, bytes]:

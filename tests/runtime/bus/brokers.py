@@ -176,15 +176,15 @@ def message(
         subject="usage.reported",
         key=f"{TENANT}/{key}",
         bus_id=bus_id or event_id,
-        headers=(
-            ("specversion", "1.0"),
-            ("id", event_id),
-            ("type", "usage.reported"),
-            ("source", f"/tollway/{TENANT}"),
-            ("subject", key),
-            ("time", "2026-01-02T03:04:05.000006Z"),
-            ("datacontenttype", "application/protobuf"),
-        ),
+        headers={
+            "specversion": "1.0",
+            "id": event_id,
+            "type": "usage.reported",
+            "source": f"/tollway/{TENANT}",
+            "subject": key,
+            "time": "2026-01-02T03:04:05.000006Z",
+            "datacontenttype": "application/protobuf",
+        },
         body=body or uuid.uuid5(uuid.NAMESPACE_OID, event_id).bytes,
     )
 

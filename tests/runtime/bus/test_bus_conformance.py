@@ -44,7 +44,7 @@ async def test_attributes_outside_ascii_come_back_as_they_were(bus: Bus) -> None
     sent = message(1)
     attributes = dict(sent.headers) | {"source": '/tölway/"a b%20c"', "replayid": "rpl_1"}
     await bus.publish_one(
-        BusMessage(0, sent.tenant, sent.subject, "k", "evt_1:rpl_1", tuple(attributes.items()), b"")
+        BusMessage(0, sent.tenant, sent.subject, "k", "evt_1:rpl_1", attributes, b"")
     )
 
     (received,) = await read(bus, 1)
@@ -152,7 +152,7 @@ async def test_the_largest_message_goes_through(bus: Bus) -> None:
 
 async def test_an_unknown_attribute_is_refused_by_name(bus: Bus) -> None:
     sent = message(1)
-    wrong = BusMessage(0, sent.tenant, sent.subject, "k", "evt_1", (("smuggled", "x"),), b"")
+    wrong = BusMessage(0, sent.tenant, sent.subject, "k", "evt_1", {"smuggled": "x"}, b"")
 
     with pytest.raises(MessageRefused) as refused:
         await bus.publish_one(wrong)

@@ -85,7 +85,7 @@ async def test_the_wire_carries_cloudevents_that_any_client_can_read(
     assert lines[0] == "NATS/1.0"
     assert set(lines[1:]) == {
         f"Nats-Msg-Id: {sent.bus_id}",
-        *[f"ce-{name}: {value}" for name, value in sent.headers],
+        *[f"ce-{name}: {value}" for name, value in sent.headers.items()],
     }
 
 
@@ -181,7 +181,7 @@ async def test_what_this_user_may_not_publish_is_refused_by_name(tmp_path: Path)
         'authorization { users = [ { user: "tollway", password: "p w/1", '
         'permissions: { publish: { deny: ["tollway.events.*.*.custom.>"] } } } ] }'
     )
-    denied = replace(message(2), subject="custom.thing")
+    denied = message(2)._replace(subject="custom.thing")
     async with running(NatsServer(tmp_path, extra=users)) as server:
         bus = await connect_bus(f"nats://tollway:p%20w%2F1@127.0.0.1:{server.port}", QUICK)
         await bus.ensure_streams(1)

@@ -90,7 +90,7 @@ def test_a_line_without_end_ends_the_connection() -> None:
 def test_any_attribute_survives_the_wire_on_its_own_line(
     attributes: list[tuple[str, str]], body: bytes
 ) -> None:
-    sent = BusMessage(0, "tnt_1", "a.b", "k", "evt_1", tuple(attributes), body)
+    sent = BusMessage(0, "tnt_1", "a.b", "k", "evt_1", dict(attributes), body)
     block = attribute_block(sent)
     command = b"".join(hpub("tollway.events.0.tnt_1.a.b", "reply", block, body))
 
@@ -121,7 +121,7 @@ def test_a_subject_is_one_subject_or_refused(tenant: str, subject: str) -> None:
 @pytest.mark.parametrize("bus_id", ["", "a b", "a\r\nNats-Rollup: all", "ü", "x" * 161])
 def test_an_id_that_does_not_fit_on_a_line_is_refused(bus_id: str) -> None:
     with pytest.raises(MessageRefused, match="MALFORMED"):
-        attribute_block(BusMessage(0, "tnt_1", "a.b", "k", bus_id, (), b""))
+        attribute_block(BusMessage(0, "tnt_1", "a.b", "k", bus_id, {}, b""))
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "CopyLinesParams",
@@ -60,7 +59,7 @@ async def insert_invoice(
     return None if row is None else models.Invoice(*row)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FinalizeInvoiceRow:
     """One row of finalize_invoice."""
 
@@ -119,7 +118,7 @@ async def claim_drafts(
     return [models.Invoice(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SearchInvoicesRow:
     """One row of search_invoices."""
 
@@ -150,7 +149,7 @@ async def search_invoices(
     return [SearchInvoicesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class LinesWithInvoiceRow:
     """One row of lines_with_invoice."""
 
@@ -181,7 +180,7 @@ async def lines_with_invoice(conn: ConnectionLike) -> list[LinesWithInvoiceRow]:
     ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoicesWithMaybeLinesRow:
     """One row of invoices_with_maybe_lines."""
 
@@ -202,7 +201,7 @@ async def invoices_with_maybe_lines(conn: ConnectionLike) -> list[InvoicesWithMa
     return [InvoicesWithMaybeLinesRow(*row) for row in rows]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TotalsRow:
     """One row of totals."""
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import enum
 import uuid
+
+from .connection import row_class
 
 __all__ = [
     "Batch",
@@ -28,7 +29,7 @@ class Mood(enum.StrEnum):
     N2ND = "2nd"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Batch:
     """One row of batches."""
 
@@ -46,7 +47,7 @@ class Batch:
     moods: list[Mood]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Invoice:
     """One row of invoices."""
 
@@ -59,7 +60,7 @@ class Invoice:
     finalized_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceLine:
     """One row of invoice_lines."""
 
@@ -70,7 +71,7 @@ class InvoiceLine:
     amount: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Maybe:
     """One row of maybes."""
 
@@ -91,7 +92,7 @@ class Maybe:
     moods: list[Mood] | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Specimen:
     """One value of every type."""
 
@@ -117,7 +118,7 @@ class Specimen:
     mood: Mood
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsageRecord:
     """One row of usage_records."""
 
