@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike
+from .connection import ConnectionLike, row_class
 
 __all__ = [
     "FindApiKeyRow",
@@ -22,7 +21,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FindApiKeyRow:
     """One row of find_api_key."""
 

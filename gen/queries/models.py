@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import decimal
 import uuid
+
+from .connection import row_class
 
 __all__ = [
     "ApiKey",
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ApiKey:
     """One row of api_keys."""
 
@@ -60,7 +61,7 @@ class ApiKey:
     revoked_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class BillingCycle:
     """One row of billing_cycles."""
 
@@ -74,7 +75,7 @@ class BillingCycle:
     plan_id: uuid.UUID | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class BucketWalk:
     """One row of bucket_walk."""
 
@@ -85,7 +86,7 @@ class BucketWalk:
     finished_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CreditBalance:
     """One row of credit_balances."""
 
@@ -96,7 +97,7 @@ class CreditBalance:
     entries: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CreditLedger:
     """One row of credit_ledger."""
 
@@ -113,7 +114,7 @@ class CreditLedger:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class CreditNote:
     """One row of credit_notes."""
 
@@ -133,7 +134,7 @@ class CreditNote:
     issued_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Customer:
     """One row of customers."""
 
@@ -151,7 +152,7 @@ class Customer:
     payment_terms_days: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Discount:
     """One row of discounts."""
 
@@ -168,7 +169,7 @@ class Discount:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class FeePeriod:
     """One row of fee_periods."""
 
@@ -190,7 +191,7 @@ class FeePeriod:
     gives_back: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Invoice:
     """One row of invoices."""
 
@@ -231,7 +232,7 @@ class Invoice:
     due_told_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceDiscount:
     """One row of invoice_discounts."""
 
@@ -245,7 +246,7 @@ class InvoiceDiscount:
     counted: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceItem:
     """One row of invoice_items."""
 
@@ -264,7 +265,7 @@ class InvoiceItem:
     removed_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class InvoiceLine:
     """One row of invoice_lines."""
 
@@ -288,7 +289,7 @@ class InvoiceLine:
     invoice_item_id: uuid.UUID | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Meter:
     """One row of meters."""
 
@@ -306,7 +307,7 @@ class Meter:
     group_by: list[str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Pause:
     """One row of pauses."""
 
@@ -319,7 +320,7 @@ class Pause:
     resumed_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Payment:
     """One row of payments."""
 
@@ -335,7 +336,7 @@ class Payment:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Plan:
     """One row of plans."""
 
@@ -352,7 +353,7 @@ class Plan:
     archived_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Price:
     """One row of prices."""
 
@@ -372,7 +373,7 @@ class Price:
     tax_percent: decimal.Decimal | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Replay:
     """One row of replays."""
 
@@ -400,7 +401,7 @@ class Replay:
     rounds: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class RouterWaiting:
     """One row of router_waiting."""
 
@@ -419,7 +420,7 @@ class RouterWaiting:
     paused: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ScheduledChange:
     """One row of scheduled_changes."""
 
@@ -435,7 +436,7 @@ class ScheduledChange:
     finished_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Subscription:
     """One row of subscriptions."""
 
@@ -470,7 +471,7 @@ class Subscription:
     change_due_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class SubscriptionItem:
     """One row of subscription_items."""
 
@@ -487,7 +488,7 @@ class SubscriptionItem:
     subscription_required: bool
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Tenant:
     """One row of tenants."""
 
@@ -499,7 +500,7 @@ class Tenant:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TenantLimit:
     """One row of tenant_limits."""
 
@@ -513,7 +514,7 @@ class TenantLimit:
     updated_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TenantProfile:
     """One row of tenant_profiles."""
 
@@ -531,7 +532,7 @@ class TenantProfile:
     payment_terms_days: int | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class TestClock:
     """One row of test_clocks."""
 
@@ -548,7 +549,7 @@ class TestClock:
     advance_began_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsageBackfill:
     """One row of usage_backfills."""
 
@@ -561,7 +562,7 @@ class UsageBackfill:
     reverted_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsagePeriod:
     """One row of usage_periods."""
 
@@ -581,7 +582,7 @@ class UsagePeriod:
     nominal_end: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class UsageThreshold:
     """One row of usage_thresholds."""
 
@@ -597,7 +598,7 @@ class UsageThreshold:
     created_at: datetime.datetime
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class Webhook:
     """One row of webhooks."""
 
@@ -618,7 +619,7 @@ class Webhook:
     schema_version: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class WebhookHealth:
     """One row of webhook_health."""
 
@@ -630,7 +631,7 @@ class WebhookHealth:
     probe_at: datetime.datetime | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class WebhookRecovery:
     """One row of webhook_recoveries."""
 

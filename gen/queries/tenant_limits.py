@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import datetime
 import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, affected_rows
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListRecordTotalsRow",
@@ -122,7 +121,7 @@ async def add_record_counts(
     await conn.execute(ADD_RECORD_COUNTS, tenant_ids, days, counts)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@row_class
 class ListRecordTotalsRow:
     """One row of list_record_totals."""
 
