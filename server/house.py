@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from billing.runtime.clock import Clock
 from billing.runtime.db import Connection, Database
 from billing.runtime.vault import Vault
 from billing.services import idempotency
+from billing.services.tenant_limits import TenantLimits
 from server.call import Call, current_call
 
 Answer = TypeVar("Answer", bound=Message)
@@ -39,6 +40,7 @@ class House:
 
     `hints` gives an event that is set by each hint on a topic; without a bus nobody sets it, and polling does.
     `allowed_networks` are those that webhooks may reach beside the public internet. The bus is asked how full it is.
+    `limits` are those of tenants for which no operator has set others.
     """
 
     api: Database
@@ -48,6 +50,7 @@ class House:
     allowed_networks: Sequence[Network] = ()
     hints: Callable[[str], asyncio.Event] = _no_hints
     bus: Subscriber | None = None
+    limits: TenantLimits = field(default_factory=TenantLimits)
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""

@@ -100,6 +100,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.invoice.v1.DocumentService/RenderCreditNote": _READ,
     "/tollway.tenant.v1.TenantService/GetTenantProfile": _READ,
     "/tollway.tenant.v1.TenantService/UpdateTenantProfile": _ADMIN,
+    "/tollway.tenant.v1.TenantService/GetTenantLimits": Permission(Scope.READ, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/UpdateTenantLimits": _OPERATOR,
     "/tollway.invoice.v1.PaymentService/RecordPayment": _WRITE,
     "/tollway.invoice.v1.PaymentService/ListPayments": _READ,
     "/tollway.invoice.v1.CreditNoteService/CreateCreditNote": _WRITE,

@@ -34,6 +34,7 @@ __all__ = [
     "Subscription",
     "SubscriptionItem",
     "Tenant",
+    "TenantLimit",
     "TenantProfile",
     "TestClock",
     "UsageBackfill",
@@ -497,6 +498,20 @@ class Tenant:
     time_zone: str
     version: int
     created_at: datetime.datetime
+
+
+@row_class
+class TenantLimit:
+    """One row of tenant_limits."""
+
+    tenant_id: uuid.UUID
+    requests_per_second: int | None
+    records_per_second: int | None
+    streams: int | None
+    records_per_day: int | None
+    records_per_month: int | None
+    version: int
+    updated_at: datetime.datetime
 
 
 @row_class
