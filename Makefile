@@ -17,7 +17,7 @@ RUN := .venv/run.stamp
 DEV := .venv/dev.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long check gen bench format lock released clean
+.PHONY: help venv demo test test-long check gen sdk bench format lock released clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
@@ -32,6 +32,7 @@ test: $(DEV) ## run every test once, with small counts
 
 test-long: $(DEV) ## run the same tests with full counts, Kafka, the SDKs and chaos
 	@$(BIN)/python -m tools.grpcurl || echo 'the tests with grpcurl are skipped'
+	@$(BIN)/python -m tools.clients.languages
 	@$(BIN)/python -m tools.kafka_for_tests fetch || echo 'the tests with Kafka will say what they lack'
 	@TOLLWAY_TEST_SIZE=long $(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
 
@@ -40,6 +41,9 @@ check: $(DEV) ## format, lint, types, import contracts, protos, freshness of wha
 
 gen: $(DEV) ## generate code and pages from proto/, queries/ and the state tables; needs no network
 	@$(BIN)/python -m tools.generate
+
+sdk: $(DEV) ## fetch what the clients in other languages are made with, where Go, Node or Java is there
+	@$(BIN)/python -m tools.clients.languages
 
 bench: $(DEV) ## measure, and write bench/RESULTS.md
 	@$(BIN)/python -m bench

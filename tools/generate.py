@@ -1,6 +1,7 @@
 """Contract toolchain: make everything that is generated from the protos, the SQL and the rules.
 
-`python -m tools.generate` (make gen) moves over what changed; `--check` (make check) only compares.
+`python -m tools.generate` (make gen) moves over what changed; `--check` (make check) only compares what is committed.
+A client's language whose plugins are not on this machine is left as it is, by name (tools/clients).
 
 Invariant: both build the same outputs in a temporary copy of the sources, so a generator that
 fails leaves the tree as it was, and a file that nothing generates any more is removed.
@@ -13,12 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from tools import state_diagrams
+from tools.clients.languages import LANGUAGES, Language
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ("proto", "queries", "tools", "buf.yaml", "buf.gen.yaml", "sqlc.yaml")
@@ -38,13 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tools.generate")
     parser.add_argument("--check", action="store_true", help="compare only; exit 1 when stale")
     arguments = parser.parse_args()
+    languages = ready(committed_only=arguments.check)
+    folders = (*FOLDERS, *(language.generated for language in languages))
     with tempfile.TemporaryDirectory(prefix="tollway-gen-") as folder:
         copy = Path(folder).resolve() / "tollway"
         try:
-            build(ROOT, copy)
+            build(ROOT, copy, languages)
         except GeneratorFailed as failure:
             raise SystemExit(str(failure)) from failure
-        changes = list(differences(ROOT, copy))
+        changes = list(differences(ROOT, copy, folders))
         if not arguments.check:
             apply(ROOT, copy, changes)
             print(f"generated: {len(changes)} files changed" if changes else "generated: no change")
@@ -53,7 +57,20 @@ def main() -> None:
             raise SystemExit("Generated files are stale: run `make gen` and commit the result.")
 
 
-def build(root: Path, copy: Path) -> None:
+def ready(*, committed_only: bool) -> list[Language]:
+    """The languages whose plugins are here; says which are skipped, and why."""
+    found = []
+    for language in LANGUAGES:
+        if committed_only and not language.committed:
+            continue
+        if missing := language.why_not():
+            print(f"skipped the {language.name} client: {missing}")
+        else:
+            found.append(language)
+    return found
+
+
+def build(root: Path, copy: Path, languages: Sequence[Language]) -> None:
     """Copy the sources of `root` to `copy` and run every generator there."""
     copy.mkdir()
     for name in SOURCES:
@@ -63,18 +80,26 @@ def build(root: Path, copy: Path) -> None:
             shutil.copytree(source, copy / name, ignore=ignored)
         else:
             shutil.copy2(source, copy / name)
-    # buf and sqlc read different sources and write different outputs.
+    # They write different outputs.
     with ThreadPoolExecutor() as pool:
-        for finished in [pool.submit(run, command, copy) for command in GENERATORS]:
+        running = [pool.submit(run, command, copy) for command in GENERATORS]
+        running += [
+            pool.submit(
+                run, ["buf", "generate", "--template", language.template], copy, language.plugins
+            )
+            for language in languages
+        ]
+        for finished in running:
             finished.result()
     if (root / state_diagrams.PAGE).exists():
         (copy / state_diagrams.PAGE).write_text(state_diagrams.render(root), encoding="utf-8")
 
 
-def run(command: list[str], folder: Path) -> None:
-    """Run one generator in `folder`, with this interpreter's own tools first on the PATH."""
+def run(command: list[str], folder: Path, *plugins: Path) -> None:
+    """Run one generator in `folder`, with this interpreter's own tools and the plugins first on the PATH."""
     # The interpreter's folder is not resolved: a virtual environment is the folder of the link.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    first = [str(folder) for folder in (Path(sys.executable).parent, *plugins)]
+    path = os.pathsep.join([*first, os.environ.get("PATH", "")])
     ended = subprocess.run(
         command,
         cwd=folder,
@@ -88,19 +113,19 @@ def run(command: list[str], folder: Path) -> None:
         raise GeneratorFailed(f"{' '.join(command)} failed:\n{ended.stdout}{ended.stderr}".rstrip())
 
 
-def outputs(root: Path) -> set[str]:
+def outputs(root: Path, folders: Sequence[str]) -> set[str]:
     """The generated files that exist below `root`, as paths relative to it."""
     found = {name for name in FILES if (root / name).is_file()}
-    for folder in FOLDERS:
+    for folder in folders:
         for path in (root / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 found.add(path.relative_to(root).as_posix())
     return found
 
 
-def differences(root: Path, copy: Path) -> Iterator[str]:
+def differences(root: Path, copy: Path, folders: Sequence[str] = FOLDERS) -> Iterator[str]:
     """Names of the outputs that are missing, stale or different in `root`, sorted."""
-    fresh, present = outputs(copy), outputs(root)
+    fresh, present = outputs(copy, folders), outputs(root, folders)
     for name in sorted(fresh | present):
         both = name in fresh and name in present
         if not both or (root / name).read_bytes() != (copy / name).read_bytes():

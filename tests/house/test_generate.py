@@ -6,6 +6,7 @@ import pytest
 
 from tests.house.tree import contract
 from tools import api_reference, generate, state_diagrams
+from tools.clients.languages import LANGUAGES
 from tools.markdown import cell, link
 
 
@@ -40,6 +41,20 @@ def test_a_changed_a_new_and_a_dropped_output_are_moved_over(tmp_path: Path) -> 
     assert (root / "gen/python/changed.py").read_text(encoding="utf-8") == "2"
     assert (root / "gen/python/same.py").stat().st_mtime_ns == same
     assert (root / "gen/go/of_another_generator.go").exists()
+
+
+def test_a_language_without_its_toolchain_is_skipped_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    assert generate.ready(committed_only=False) == []
+
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told] == [
+        f"skipped the {language.name} client" for language in LANGUAGES
+    ]
+    assert "skipped the Go client: no `go` on the PATH" in told
 
 
 def test_a_generator_that_fails_says_what_it_printed(tmp_path: Path) -> None:
