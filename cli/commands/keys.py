@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
-from rich.table import Table
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 SCOPES = ("read", "write", "admin")
 
@@ -86,15 +85,15 @@ def list_keys(connection: Connection, for_tenant: str) -> None:
                     break
         return keys
 
-    table = Table("key", "name", "scopes", "state", box=None)
+    rows = table("key", "name", "scopes", "state")
     for key in run(work()):
         scopes = ", ".join(
             pb.Scope.Name(scope).removeprefix("SCOPE_").lower() for scope in key.scopes
         )
-        table.add_row(
+        rows.add_row(
             key.id, key.display_name, scopes, "revoked" if key.HasField("revoke_time") else "active"
         )
-    Console().print(table)
+    print_table(rows)
 
 
 @command.command()
