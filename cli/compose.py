@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +27,7 @@ from billing.runtime.db import Database, DatabaseSettings, Role, connect, read_c
 from billing.runtime.settings import Settings
 from billing.runtime.vault import Vault
 from billing.services import migrations
+from billing.services.tenant_limits import TenantLimits
 from server.admission import AdmissionSettings
 from server.app import ConnectionLimits, GrpcServer, ServerSettings, is_loopback, start_grpc
 from server.deadlines import Deadlines
@@ -59,7 +62,16 @@ class Parts:
     def house(self) -> House:
         """What the servicers get."""
         allowed, hints = self.settings.allowed_networks, self.bus.subscribe_hints
-        return House(self.api, self.worker, self.clock, self.vault, allowed, hints, self.bus)
+        limits = TenantLimits(
+            requests_per_second=self.settings.tenant_requests_per_second,
+            records_per_second=self.settings.tenant_records_per_second,
+            streams=self.settings.tenant_streams_max,
+            records_per_day=self.settings.tenant_records_per_day,
+            records_per_month=self.settings.tenant_records_per_month,
+        )
+        return House(
+            self.api, self.worker, self.clock, self.vault, allowed, hints, self.bus, limits
+        )
 
 
 @asynccontextmanager
@@ -129,6 +141,16 @@ async def http_only(parts: Parts, api: HttpApi | None = None) -> AsyncIterator[H
         await http.stop()
 
 
+@asynccontextmanager
+async def figures(parts: Parts, port: int) -> AsyncIterator[HttpServer]:
+    """Answers /healthz, /readyz and /metrics of this very process, which shares its other ports, inside the block."""
+    http = await start_http(parts.settings.http_host, port, parts.registry, _checks(parts))
+    try:
+        yield http
+    finally:
+        await http.stop()
+
+
 async def keep_clock(parts: Parts, stop: asyncio.Event) -> None:
     """Reads the database's clock every minute until the stop."""
     while not await stopped_within(stop, CLOCK_PERIOD_S):
@@ -155,6 +177,18 @@ def stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+def stop_when_input_closes(stop: asyncio.Event) -> None:
+    """Sets the event when standard input closes: our parent wants us to leave, or is gone."""
+    loop, number = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def on_input() -> None:
+        if not os.read(number, 1024):
+            loop.remove_reader(number)
+            stop.set()
+
+    loop.add_reader(number, on_input)
 
 
 def set_up_process(settings: Settings) -> None:
@@ -214,7 +248,9 @@ def _http_api(settings: Settings, tls: Tls | None, grpc: GrpcServer) -> HttpApi 
             settings.http_host,
         )
         return None
-    gateway = Gateway(grpc.methods, tuple(routes_of(SERVICES)), grpc.deadlines, grpc.admission)
+    gateway = Gateway(
+        grpc.methods, tuple(routes_of(SERVICES)), grpc.limits.deadlines, grpc.limits.admission
+    )
     context = (
         http_context(settings.tls_cert_file, settings.tls_key_file, tls.client_ca) if tls else None
     )

@@ -24,10 +24,11 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 COMMANDS: Final = {
     "up": ("cli.commands.up", "Run everything here: PostgreSQL, NATS, server and workers."),
     "demo": ("cli.commands.demo", "Watch real usage become money, from an import to a webhook."),
-    "serve": ("cli.commands.serve", "Run the API server against your PostgreSQL and bus."),
+    "serve": ("cli.commands.serve", "Run API servers against your PostgreSQL and bus."),
     "work": ("cli.commands.work", "Run workers against your PostgreSQL and bus."),
     "migrate": ("cli.commands.migrate", "Bring the database's schema up to date."),
     "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
+    "limits": ("cli.commands.limits", "See and set what a tenant may do: rates and quotas."),
     "clock": ("cli.commands.clock", "Make a test clock, send it on, and watch what happens."),
     "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
     "invoices": (
@@ -37,6 +38,7 @@ COMMANDS: Final = {
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: lag, pauses, what waits or is dead."),
+    "audit": ("cli.commands.audit", "See who changed what, when, and why."),
     "webhooks": (
         "cli.commands.webhooks",
         "See what became of webhooks, and why; send them again.",
@@ -104,6 +106,7 @@ def _expected() -> tuple[type[Exception], ...]:
         "billing.runtime.vault": ("VaultError",),
         "billing.runtime.db": ("ServerTooOld",),
         "billing.services.migrations": ("MigrationChanged",),
+        "cli.children": ("ChildFailed",),
         "server.app": ("PlainTextRefused", "PortTaken"),
         "cli.client": ("CallFailed",),
     }

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -23,14 +21,12 @@ from billing.runtime.vault import new_key_text
 from billing.services import keys
 from billing.services.leases import forget_holders
 from billing.services.migrations import migrate
-from cli.compose import Parts, keep_clock, open_parts, serving, stopped_within
-
-log = logging.getLogger(__name__)
+from cli.children import Child, keep_child
+from cli.compose import Parts, keep_clock, open_parts, serving
 
 KEYS_FILE: Final = "keys.json"
 READY_LINE: Final = "workers ready, figures at"
 LOOPBACK: Final = "127.0.0.0/8,::1/128"
-RESTART_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +76,15 @@ async def running(
             await forget_holders(parts.worker)
             operator_key = await _operator_key(parts, servers.folder)
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+            def on_ready(figures_at: str) -> None:
+                if not ready.done():
+                    ready.set_result(figures_at)
+
             tasks = [
                 group.create_task(keep_clock(parts, stop)),
-                group.create_task(_keep_workers(settings, ready, stop)),
+                group.create_task(ends.grpc.keep_counts(stop)),
+                group.create_task(keep_child(_workers(settings), on_ready, stop)),
                 group.create_task(servers.watch()),
             ]
             workers_http = await ready
@@ -95,7 +97,7 @@ async def running(
                 operator_key=operator_key,
             )
             stop.set()
-            tasks[2].cancel()
+            tasks[-1].cancel()
 
 
 def _settings(options: UpOptions, base: Settings, servers: RunningServers) -> Settings:
@@ -146,40 +148,8 @@ def write_private(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-async def _keep_workers(
-    settings: Settings, ready: asyncio.Future[str], stop: asyncio.Event
-) -> None:
-    """Keeps the workers' process running until the stop; a process that ends by itself is started again."""
-    while not stop.is_set():
-        # The child leaves when its standard input closes, which the kernel does whatever becomes of us.
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cli.main", "work", "all", "--until-stdin-closes",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=_environment(settings),
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            watch = asyncio.create_task(_read_until_closed(child, ready))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait([watch, stopping], return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-        finally:
-            assert child.stdin is not None
-            child.stdin.close()
-            await child.wait()
-            await watch
-        if not stop.is_set():
-            log.error(
-                "the workers' process ended with status %s; it is started again", child.returncode
-            )
-            await stopped_within(stop, RESTART_PAUSE_S)
-
-
-async def _read_until_closed(child: asyncio.subprocess.Process, ready: asyncio.Future[str]) -> None:
-    assert child.stdout is not None
-    async for line in child.stdout:
-        text = line.decode().strip()
-        if text.startswith(READY_LINE) and not ready.done():
-            ready.set_result(text.removeprefix(READY_LINE).strip())
+def _workers(settings: Settings) -> Child:
+    return Child("the workers' process", ("work", "all"), _environment(settings), READY_LINE)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -1,8 +1,12 @@
 -- API keys, looked up by the hash of their secret.
 
 -- name: FindApiKey :one
-SELECT id, tenant_id, scopes, expires_at FROM api_keys
-WHERE secret_hash = @secret_hash AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > @now);
+-- With what an operator has set of its tenant's limits, which every caller needs as often as the key.
+SELECT k.id, k.tenant_id, k.scopes, k.expires_at,
+       l.requests_per_second, l.records_per_second, l.streams, l.records_per_day, l.records_per_month
+FROM api_keys k
+LEFT JOIN tenant_limits l ON l.tenant_id = k.tenant_id
+WHERE k.secret_hash = @secret_hash AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > @now);
 
 -- name: InsertApiKey :one
 INSERT INTO api_keys (id, tenant_id, secret_hash, display_name, scopes, created_at, expires_at)

@@ -45,8 +45,10 @@ class AdmissionSettings:
 class Admission:
     """What one process has in hand. A message of a stream counts as a call while it is worked on."""
 
-    def __init__(self, settings: AdmissionSettings, registry: CollectorRegistry) -> None:
-        self._settings, self._refusals = settings, Refusals(registry)
+    def __init__(
+        self, settings: AdmissionSettings, registry: CollectorRegistry, refusals: Refusals
+    ) -> None:
+        self._settings, self._refusals = settings, refusals
         self.calls = self.bytes = self.streams = 0
         for name, text, count in (
             ("calls", "Calls in work or waiting.", lambda: self.calls),

@@ -6,7 +6,10 @@ spoken on loopback only.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,14 +19,17 @@ from grpc_health.v1 import health
 from prometheus_client import CollectorRegistry
 
 from server.admission import MESSAGE_BYTES_MAX, Admission, AdmissionSettings
+from server.allowance import FLUSH_EVERY_S, Allowances
 from server.authentication import Authenticator
 from server.deadlines import Deadlines
 from server.house import House
-from server.interceptor import Rim
-from server.metrics import RpcMetrics
+from server.interceptor import Rim, RimLimits
+from server.metrics import Refusals, RpcMetrics
 from server.registry import SERVICES, Handler, add_services
 from server.standard import add_standard_services
 from server.tls import Tls, credentials
+
+log = logging.getLogger(__name__)
 
 METADATA_BYTES_MAX: Final = 16 * 1024
 # Calls that the library has accepted and our code has not seen yet.
@@ -102,7 +108,7 @@ class ServerSettings:
 class GrpcServer:
     """A running server. `port` is the one it listens on; `methods` are its guarded methods by their full names.
 
-    Who calls them otherwise keeps to the same `deadlines` and `admission`.
+    Who calls them otherwise keeps to the same `limits`.
     """
 
     def __init__(
@@ -111,17 +117,33 @@ class GrpcServer:
         state: health.aio.HealthServicer,
         methods: Mapping[str, Handler],
         port: int,
-        admission: Admission,
-        settings: ServerSettings,
+        limits: RimLimits,
+        grace_s: float,
     ) -> None:
-        self._server, self._health, self._grace_s = server, state, settings.stop_grace_s
-        self.methods, self.port = methods, port
-        self.admission, self.deadlines = admission, settings.deadlines
+        self._server, self._health, self._grace_s = server, state, grace_s
+        self.methods, self.port, self.limits = methods, port, limits
 
     async def stop(self) -> None:
         """Says NOT_SERVING, lets running calls finish within the grace, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._grace_s)
+        try:
+            await self.limits.allowances.flush()
+        except (
+            Exception
+        ) as error:  # the database is away; what was accepted in the last seconds is not counted
+            log.warning("the accepted usage records could not be counted: %s", error)
+
+    async def keep_counts(self, stop: asyncio.Event) -> None:
+        """Stores how many usage records were accepted, every few seconds until the stop."""
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_EVERY_S):
+                    await stop.wait()
+            try:
+                await self.limits.allowances.flush()
+            except Exception as error:  # the next flush takes it along
+                log.warning("the accepted usage records could not be counted: %s", error)
 
 
 async def start_grpc(
@@ -130,14 +152,13 @@ async def start_grpc(
     """Starts serving. Raises PlainTextRefused, TlsRefused or PortTaken."""
     if settings.tls is None and not settings.on_loopback:
         raise PlainTextRefused(f"{settings.address}: {PlainTextRefused.__doc__}")
-    admission = Admission(settings.admission, registry)
-    rim = Rim(
-        Authenticator(house.worker),
-        house.clock,
-        RpcMetrics(registry),
-        admission,
+    refusals = Refusals(registry)
+    limits = RimLimits(
+        Admission(settings.admission, registry, refusals),
+        Allowances(house.worker, house.clock, house.limits, refusals),
         settings.deadlines,
     )
+    rim = Rim(Authenticator(house.worker), house.clock, RpcMetrics(registry), limits)
     server = grpc.aio.server(
         interceptors=[rim],
         maximum_concurrent_rpcs=settings.admission.rpcs_max,
@@ -161,7 +182,7 @@ async def start_grpc(
     except BaseException:
         await server.stop(None)
         raise
-    return GrpcServer(server, state, methods, port, admission, settings)
+    return GrpcServer(server, state, methods, port, limits, settings.stop_grace_s)
 
 
 def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:

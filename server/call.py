@@ -18,6 +18,7 @@ from billing.domain.ids import Prefix, decode
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
 from billing.services.keys import Principal
+from server.allowance import Allowance, Taken
 
 LOCK_WAIT_SHARE: Final = 0.8
 LOCK_WAIT_MIN_S: Final = 0.01  # 0 would switch the limit off
@@ -30,18 +31,21 @@ _CALL: Final[ContextVar[Call]] = ContextVar("tollway_call")
 
 @dataclass(slots=True)
 class Call:
-    """One RPC: the full method name, the caller, and machine time at its start.
+    """One RPC: the full method name, the caller, what its tenant may still do, and machine time at its start.
 
     `time_left_s` is what the caller's deadline left at the start; None without a deadline. `correlation` and
-    `traceparent` are as the metadata has them, or empty.
+    `traceparent` are as the metadata has them, or empty. A method sets `resource` where the audit could not see what it
+    worked on from its request and its answer.
     """
 
     method: str
     principal: Principal
+    allowance: Allowance
     now: datetime
     time_left_s: float | None = None
     correlation: str = ""
     traceparent: str = ""
+    resource: str = field(default="", init=False)
     _cause: Cause | None = field(default=None, init=False, repr=False)
 
     @property
@@ -54,6 +58,10 @@ class Call:
             )
         return tenant_id
 
+    def records(self, count: int) -> Taken:
+        """Room for so many usage records, for the time of a block; an operator's are counted, and never refused."""
+        return self.allowance.records(count, self.now, limited=not self.principal.is_operator)
+
     @property
     def cause(self) -> Cause:
         """What the call's events name as their cause, made at its first use: a read brings nothing about."""
@@ -63,6 +71,7 @@ class Call:
                 self.principal.actor,
                 self._correlation_id(),
                 traceparent=self.traceparent if known else "",
+                method=self.method,
             )
         return self._cause
 

@@ -1,14 +1,14 @@
 """The rim, step 4: what a servicer works with, and the two shapes of every method: read and mutate.
 
-Invariant: a method's statements run in one transaction bound to the call's tenant; a mutation's answer is stored under
-its request id in that same transaction.
+Invariant: a method's statements run in one transaction bound to the call's tenant; a mutation is in the audit, and its
+answer is stored under its request id, in that same transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import UUID
 
@@ -20,6 +20,8 @@ from billing.runtime.clock import Clock
 from billing.runtime.db import Connection, Database
 from billing.runtime.vault import Vault
 from billing.services import idempotency
+from billing.services.tenant_limits import TenantLimits
+from server import audit
 from server.call import Call, current_call
 
 Answer = TypeVar("Answer", bound=Message)
@@ -39,6 +41,7 @@ class House:
 
     `hints` gives an event that is set by each hint on a topic; without a bus nobody sets it, and polling does.
     `allowed_networks` are those that webhooks may reach beside the public internet. The bus is asked how full it is.
+    `limits` are those of tenants for which no operator has set others.
     """
 
     api: Database
@@ -48,6 +51,7 @@ class House:
     allowed_networks: Sequence[Network] = ()
     hints: Callable[[str], asyncio.Event] = _no_hints
     bus: Subscriber | None = None
+    limits: TenantLimits = field(default_factory=TenantLimits)
 
     async def read(self, work: Work[Answer], *, snapshot: bool = False) -> Answer:
         """The answer of a method that changes nothing; `snapshot` reads one moment."""
@@ -97,12 +101,17 @@ class House:
         *,
         secret: bool,
     ) -> Answer:
+        async def done() -> Answer:
+            answer = await work(tx, call)
+            await audit.record(tx, request, answer, call)
+            return answer
+
         request_id: str = request.request_id  # type: ignore[attr-defined] # every mutating request has one
         if not request_id:
-            return await work(tx, call)
+            return await done()
 
         async def encoded() -> bytes:
-            return (await work(tx, call)).SerializeToString(deterministic=True)
+            return (await done()).SerializeToString(deterministic=True)
 
         key = idempotency.RequestKey(
             call.principal.tenant_id or _NO_TENANT,

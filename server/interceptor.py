@@ -1,4 +1,5 @@
-"""The rim, steps 0 to 3: what every call passes: telemetry, errors, admission, authentication, validation.
+"""The rim, steps 0 to 3: what every call passes: telemetry, errors, admission, authentication, rate limits,
+validation.
 
 Invariant: a method runs only for a caller who may call it, with a valid request, inside a call context; and whatever it
 raises leaves as one rich status. Calls of the standard services (health, reflection, channelz) pass through untouched.
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias, cast
 
 import grpc
@@ -20,8 +22,9 @@ from google.rpc.status_pb2 import Status
 from billing.domain.errors import Invalid, Unavailable
 from billing.runtime.clock import Clock
 from server.admission import Admission, Overloaded
+from server.allowance import Allowances
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
-from server.call import Call, enter_call
+from server.call import Call, current_call, enter_call
 from server.deadlines import Deadlines, ended_by, longest, until
 from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, rich_status, translate
 from server.metrics import RpcMetrics
@@ -42,6 +45,15 @@ _WANTED_METADATA: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class RimLimits:
+    """What a process has in hand, what each tenant may do, and how long a call may take."""
+
+    admission: Admission
+    allowances: Allowances
+    deadlines: Deadlines
+
+
 class Rim(grpc.aio.ServerInterceptor):
     """Wraps each of our methods once, and remembers it."""
 
@@ -50,11 +62,11 @@ class Rim(grpc.aio.ServerInterceptor):
         authenticator: Authenticator,
         clock: Clock,
         metrics: RpcMetrics,
-        admission: Admission,
-        deadlines: Deadlines,
+        limits: RimLimits,
     ) -> None:
         self._authenticator, self._clock, self._metrics = authenticator, clock, metrics
-        self._admission, self._deadlines = admission, deadlines
+        self._admission, self._deadlines = limits.admission, limits.deadlines
+        self._allowances = limits.allowances
         self._wrapped: dict[str, Handler] = {}
         # As a stream, so that nothing of the request is read.
         self._refusing: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
@@ -138,8 +150,10 @@ class Rim(grpc.aio.ServerInterceptor):
     ) -> AsyncIterator[AsyncIterator[Message]]:
         """The answers of a stream for as long as it may last; the method is closed at the end, whatever ends it."""
         seconds = longest(context, self._deadlines.stream_s_max)
-        async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
-            yield until(answers, seconds)
+        call = current_call()
+        with call.allowance.stream(limited=not call.principal.is_operator):
+            async with contextlib.aclosing(cast(AsyncGenerator[Message, None], answers)):
+                yield until(answers, seconds)
 
     @contextlib.asynccontextmanager
     async def _guard(
@@ -189,9 +203,13 @@ class Rim(grpc.aio.ServerInterceptor):
         }
         now = self._clock.now()
         principal = await self._authenticator.principal(method, metadata, now)
+        allowance = self._allowances.of(principal, now)
+        if not principal.is_operator:
+            allowance.request(principal.overrides, now)
         call = Call(
             method,
             principal,
+            allowance,
             now,
             context.time_remaining(),
             metadata.get(CORRELATION_METADATA, ""),

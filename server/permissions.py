@@ -100,6 +100,8 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.invoice.v1.DocumentService/RenderCreditNote": _READ,
     "/tollway.tenant.v1.TenantService/GetTenantProfile": _READ,
     "/tollway.tenant.v1.TenantService/UpdateTenantProfile": _ADMIN,
+    "/tollway.tenant.v1.TenantService/GetTenantLimits": Permission(Scope.READ, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/UpdateTenantLimits": _OPERATOR,
     "/tollway.invoice.v1.PaymentService/RecordPayment": _WRITE,
     "/tollway.invoice.v1.PaymentService/ListPayments": _READ,
     "/tollway.invoice.v1.CreditNoteService/CreateCreditNote": _WRITE,
@@ -167,4 +169,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.operations.v1.OperationsService/ListWaiting": _OPERATOR,
     "/tollway.operations.v1.OperationsService/Pause": _OPERATOR,
     "/tollway.operations.v1.OperationsService/Resume": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/ListAuditEntries": Permission(
+        Scope.ADMIN, without_tenant=True
+    ),
 }

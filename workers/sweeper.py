@@ -31,6 +31,9 @@ class SweeperSettings:
     answers_kept: timedelta = timedelta(hours=48)  # 24 hours are promised
     answers_at_once_max: int = 500
     deliveries_at_once_max: int = 500
+    # Quotas look at the month; a year and a month of days is there to compare with.
+    record_counts_kept: timedelta = timedelta(days=400)
+    record_counts_at_once_max: int = 500
     bus_retention: timedelta = timedelta(hours=24)
 
 
@@ -48,7 +51,8 @@ class Sweeper:
         await self._trim(now)
         await self._reconcile(now)
         closed = await self._close_deliveries(now)
-        return closed + await self._delete_answers(now)
+        counts = await self._delete_record_counts(now)
+        return closed + counts + await self._delete_answers(now)
 
     async def _make_partitions(self, now: datetime) -> None:
         made_at = self._partitions_made_at
@@ -72,6 +76,15 @@ class Sweeper:
             self._ground.database, before=now - self._settings.answers_kept, most=most
         )
         self._metrics.answers_deleted.inc(deleted)
+        return deleted if deleted == most else 0
+
+    async def _delete_record_counts(self, now: datetime) -> int:
+        most = self._settings.record_counts_at_once_max
+        deleted = await upkeep.delete_old_record_counts(
+            self._ground.database,
+            before=(now - self._settings.record_counts_kept).date(),
+            most=most,
+        )
         return deleted if deleted == most else 0
 
     async def _reconcile(self, now: datetime) -> None:

@@ -34,6 +34,7 @@ class Settings:
     secret_key: 32 bytes as base64; encrypts webhook secrets and stored answers. All processes need the same.
     http_cors_origins: origins such as https://console.example.com, with commas, whose pages may call the HTTP API.
     calls_max, call_mb_max, streams_max: what one server process has in hand at once; docs/limits.md tells all limits.
+    tenant_…: what a tenant may do for which an operator has set nothing else; a quota of 0 is none.
     webhook_allow_networks: networks in CIDR notation, with commas, that webhooks may reach beside the public internet.
     """
 
@@ -53,6 +54,11 @@ class Settings:
     calls_max: int = _number(1000, 1, 100_000)
     call_mb_max: int = _number(64, 4, 65_536)
     streams_max: int = _number(500, 1, 100_000)
+    tenant_requests_per_second: int = _number(10_000, 1, 10_000_000)
+    tenant_records_per_second: int = _number(100_000, 1, 100_000_000)
+    tenant_streams_max: int = _number(100, 1, 100_000)
+    tenant_records_per_day: int = _number(0, 0, 2**62)
+    tenant_records_per_month: int = _number(0, 0, 2**62)
     call_seconds_max: float = _number(60.0, 1.0, 3600.0)
     stream_seconds_max: float = _number(3600.0, 1.0, 7 * 86400.0)
     connection_streams_max: int = _number(256, 1, 100_000)

@@ -25,6 +25,7 @@ from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
+from billing.services.tenant_limits import CHANGEABLE, Overrides
 
 SECRET_PREFIX: Final = "twk_"  # noqa: S105 - so that a leaked key can be recognized by scanners
 SECRET_BYTES: Final = 32
@@ -75,12 +76,16 @@ class KeyNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a key stands for. `tenant_id` is None for an operator who has named no tenant."""
+    """Who a key stands for. `tenant_id` is None for an operator who has named no tenant.
+
+    `overrides` is what an operator has set of the tenant's limits; None when there is nothing.
+    """
 
     key_id: UUID
     tenant_id: UUID | None
     scopes: frozenset[Scope]
     expires_at: datetime | None = None
+    overrides: Overrides | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -115,7 +120,14 @@ async def authenticate(tx: Connection, secret: str, *, now: datetime) -> Princip
     row = await queries.api_keys.find_api_key(tx, secret_hash=hash_secret(secret), now=now)
     if row is None:
         raise KeyInvalid()
-    return Principal(row.id, row.tenant_id, frozenset(map(Scope, row.scopes)), row.expires_at)
+    overrides = {name: getattr(row, name) for name in CHANGEABLE}
+    return Principal(
+        row.id,
+        row.tenant_id,
+        frozenset(map(Scope, row.scopes)),
+        row.expires_at,
+        overrides if any(value is not None for value in overrides.values()) else None,
+    )
 
 
 async def create_tenant_key(

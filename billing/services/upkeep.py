@@ -6,10 +6,11 @@ only when it is older than the promise, and on the bus only what is routed is re
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 import queries.router
+import queries.tenant_limits
 import queries.upkeep
 
 from billing.runtime.bus.base import StreamState
@@ -28,6 +29,14 @@ async def delete_old_answers(database: Database, *, before: datetime, most: int)
     """Deletes the oldest answers made before an instant, at most so many; how many."""
     async with database.connection() as connection:
         return await queries.upkeep.delete_old_answers(connection, before=before, most=most)
+
+
+async def delete_old_record_counts(database: Database, *, before: date, most: int) -> int:
+    """Deletes the counts of accepted usage records of the oldest days before one, at most so many; how many."""
+    async with database.connection() as connection:
+        return await queries.tenant_limits.delete_old_record_counts(
+            connection, before=before, most=most
+        )
 
 
 async def routed_positions(database: Database) -> dict[int, tuple[str, int]]:

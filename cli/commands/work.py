@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
-import sys
 
 import click
 import uvloop
 
 from billing.runtime.settings import Settings, read_settings
-from cli.compose import http_only, keep_clock, open_parts, set_up_process, stop_on_signals
+from cli.compose import (
+    http_only,
+    keep_clock,
+    open_parts,
+    set_up_process,
+    stop_on_signals,
+    stop_when_input_closes,
+)
 from cli.up import READY_LINE
 from cli.workers import ROLES, run_workers
 
@@ -34,7 +40,7 @@ def command(roles: tuple[str, ...], until_stdin_closes: bool) -> None:
 async def _work(settings: Settings, roles: list[str], until_stdin_closes: bool) -> None:
     stop = stop_on_signals()
     if until_stdin_closes:
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _on_input, stop)
+        stop_when_input_closes(stop)
     async with (
         open_parts(settings) as parts,
         http_only(parts) as http,
@@ -49,9 +55,3 @@ def _allow_many_sockets() -> None:
     """Webhooks may hold thousands of connections: as many files as this user may have."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _on_input(stop: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 1024):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        stop.set()

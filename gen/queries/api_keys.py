@@ -29,11 +29,19 @@ class FindApiKeyRow:
     tenant_id: uuid.UUID | None
     scopes: list[str]
     expires_at: datetime.datetime | None
+    requests_per_second: int | None
+    records_per_second: int | None
+    streams: int | None
+    records_per_day: int | None
+    records_per_month: int | None
 
 
 FIND_API_KEY: typing.Final = """-- name: FindApiKey :one
-SELECT id, tenant_id, scopes, expires_at FROM api_keys
-WHERE secret_hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+SELECT k.id, k.tenant_id, k.scopes, k.expires_at,
+       l.requests_per_second, l.records_per_second, l.streams, l.records_per_day, l.records_per_month
+FROM api_keys k
+LEFT JOIN tenant_limits l ON l.tenant_id = k.tenant_id
+WHERE k.secret_hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)
 """
 
 
@@ -43,7 +51,9 @@ async def find_api_key(
     secret_hash: bytes,
     now: datetime.datetime | None,
 ) -> FindApiKeyRow | None:
-    """API keys, looked up by the hash of their secret."""
+    """API keys, looked up by the hash of their secret.
+    With what an operator has set of its tenant's limits, which every caller needs as often as the key.
+    """
     row = await conn.fetchrow(FIND_API_KEY, secret_hash, now)
     return None if row is None else FindApiKeyRow(*row)
 

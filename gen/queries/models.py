@@ -11,6 +11,7 @@ from .connection import row_class
 
 __all__ = [
     "ApiKey",
+    "AuditLog",
     "BillingCycle",
     "BucketWalk",
     "CreditBalance",
@@ -34,6 +35,7 @@ __all__ = [
     "Subscription",
     "SubscriptionItem",
     "Tenant",
+    "TenantLimit",
     "TenantProfile",
     "TestClock",
     "UsageBackfill",
@@ -58,6 +60,21 @@ class ApiKey:
     created_at: datetime.datetime
     expires_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
+
+
+@row_class
+class AuditLog:
+    """One row of audit_log."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    actor: str
+    method: str
+    resource: str
+    correlation_id: uuid.UUID
+    note: str
+    created_at: datetime.datetime
+    request_id: str
 
 
 @row_class
@@ -497,6 +514,20 @@ class Tenant:
     time_zone: str
     version: int
     created_at: datetime.datetime
+
+
+@row_class
+class TenantLimit:
+    """One row of tenant_limits."""
+
+    tenant_id: uuid.UUID
+    requests_per_second: int | None
+    records_per_second: int | None
+    streams: int | None
+    records_per_day: int | None
+    records_per_month: int | None
+    version: int
+    updated_at: datetime.datetime
 
 
 @row_class

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1 import tenant_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode, encode
 from billing.runtime.db import Connection
-from billing.services import keys, tenant_profiles, tenants
+from billing.services import keys, tenant_limits, tenant_profiles, tenants
 from billing.services.money_rows import TenantProfile
 from billing.services.rows import ApiKey, Tenant
+from billing.services.tenant_limits import Overrides, Totals
 from server.authentication import tenant_named
 from server.call import Call, current_call
 from server.convert import from_timestamp, to_timestamp
@@ -119,6 +122,47 @@ class TenantServicer(rpc.TenantServiceServicer):
             return pb.UpdateTenantProfileResponse(profile=to_profile(profile))
 
         return await self._house.mutate(request, pb.UpdateTenantProfileResponse, work)
+
+    async def GetTenantLimits(
+        self, request: pb.GetTenantLimitsRequest, context: Context
+    ) -> pb.GetTenantLimitsResponse:
+        """See the proto."""
+        call = current_call()
+        tenant_id = tenant_named(call.principal, request.tenant_id)
+        async with self._house.worker.transaction() as tx:
+            overrides = await tenant_limits.get_overrides(tx, tenant_id)
+            limits = await self._limits(tx, tenant_id, overrides, call)
+        return pb.GetTenantLimitsResponse(limits=limits)
+
+    async def UpdateTenantLimits(
+        self, request: pb.UpdateTenantLimitsRequest, context: Context
+    ) -> pb.UpdateTenantLimitsResponse:
+        """See the proto."""
+        tenant_id = decode(Prefix.TENANT, request.tenant_id, path="tenant_id")
+        names = masked(request.update_mask, tenant_limits.CHANGEABLE)
+        values = {name: given(request, name) for name in names}
+
+        async def work(tx: Connection, call: Call) -> pb.UpdateTenantLimitsResponse:
+            overrides = await tenant_limits.update_limits(
+                tx, tenant_id, values, call.cause, now=call.now
+            )
+            limits = await self._limits(tx, tenant_id, overrides, call)
+            return pb.UpdateTenantLimitsResponse(limits=limits)
+
+        return await self._house.mutate_as_operator(request, pb.UpdateTenantLimitsResponse, work)
+
+    async def _limits(
+        self, tx: Connection, tenant_id: UUID, overrides: Overrides, call: Call
+    ) -> pb.TenantLimits:
+        totals = await tenant_limits.totals_of(tx, [tenant_id], call.now.date())
+        limits = self._house.limits.with_overrides(overrides)
+        used = totals.get(tenant_id, Totals())
+        return pb.TenantLimits(
+            **{name: getattr(limits, name) for name in tenant_limits.CHANGEABLE},
+            overridden=sorted(name for name, value in overrides.items() if value is not None),
+            records_today=used.of_day,
+            records_this_month=used.of_month,
+        )
 
 
 def to_profile(row: TenantProfile | None) -> pb.TenantProfile:

@@ -15,7 +15,7 @@ from billing.runtime.db import Connection
 from billing.services.subscriptions import get_subscription
 from billing.services.usage_amendments import amend_usage, void_usage
 from billing.services.usage_assignment import assign_usage, require_subscription
-from billing.services.usage_batch import BatchAnswer, UsageBatch
+from billing.services.usage_batch import BatchAnswer, Outcome, UsageBatch
 from billing.services.usage_group_commit import GroupCommit, Share
 from billing.services.usage_ingest import record_usage
 from billing.services.usage_lifecycle import move_usage_period
@@ -57,7 +57,10 @@ class UsageServicer(rpc.UsageServiceServicer):
         """See the proto."""
         call = current_call()
         share = Share(call.principal.actor, call.correlation, request.allow_backfill)
-        one = await self._group.record(call.tenant_id, request.record, share, call)
+        async with call.records(1) as taken:
+            taken.accepted = 1  # also when its caller leaves: the group goes on
+            one = await self._group.record(call.tenant_id, request.record, share, call)
+            taken.accepted = int(one.verdict is None)
         return pb.RecordUsageResponse(
             result=messages.to_result(one.verdict), batch_id=messages.to_batch_id(one.batch_id)
         )
@@ -221,5 +224,8 @@ class UsageServicer(rpc.UsageServiceServicer):
 
     async def _record(self, batch: UsageBatch) -> BatchAnswer:
         call = current_call()
-        async with self._house.api.transaction(call.tenant_id) as tx:
-            return await record_usage(tx, call.tenant_id, batch, call.cause, now=call.now)
+        async with call.records(len(batch)) as taken:
+            async with self._house.api.transaction(call.tenant_id) as tx:
+                answer = await record_usage(tx, call.tenant_id, batch, call.cause, now=call.now)
+            taken.accepted = answer.count(Outcome.ACCEPTED)
+        return answer

@@ -30,13 +30,16 @@ from billing.runtime.vault import Vault
 from billing.services import keys, tenants
 from billing.services.actor import Cause
 from billing.services.keys import Scope
+from billing.services.tenant_limits import TenantLimits
 from server.admission import Admission, AdmissionSettings
+from server.allowance import Allowances
 from server.app import GrpcServer, ServerSettings, start_grpc
 from server.authentication import Authenticator
 from server.deadlines import Deadlines
 from server.house import House
 from server.interceptor import Rim as Interceptor
-from server.metrics import RpcMetrics
+from server.interceptor import RimLimits
+from server.metrics import Refusals, RpcMetrics
 from server.registry import SERVICES
 from tests.conftest import Databases
 
@@ -263,13 +266,14 @@ class Rim:
 def interceptor(databases: Databases) -> Interceptor:
     """What every call passes, for a server that a test puts together."""
     registry = CollectorRegistry()
-    return Interceptor(
-        Authenticator(databases.worker),
-        databases.clock,
-        RpcMetrics(registry),
-        Admission(AdmissionSettings(), registry),
+    refusals = Refusals(registry)
+    limits = RimLimits(
+        Admission(AdmissionSettings(), registry, refusals),
+        Allowances(databases.worker, databases.clock, TenantLimits(), refusals),
         Deadlines(),
     )
+    authenticator = Authenticator(databases.worker)
+    return Interceptor(authenticator, databases.clock, RpcMetrics(registry), limits)
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from billing.services.keys import Scope
 from server.admission import MESSAGE_BYTES_MAX, Admission, AdmissionSettings, Overloaded
 from server.app import ServerSettings
 from server.deadlines import Deadlines
+from server.metrics import Refusals
 from tests.conftest import Databases
 from tests.server.rim import (
     CREATE_CUSTOMER,
@@ -66,7 +67,7 @@ async def full(rim: Rim, count: int, padding: int = 0) -> AsyncIterator[Sequence
         ]
 
         async def all_in_hand() -> bool:
-            return rim.server.admission.calls == count
+            return rim.server.limits.admission.calls == count
 
         await until(all_in_hand)
         yield calls
@@ -95,14 +96,14 @@ async def test_a_flood_is_refused_while_health_answers_and_what_was_admitted_fin
             assert (over_http.status, over_http.info["reason"]) == (503, "OVERLOADED")
             assert over_http.headers["Retry-After"] == "1"
             assert await healthy(rim)
-            assert rim.server.admission.calls == CALLS_MAX
+            assert rim.server.limits.admission.calls == CALLS_MAX
             assert not any(call.done() for call in admitted)
         made = [customer_pb.CreateCustomerResponse.FromString(await call) for call in admitted]
         assert [answer.customer.external_id for answer in made] == [
             f"held-{n}" for n in range(CALLS_MAX)
         ]
         await rim.customer("afterwards")
-        assert (rim.server.admission.calls, rim.server.admission.bytes) == (0, 0)
+        assert (rim.server.limits.admission.calls, rim.server.limits.admission.bytes) == (0, 0)
         counted = rim.registry.get_sample_value(
             "tollway_refused_calls_total", {"reason": "OVERLOADED"}
         )
@@ -137,7 +138,7 @@ async def test_streams_are_bounded_apart_from_calls(databases: Databases) -> Non
         open_ones[0].cancel()
 
         async def one_left() -> bool:
-            return rim.server.admission.streams == 1
+            return rim.server.limits.admission.streams == 1
 
         await until(one_left)
         assert await rim.raw(WATCH, body)
@@ -170,7 +171,7 @@ async def test_a_call_and_a_stream_without_a_deadline_end_all_the_same(
             async for _ in watch:
                 pass
         assert read_refusal(raised.value).reason == "DEADLINE_PASSED"
-        assert (rim.server.admission.calls, rim.server.admission.streams) == (0, 0)
+        assert (rim.server.limits.admission.calls, rim.server.limits.admission.streams) == (0, 0)
 
 
 async def test_calls_that_are_taken_back_at_once_harm_nobody_else_and_leave_nothing_in_hand(
@@ -188,13 +189,15 @@ async def test_calls_that_are_taken_back_at_once_harm_nobody_else_and_leave_noth
         await rim.customer("meanwhile")
 
         async def nothing_in_hand() -> bool:
-            return rim.server.admission.calls == 0
+            return rim.server.limits.admission.calls == 0
 
         await until(nothing_in_hand)
 
 
 def test_a_request_larger_than_the_bound_is_admitted_alone() -> None:
-    admission = Admission(AdmissionSettings(calls_max=10, bytes_max=5), CollectorRegistry())
+    registry = CollectorRegistry()
+    settings = AdmissionSettings(calls_max=10, bytes_max=5)
+    admission = Admission(settings, registry, Refusals(registry))
     with admission.held(9), pytest.raises(Overloaded), admission.held(1):
         pass
     with admission.held(2) as held:

@@ -85,7 +85,8 @@ class Web:
 @asynccontextmanager
 async def open_web(rim: Rim, cors: Cors | None = None) -> AsyncIterator[Web]:
     grpc = rim.server
-    gateway = Gateway(grpc.methods, tuple(routes_of(SERVICES)), grpc.deadlines, grpc.admission)
+    limits = grpc.limits
+    gateway = Gateway(grpc.methods, tuple(routes_of(SERVICES)), limits.deadlines, limits.admission)
     server = await start_http("127.0.0.1", 0, rim.registry, {}, HttpApi(gateway, cors or Cors()))
     try:
         async with aiohttp.ClientSession() as session:

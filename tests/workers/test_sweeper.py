@@ -47,6 +47,25 @@ async def test_partitions_are_made_at_least_fourteen_days_ahead_and_once(
     assert await backbone.count("inbox") == 1
 
 
+async def test_counts_of_usage_records_are_kept_for_four_hundred_days(backbone: Backbone) -> None:
+    await backbone.execute(
+        "INSERT INTO tenants (id, display_name, mode, time_zone, created_at)"
+        " VALUES ($1, 'Acme', 'test', 'UTC', now())",
+        backbone.tenant,
+    )
+    await backbone.execute(
+        "INSERT INTO usage_record_counts (tenant_id, day, records)"
+        " SELECT $1, $2::date - n, 1 FROM generate_series(0, 410) n",
+        backbone.tenant,
+        backbone.now,
+    )
+    sweeper = sweeper_of(backbone, SweeperSettings(record_counts_at_once_max=5))
+
+    assert [await sweeper.step() for _ in range(4)] == [5, 5, 0, 0]
+
+    assert await backbone.count("usage_record_counts") == 401
+
+
 async def test_old_answers_go_in_small_steps_and_young_ones_stay(backbone: Backbone) -> None:
     await backbone.execute(
         "INSERT INTO idempotent_requests (tenant_id, principal, method, request_id, body_hash, created_at)"

@@ -294,6 +294,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 440
     """UNAVAILABLE: the server has as many calls, streams or bytes in hand as it takes; RetryInfo says when to try again."""
+    ERROR_REASON_REQUEST_RATE_EXCEEDED: _ErrorReason.ValueType  # 441
+    """RESOURCE_EXHAUSTED: the tenant calls more often than it may in one server process; RetryInfo says how long to wait.
+    Metadata: limit, per second.
+    """
+    ERROR_REASON_RECORD_RATE_EXCEEDED: _ErrorReason.ValueType  # 442
+    """RESOURCE_EXHAUSTED: the tenant sends usage records faster than it may in one server process; RetryInfo says how long to
+    wait. Nothing of the call was recorded. Metadata: limit, per second.
+    """
+    ERROR_REASON_RECORD_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 443
+    """RESOURCE_EXHAUSTED: the tenant's quota of usage records has less left than the call has; RetryInfo says when the next
+    period begins. Nothing of the call was recorded. Metadata: window (day or month, of UTC), limit, left.
+    """
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 444
+    """RESOURCE_EXHAUSTED: the tenant has as many open streams as it may in one server process. Metadata: limit."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -572,4 +586,18 @@ ERROR_REASON_TOO_MANY_THRESHOLDS: ErrorReason.ValueType  # 288
 """FAILED_PRECONDITION: the customer has as many thresholds as it may have. Metadata: customer, limit."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 440
 """UNAVAILABLE: the server has as many calls, streams or bytes in hand as it takes; RetryInfo says when to try again."""
+ERROR_REASON_REQUEST_RATE_EXCEEDED: ErrorReason.ValueType  # 441
+"""RESOURCE_EXHAUSTED: the tenant calls more often than it may in one server process; RetryInfo says how long to wait.
+Metadata: limit, per second.
+"""
+ERROR_REASON_RECORD_RATE_EXCEEDED: ErrorReason.ValueType  # 442
+"""RESOURCE_EXHAUSTED: the tenant sends usage records faster than it may in one server process; RetryInfo says how long to
+wait. Nothing of the call was recorded. Metadata: limit, per second.
+"""
+ERROR_REASON_RECORD_QUOTA_EXCEEDED: ErrorReason.ValueType  # 443
+"""RESOURCE_EXHAUSTED: the tenant's quota of usage records has less left than the call has; RetryInfo says when the next
+period begins. Nothing of the call was recorded. Metadata: window (day or month, of UTC), limit, left.
+"""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 444
+"""RESOURCE_EXHAUSTED: the tenant has as many open streams as it may in one server process. Metadata: limit."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -122,3 +122,31 @@ class TenantProfileUpdated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TenantProfileUpdated: _TypeAlias = TenantProfileUpdated  # noqa: Y015
+
+@_typing.final
+class TenantLimitsUpdated(_message.Message):
+    """An operator changed what the tenant may do. GetTenantLimits tells the limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant, "tnt_…"."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The limits that were named."""
+
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantLimitsUpdated: _TypeAlias = TenantLimitsUpdated  # noqa: Y015

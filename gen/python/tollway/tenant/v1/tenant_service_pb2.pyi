@@ -595,3 +595,202 @@ class UpdateTenantProfileResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateTenantProfileResponse: _TypeAlias = UpdateTenantProfileResponse  # noqa: Y015
+
+@_typing.final
+class TenantLimits(_message.Message):
+    """What a tenant may do. Rates and streams hold in each server process, so a tenant whose calls reach several of them may do
+    so much in each; quotas hold over all of them, to within what is accepted in the seconds between two counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_DAY_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    OVERRIDDEN_FIELD_NUMBER: _builtins.int
+    RECORDS_TODAY_FIELD_NUMBER: _builtins.int
+    RECORDS_THIS_MONTH_FIELD_NUMBER: _builtins.int
+    requests_per_second: _builtins.int
+    """Calls a second, and messages of streams that take records in; two seconds' worth may come at once."""
+    records_per_second: _builtins.int
+    """Usage records a second, sent in whatever batches; two seconds' worth may come at once."""
+    streams: _builtins.int
+    """Open streams."""
+    records_per_day: _builtins.int
+    """Usage records accepted on a day of UTC; 0 for no quota."""
+    records_per_month: _builtins.int
+    """Usage records accepted in a month of UTC; 0 for no quota."""
+    records_today: _builtins.int
+    """Usage records accepted today, as of some seconds ago."""
+    records_this_month: _builtins.int
+    """Usage records accepted this month, as of some seconds ago."""
+    @_builtins.property
+    def overridden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which of these an operator has set, by field; the others are the server's defaults."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_second: _builtins.int = ...,
+        records_per_second: _builtins.int = ...,
+        streams: _builtins.int = ...,
+        records_per_day: _builtins.int = ...,
+        records_per_month: _builtins.int = ...,
+        overridden: _abc.Iterable[_builtins.str] | None = ...,
+        records_today: _builtins.int = ...,
+        records_this_month: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overridden", b"overridden", "records_per_day", b"records_per_day", "records_per_month", b"records_per_month", "records_per_second", b"records_per_second", "records_this_month", b"records_this_month", "records_today", b"records_today", "requests_per_second", b"requests_per_second", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TenantLimits: _TypeAlias = TenantLimits  # noqa: Y015
+
+@_typing.final
+class GetTenantLimitsRequest(_message.Message):
+    """Whose limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    tenant_id: _builtins.str
+    """The tenant; empty means the caller's own."""
+    def __init__(
+        self,
+        *,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantLimitsRequest: _TypeAlias = GetTenantLimitsRequest  # noqa: Y015
+
+@_typing.final
+class GetTenantLimitsResponse(_message.Message):
+    """The limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> Global___TenantLimits:
+        """The limits."""
+
+    def __init__(
+        self,
+        *,
+        limits: Global___TenantLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTenantLimitsResponse: _TypeAlias = GetTenantLimitsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTenantLimitsRequest(_message.Message):
+    """What to change of a tenant's limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_DAY_FIELD_NUMBER: _builtins.int
+    RECORDS_PER_MONTH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    tenant_id: _builtins.str
+    """The tenant."""
+    requests_per_second: _builtins.int
+    """Calls a second."""
+    records_per_second: _builtins.int
+    """Usage records a second."""
+    streams: _builtins.int
+    """Open streams."""
+    records_per_day: _builtins.int
+    """Usage records accepted on a day of UTC; 0 for no quota, also where the server's default has one."""
+    records_per_month: _builtins.int
+    """Usage records accepted in a month of UTC; 0 for no quota, also where the server's default has one."""
+    reason: _builtins.str
+    """Why; the audit keeps it."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The limits to change, of the five below."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        requests_per_second: _builtins.int | None = ...,
+        records_per_second: _builtins.int | None = ...,
+        streams: _builtins.int | None = ...,
+        records_per_day: _builtins.int | None = ...,
+        records_per_month: _builtins.int | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_records_per_day", b"_records_per_day", "_records_per_month", b"_records_per_month", "_records_per_second", b"_records_per_second", "_requests_per_second", b"_requests_per_second", "_streams", b"_streams", "records_per_day", b"records_per_day", "records_per_month", b"records_per_month", "records_per_second", b"records_per_second", "requests_per_second", b"requests_per_second", "streams", b"streams", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_records_per_day", b"_records_per_day", "_records_per_month", b"_records_per_month", "_records_per_second", b"_records_per_second", "_requests_per_second", b"_requests_per_second", "_streams", b"_streams", "reason", b"reason", "records_per_day", b"records_per_day", "records_per_month", b"records_per_month", "records_per_second", b"records_per_second", "request_id", b"request_id", "requests_per_second", b"requests_per_second", "streams", b"streams", "tenant_id", b"tenant_id", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__records_per_day: _TypeAlias = _typing.Literal["records_per_day"]  # noqa: Y015
+    _WhichOneofArgType__records_per_day: _TypeAlias = _typing.Literal["_records_per_day", b"_records_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__records_per_month: _TypeAlias = _typing.Literal["records_per_month"]  # noqa: Y015
+    _WhichOneofArgType__records_per_month: _TypeAlias = _typing.Literal["_records_per_month", b"_records_per_month"]  # noqa: Y015
+    _WhichOneofReturnType__records_per_second: _TypeAlias = _typing.Literal["records_per_second"]  # noqa: Y015
+    _WhichOneofArgType__records_per_second: _TypeAlias = _typing.Literal["_records_per_second", b"_records_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__requests_per_second: _TypeAlias = _typing.Literal["requests_per_second"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_second: _TypeAlias = _typing.Literal["_requests_per_second", b"_requests_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__streams: _TypeAlias = _typing.Literal["streams"]  # noqa: Y015
+    _WhichOneofArgType__streams: _TypeAlias = _typing.Literal["_streams", b"_streams"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__records_per_day) -> _WhichOneofReturnType__records_per_day | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__records_per_month) -> _WhichOneofReturnType__records_per_month | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__records_per_second) -> _WhichOneofReturnType__records_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_second) -> _WhichOneofReturnType__requests_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__streams) -> _WhichOneofReturnType__streams | None: ...
+
+Global___UpdateTenantLimitsRequest: _TypeAlias = UpdateTenantLimitsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateTenantLimitsResponse(_message.Message):
+    """The changed limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def limits(self) -> Global___TenantLimits:
+        """The limits."""
+
+    def __init__(
+        self,
+        *,
+        limits: Global___TenantLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTenantLimitsResponse: _TypeAlias = UpdateTenantLimitsResponse  # noqa: Y015

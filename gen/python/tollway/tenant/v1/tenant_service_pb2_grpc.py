@@ -65,6 +65,16 @@ class TenantServiceStub:
                 request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileRequest.SerializeToString,
                 response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileResponse.FromString,
                 _registered_method=True)
+        self.GetTenantLimits = channel.unary_unary(
+                '/tollway.tenant.v1.TenantService/GetTenantLimits',
+                request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantLimitsRequest.SerializeToString,
+                response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantLimitsResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenantLimits = channel.unary_unary(
+                '/tollway.tenant.v1.TenantService/UpdateTenantLimits',
+                request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantLimitsRequest.SerializeToString,
+                response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
@@ -131,7 +141,30 @@ class TenantServiceServicer:
 
         Permission: admin.
         Errors: INVALID_ARGUMENT.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTenantLimits(self, request, context):
+        """Gets what a tenant may do, and how much of its quotas is used.
+
+        Permission: operator, or read for the caller's own tenant.
+        Errors: TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantLimits
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenantLimits(self, request, context):
+        """Changes the limits that update_mask names; one that is named and not given goes back to the server's default. Servers
+        go by it within seconds.
+
+        Permission: operator.
+        Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": {\"paths\": [\"records_per_month\"]}, \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +202,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.UpdateTenantProfile,
                     request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileRequest.FromString,
                     response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileResponse.SerializeToString,
+            ),
+            'GetTenantLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenantLimits,
+                    request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantLimitsRequest.FromString,
+                    response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantLimitsResponse.SerializeToString,
+            ),
+            'UpdateTenantLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenantLimits,
+                    request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantLimitsRequest.FromString,
+                    response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantLimitsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -334,6 +377,60 @@ class TenantService:
             '/tollway.tenant.v1.TenantService/UpdateTenantProfile',
             tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileRequest.SerializeToString,
             tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenantLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.tenant.v1.TenantService/GetTenantLimits',
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantLimitsRequest.SerializeToString,
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetTenantLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenantLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.tenant.v1.TenantService/UpdateTenantLimits',
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantLimitsRequest.SerializeToString,
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.UpdateTenantLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

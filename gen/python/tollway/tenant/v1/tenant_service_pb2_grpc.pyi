@@ -56,7 +56,22 @@ class TenantServiceStub:
 
     Permission: admin.
     Errors: INVALID_ARGUMENT.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+    """
+    GetTenantLimits: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantLimitsRequest, _tenant_service_pb2.GetTenantLimitsResponse]
+    """Gets what a tenant may do, and how much of its quotas is used.
+
+    Permission: operator, or read for the caller's own tenant.
+    Errors: TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantLimits
+    """
+    UpdateTenantLimits: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantLimitsRequest, _tenant_service_pb2.UpdateTenantLimitsResponse]
+    """Changes the limits that update_mask names; one that is named and not given goes back to the server's default. Servers
+    go by it within seconds.
+
+    Permission: operator.
+    Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"tenant_id\\": \\"$TENANT\\", \\"update_mask\\": {\\"paths\\": [\\"records_per_month\\"]}, \\"records_per_month\\": 5000000, \\"reason\\": \\"the contract of May\\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
     """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -137,7 +152,34 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: admin.
         Errors: INVALID_ARGUMENT.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        """
+
+    @_abc_1.abstractmethod
+    def GetTenantLimits(
+        self,
+        request: _tenant_service_pb2.GetTenantLimitsRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.GetTenantLimitsRequest, _abc.Awaitable[_tenant_service_pb2.GetTenantLimitsResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.GetTenantLimitsResponse]:
+        """Gets what a tenant may do, and how much of its quotas is used.
+
+        Permission: operator, or read for the caller's own tenant.
+        Errors: TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantLimits
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTenantLimits(
+        self,
+        request: _tenant_service_pb2.UpdateTenantLimitsRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.UpdateTenantLimitsRequest, _abc.Awaitable[_tenant_service_pb2.UpdateTenantLimitsResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.UpdateTenantLimitsResponse]:
+        """Changes the limits that update_mask names; one that is named and not given goes back to the server's default. Servers
+        go by it within seconds.
+
+        Permission: operator.
+        Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"tenant_id\\": \\"$TENANT\\", \\"update_mask\\": {\\"paths\\": [\\"records_per_month\\"]}, \\"records_per_month\\": 5000000, \\"reason\\": \\"the contract of May\\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _aio.Server) -> None: ...

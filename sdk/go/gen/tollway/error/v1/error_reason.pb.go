@@ -294,6 +294,17 @@ const (
 	ErrorReason_ERROR_REASON_TOO_MANY_THRESHOLDS ErrorReason = 288
 	// UNAVAILABLE: the server has as many calls, streams or bytes in hand as it takes; RetryInfo says when to try again.
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 440
+	// RESOURCE_EXHAUSTED: the tenant calls more often than it may in one server process; RetryInfo says how long to wait.
+	// Metadata: limit, per second.
+	ErrorReason_ERROR_REASON_REQUEST_RATE_EXCEEDED ErrorReason = 441
+	// RESOURCE_EXHAUSTED: the tenant sends usage records faster than it may in one server process; RetryInfo says how long to
+	// wait. Nothing of the call was recorded. Metadata: limit, per second.
+	ErrorReason_ERROR_REASON_RECORD_RATE_EXCEEDED ErrorReason = 442
+	// RESOURCE_EXHAUSTED: the tenant's quota of usage records has less left than the call has; RetryInfo says when the next
+	// period begins. Nothing of the call was recorded. Metadata: window (day or month, of UTC), limit, left.
+	ErrorReason_ERROR_REASON_RECORD_QUOTA_EXCEEDED ErrorReason = 443
+	// RESOURCE_EXHAUSTED: the tenant has as many open streams as it may in one server process. Metadata: limit.
+	ErrorReason_ERROR_REASON_TOO_MANY_STREAMS ErrorReason = 444
 )
 
 // Enum value maps for ErrorReason.
@@ -431,6 +442,10 @@ var (
 		403: "ERROR_REASON_AMOUNT_STILL_DUE",
 		288: "ERROR_REASON_TOO_MANY_THRESHOLDS",
 		440: "ERROR_REASON_OVERLOADED",
+		441: "ERROR_REASON_REQUEST_RATE_EXCEEDED",
+		442: "ERROR_REASON_RECORD_RATE_EXCEEDED",
+		443: "ERROR_REASON_RECORD_QUOTA_EXCEEDED",
+		444: "ERROR_REASON_TOO_MANY_STREAMS",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                        0,
@@ -565,6 +580,10 @@ var (
 		"ERROR_REASON_AMOUNT_STILL_DUE":                   403,
 		"ERROR_REASON_TOO_MANY_THRESHOLDS":                288,
 		"ERROR_REASON_OVERLOADED":                         440,
+		"ERROR_REASON_REQUEST_RATE_EXCEEDED":              441,
+		"ERROR_REASON_RECORD_RATE_EXCEEDED":               442,
+		"ERROR_REASON_RECORD_QUOTA_EXCEEDED":              443,
+		"ERROR_REASON_TOO_MANY_STREAMS":                   444,
 	}
 )
 
@@ -599,7 +618,7 @@ var File_tollway_error_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\xb4&\n" +
+	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\xd2'\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12!\n" +
@@ -733,7 +752,11 @@ const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_BILLED_BY_INVOICE\x10\x92\x03\x12\"\n" +
 	"\x1dERROR_REASON_AMOUNT_STILL_DUE\x10\x93\x03\x12%\n" +
 	" ERROR_REASON_TOO_MANY_THRESHOLDS\x10\xa0\x02\x12\x1c\n" +
-	"\x17ERROR_REASON_OVERLOADED\x10\xb8\x03BW\n" +
+	"\x17ERROR_REASON_OVERLOADED\x10\xb8\x03\x12'\n" +
+	"\"ERROR_REASON_REQUEST_RATE_EXCEEDED\x10\xb9\x03\x12&\n" +
+	"!ERROR_REASON_RECORD_RATE_EXCEEDED\x10\xba\x03\x12'\n" +
+	"\"ERROR_REASON_RECORD_QUOTA_EXCEEDED\x10\xbb\x03\x12\"\n" +
+	"\x1dERROR_REASON_TOO_MANY_STREAMS\x10\xbc\x03BW\n" +
 	"\x13io.tollway.error.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/error/v1;errorv1b\x06proto3"
 
 var (

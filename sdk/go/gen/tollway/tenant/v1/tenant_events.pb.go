@@ -233,6 +233,61 @@ func (x *TenantProfileUpdated) GetFields() []string {
 	return nil
 }
 
+// An operator changed what the tenant may do. GetTenantLimits tells the limits.
+type TenantLimitsUpdated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant, "tnt_…".
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The limits that were named.
+	Fields        []string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TenantLimitsUpdated) Reset() {
+	*x = TenantLimitsUpdated{}
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantLimitsUpdated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantLimitsUpdated) ProtoMessage() {}
+
+func (x *TenantLimitsUpdated) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantLimitsUpdated.ProtoReflect.Descriptor instead.
+func (*TenantLimitsUpdated) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TenantLimitsUpdated) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *TenantLimitsUpdated) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
 var File_tollway_tenant_v1_tenant_events_proto protoreflect.FileDescriptor
 
 const file_tollway_tenant_v1_tenant_events_proto_rawDesc = "" +
@@ -250,7 +305,10 @@ const file_tollway_tenant_v1_tenant_events_proto_rawDesc = "" +
 	"api_key_id\x18\x01 \x01(\tR\bapiKeyId:\x13\x8a\xb2\x19\x0fapi_key.revoked\"g\n" +
 	"\x14TenantProfileUpdated\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x16\n" +
-	"\x06fields\x18\x02 \x03(\tR\x06fields:\x1a\x8a\xb2\x19\x16tenant.profile.updatedBZ\n" +
+	"\x06fields\x18\x02 \x03(\tR\x06fields:\x1a\x8a\xb2\x19\x16tenant.profile.updated\"e\n" +
+	"\x13TenantLimitsUpdated\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x16\n" +
+	"\x06fields\x18\x02 \x03(\tR\x06fields:\x19\x8a\xb2\x19\x15tenant.limits.updatedBZ\n" +
 	"\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3"
 
 var (
@@ -265,18 +323,19 @@ func file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP() []byte {
 	return file_tollway_tenant_v1_tenant_events_proto_rawDescData
 }
 
-var file_tollway_tenant_v1_tenant_events_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tollway_tenant_v1_tenant_events_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_tollway_tenant_v1_tenant_events_proto_goTypes = []any{
 	(*TenantCreated)(nil),        // 0: tollway.tenant.v1.TenantCreated
 	(*ApiKeyCreated)(nil),        // 1: tollway.tenant.v1.ApiKeyCreated
 	(*ApiKeyRevoked)(nil),        // 2: tollway.tenant.v1.ApiKeyRevoked
 	(*TenantProfileUpdated)(nil), // 3: tollway.tenant.v1.TenantProfileUpdated
-	(TenantMode)(0),              // 4: tollway.tenant.v1.TenantMode
-	(Scope)(0),                   // 5: tollway.tenant.v1.Scope
+	(*TenantLimitsUpdated)(nil),  // 4: tollway.tenant.v1.TenantLimitsUpdated
+	(TenantMode)(0),              // 5: tollway.tenant.v1.TenantMode
+	(Scope)(0),                   // 6: tollway.tenant.v1.Scope
 }
 var file_tollway_tenant_v1_tenant_events_proto_depIdxs = []int32{
-	4, // 0: tollway.tenant.v1.TenantCreated.mode:type_name -> tollway.tenant.v1.TenantMode
-	5, // 1: tollway.tenant.v1.ApiKeyCreated.scopes:type_name -> tollway.tenant.v1.Scope
+	5, // 0: tollway.tenant.v1.TenantCreated.mode:type_name -> tollway.tenant.v1.TenantMode
+	6, // 1: tollway.tenant.v1.ApiKeyCreated.scopes:type_name -> tollway.tenant.v1.Scope
 	2, // [2:2] is the sub-list for method output_type
 	2, // [2:2] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
@@ -296,7 +355,7 @@ func file_tollway_tenant_v1_tenant_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollway_tenant_v1_tenant_events_proto_rawDesc), len(file_tollway_tenant_v1_tenant_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

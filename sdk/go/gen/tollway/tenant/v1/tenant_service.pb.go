@@ -1184,6 +1184,372 @@ func (x *UpdateTenantProfileResponse) GetProfile() *TenantProfile {
 	return nil
 }
 
+// What a tenant may do. Rates and streams hold in each server process, so a tenant whose calls reach several of them may do
+// so much in each; quotas hold over all of them, to within what is accepted in the seconds between two counts.
+type TenantLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Calls a second, and messages of streams that take records in; two seconds' worth may come at once.
+	RequestsPerSecond int32 `protobuf:"varint,1,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// Usage records a second, sent in whatever batches; two seconds' worth may come at once.
+	RecordsPerSecond int32 `protobuf:"varint,2,opt,name=records_per_second,json=recordsPerSecond,proto3" json:"records_per_second,omitempty"`
+	// Open streams.
+	Streams int32 `protobuf:"varint,3,opt,name=streams,proto3" json:"streams,omitempty"`
+	// Usage records accepted on a day of UTC; 0 for no quota.
+	RecordsPerDay int64 `protobuf:"varint,4,opt,name=records_per_day,json=recordsPerDay,proto3" json:"records_per_day,omitempty"`
+	// Usage records accepted in a month of UTC; 0 for no quota.
+	RecordsPerMonth int64 `protobuf:"varint,5,opt,name=records_per_month,json=recordsPerMonth,proto3" json:"records_per_month,omitempty"`
+	// Which of these an operator has set, by field; the others are the server's defaults.
+	Overridden []string `protobuf:"bytes,6,rep,name=overridden,proto3" json:"overridden,omitempty"`
+	// Usage records accepted today, as of some seconds ago.
+	RecordsToday int64 `protobuf:"varint,7,opt,name=records_today,json=recordsToday,proto3" json:"records_today,omitempty"`
+	// Usage records accepted this month, as of some seconds ago.
+	RecordsThisMonth int64 `protobuf:"varint,8,opt,name=records_this_month,json=recordsThisMonth,proto3" json:"records_this_month,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *TenantLimits) Reset() {
+	*x = TenantLimits{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantLimits) ProtoMessage() {}
+
+func (x *TenantLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantLimits.ProtoReflect.Descriptor instead.
+func (*TenantLimits) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TenantLimits) GetRequestsPerSecond() int32 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetRecordsPerSecond() int32 {
+	if x != nil {
+		return x.RecordsPerSecond
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetStreams() int32 {
+	if x != nil {
+		return x.Streams
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetRecordsPerDay() int64 {
+	if x != nil {
+		return x.RecordsPerDay
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetRecordsPerMonth() int64 {
+	if x != nil {
+		return x.RecordsPerMonth
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetOverridden() []string {
+	if x != nil {
+		return x.Overridden
+	}
+	return nil
+}
+
+func (x *TenantLimits) GetRecordsToday() int64 {
+	if x != nil {
+		return x.RecordsToday
+	}
+	return 0
+}
+
+func (x *TenantLimits) GetRecordsThisMonth() int64 {
+	if x != nil {
+		return x.RecordsThisMonth
+	}
+	return 0
+}
+
+// Whose limits.
+type GetTenantLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant; empty means the caller's own.
+	TenantId      string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTenantLimitsRequest) Reset() {
+	*x = GetTenantLimitsRequest{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTenantLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTenantLimitsRequest) ProtoMessage() {}
+
+func (x *GetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTenantLimitsRequest.ProtoReflect.Descriptor instead.
+func (*GetTenantLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GetTenantLimitsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+// The limits.
+type GetTenantLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limits.
+	Limits        *TenantLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTenantLimitsResponse) Reset() {
+	*x = GetTenantLimitsResponse{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTenantLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTenantLimitsResponse) ProtoMessage() {}
+
+func (x *GetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTenantLimitsResponse.ProtoReflect.Descriptor instead.
+func (*GetTenantLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetTenantLimitsResponse) GetLimits() *TenantLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// What to change of a tenant's limits.
+type UpdateTenantLimitsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id and body give the earlier answer for 24 hours.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The tenant.
+	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// The limits to change, of the five below.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,3,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// Calls a second.
+	RequestsPerSecond *int32 `protobuf:"varint,4,opt,name=requests_per_second,json=requestsPerSecond,proto3,oneof" json:"requests_per_second,omitempty"`
+	// Usage records a second.
+	RecordsPerSecond *int32 `protobuf:"varint,5,opt,name=records_per_second,json=recordsPerSecond,proto3,oneof" json:"records_per_second,omitempty"`
+	// Open streams.
+	Streams *int32 `protobuf:"varint,6,opt,name=streams,proto3,oneof" json:"streams,omitempty"`
+	// Usage records accepted on a day of UTC; 0 for no quota, also where the server's default has one.
+	RecordsPerDay *int64 `protobuf:"varint,7,opt,name=records_per_day,json=recordsPerDay,proto3,oneof" json:"records_per_day,omitempty"`
+	// Usage records accepted in a month of UTC; 0 for no quota, also where the server's default has one.
+	RecordsPerMonth *int64 `protobuf:"varint,8,opt,name=records_per_month,json=recordsPerMonth,proto3,oneof" json:"records_per_month,omitempty"`
+	// Why; the audit keeps it.
+	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateTenantLimitsRequest) Reset() {
+	*x = UpdateTenantLimitsRequest{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateTenantLimitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateTenantLimitsRequest) ProtoMessage() {}
+
+func (x *UpdateTenantLimitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateTenantLimitsRequest.ProtoReflect.Descriptor instead.
+func (*UpdateTenantLimitsRequest) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *UpdateTenantLimitsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateTenantLimitsRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *UpdateTenantLimitsRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateTenantLimitsRequest) GetRequestsPerSecond() int32 {
+	if x != nil && x.RequestsPerSecond != nil {
+		return *x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *UpdateTenantLimitsRequest) GetRecordsPerSecond() int32 {
+	if x != nil && x.RecordsPerSecond != nil {
+		return *x.RecordsPerSecond
+	}
+	return 0
+}
+
+func (x *UpdateTenantLimitsRequest) GetStreams() int32 {
+	if x != nil && x.Streams != nil {
+		return *x.Streams
+	}
+	return 0
+}
+
+func (x *UpdateTenantLimitsRequest) GetRecordsPerDay() int64 {
+	if x != nil && x.RecordsPerDay != nil {
+		return *x.RecordsPerDay
+	}
+	return 0
+}
+
+func (x *UpdateTenantLimitsRequest) GetRecordsPerMonth() int64 {
+	if x != nil && x.RecordsPerMonth != nil {
+		return *x.RecordsPerMonth
+	}
+	return 0
+}
+
+func (x *UpdateTenantLimitsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// The changed limits.
+type UpdateTenantLimitsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limits.
+	Limits        *TenantLimits `protobuf:"bytes,1,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateTenantLimitsResponse) Reset() {
+	*x = UpdateTenantLimitsResponse{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateTenantLimitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateTenantLimitsResponse) ProtoMessage() {}
+
+func (x *UpdateTenantLimitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateTenantLimitsResponse.ProtoReflect.Descriptor instead.
+func (*UpdateTenantLimitsResponse) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *UpdateTenantLimitsResponse) GetLimits() *TenantLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
 var File_tollway_tenant_v1_tenant_service_proto protoreflect.FileDescriptor
 
 const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
@@ -1277,7 +1643,42 @@ const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
 	"\x12payment_terms_days\x18\v \x01(\x05H\x00R\x10paymentTermsDays\x88\x01\x01B\x15\n" +
 	"\x13_payment_terms_days\"Y\n" +
 	"\x1bUpdateTenantProfileResponse\x12:\n" +
-	"\aprofile\x18\x01 \x01(\v2 .tollway.tenant.v1.TenantProfileR\aprofile*U\n" +
+	"\aprofile\x18\x01 \x01(\v2 .tollway.tenant.v1.TenantProfileR\aprofile\"\xcd\x02\n" +
+	"\fTenantLimits\x12.\n" +
+	"\x13requests_per_second\x18\x01 \x01(\x05R\x11requestsPerSecond\x12,\n" +
+	"\x12records_per_second\x18\x02 \x01(\x05R\x10recordsPerSecond\x12\x18\n" +
+	"\astreams\x18\x03 \x01(\x05R\astreams\x12&\n" +
+	"\x0frecords_per_day\x18\x04 \x01(\x03R\rrecordsPerDay\x12*\n" +
+	"\x11records_per_month\x18\x05 \x01(\x03R\x0frecordsPerMonth\x12\x1e\n" +
+	"\n" +
+	"overridden\x18\x06 \x03(\tR\n" +
+	"overridden\x12#\n" +
+	"\rrecords_today\x18\a \x01(\x03R\frecordsToday\x12,\n" +
+	"\x12records_this_month\x18\b \x01(\x03R\x10recordsThisMonth\"5\n" +
+	"\x16GetTenantLimitsRequest\x12\x1b\n" +
+	"\ttenant_id\x18\x01 \x01(\tR\btenantId\"R\n" +
+	"\x17GetTenantLimitsResponse\x127\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.tollway.tenant.v1.TenantLimitsR\x06limits\"\xf6\x03\n" +
+	"\x19UpdateTenantLimitsRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12;\n" +
+	"\vupdate_mask\x18\x03 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x123\n" +
+	"\x13requests_per_second\x18\x04 \x01(\x05H\x00R\x11requestsPerSecond\x88\x01\x01\x121\n" +
+	"\x12records_per_second\x18\x05 \x01(\x05H\x01R\x10recordsPerSecond\x88\x01\x01\x12\x1d\n" +
+	"\astreams\x18\x06 \x01(\x05H\x02R\astreams\x88\x01\x01\x12+\n" +
+	"\x0frecords_per_day\x18\a \x01(\x03H\x03R\rrecordsPerDay\x88\x01\x01\x12/\n" +
+	"\x11records_per_month\x18\b \x01(\x03H\x04R\x0frecordsPerMonth\x88\x01\x01\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reasonB\x16\n" +
+	"\x14_requests_per_secondB\x15\n" +
+	"\x13_records_per_secondB\n" +
+	"\n" +
+	"\b_streamsB\x12\n" +
+	"\x10_records_per_dayB\x14\n" +
+	"\x12_records_per_month\"U\n" +
+	"\x1aUpdateTenantLimitsResponse\x127\n" +
+	"\x06limits\x18\x01 \x01(\v2\x1f.tollway.tenant.v1.TenantLimitsR\x06limits*U\n" +
 	"\n" +
 	"TenantMode\x12\x1b\n" +
 	"\x17TENANT_MODE_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -1288,14 +1689,16 @@ const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
 	"\n" +
 	"SCOPE_READ\x10\x01\x12\x0f\n" +
 	"\vSCOPE_WRITE\x10\x02\x12\x0f\n" +
-	"\vSCOPE_ADMIN\x10\x032\xf3\x04\n" +
+	"\vSCOPE_ADMIN\x10\x032\xd0\x06\n" +
 	"\rTenantService\x12_\n" +
 	"\fCreateTenant\x12&.tollway.tenant.v1.CreateTenantRequest\x1a'.tollway.tenant.v1.CreateTenantResponse\x12_\n" +
 	"\fCreateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a'.tollway.tenant.v1.CreateApiKeyResponse\x12\\\n" +
 	"\vListApiKeys\x12%.tollway.tenant.v1.ListApiKeysRequest\x1a&.tollway.tenant.v1.ListApiKeysResponse\x12_\n" +
 	"\fRevokeApiKey\x12&.tollway.tenant.v1.RevokeApiKeyRequest\x1a'.tollway.tenant.v1.RevokeApiKeyResponse\x12k\n" +
 	"\x10GetTenantProfile\x12*.tollway.tenant.v1.GetTenantProfileRequest\x1a+.tollway.tenant.v1.GetTenantProfileResponse\x12t\n" +
-	"\x13UpdateTenantProfile\x12-.tollway.tenant.v1.UpdateTenantProfileRequest\x1a..tollway.tenant.v1.UpdateTenantProfileResponseBZ\n" +
+	"\x13UpdateTenantProfile\x12-.tollway.tenant.v1.UpdateTenantProfileRequest\x1a..tollway.tenant.v1.UpdateTenantProfileResponse\x12h\n" +
+	"\x0fGetTenantLimits\x12).tollway.tenant.v1.GetTenantLimitsRequest\x1a*.tollway.tenant.v1.GetTenantLimitsResponse\x12q\n" +
+	"\x12UpdateTenantLimits\x12,.tollway.tenant.v1.UpdateTenantLimitsRequest\x1a-.tollway.tenant.v1.UpdateTenantLimitsResponseBZ\n" +
 	"\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3"
 
 var (
@@ -1311,7 +1714,7 @@ func file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tollway_tenant_v1_tenant_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tollway_tenant_v1_tenant_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tollway_tenant_v1_tenant_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_tollway_tenant_v1_tenant_service_proto_goTypes = []any{
 	(TenantMode)(0),                     // 0: tollway.tenant.v1.TenantMode
 	(Scope)(0),                          // 1: tollway.tenant.v1.Scope
@@ -1330,43 +1733,55 @@ var file_tollway_tenant_v1_tenant_service_proto_goTypes = []any{
 	(*GetTenantProfileResponse)(nil),    // 14: tollway.tenant.v1.GetTenantProfileResponse
 	(*UpdateTenantProfileRequest)(nil),  // 15: tollway.tenant.v1.UpdateTenantProfileRequest
 	(*UpdateTenantProfileResponse)(nil), // 16: tollway.tenant.v1.UpdateTenantProfileResponse
-	(*timestamppb.Timestamp)(nil),       // 17: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),       // 18: google.protobuf.FieldMask
+	(*TenantLimits)(nil),                // 17: tollway.tenant.v1.TenantLimits
+	(*GetTenantLimitsRequest)(nil),      // 18: tollway.tenant.v1.GetTenantLimitsRequest
+	(*GetTenantLimitsResponse)(nil),     // 19: tollway.tenant.v1.GetTenantLimitsResponse
+	(*UpdateTenantLimitsRequest)(nil),   // 20: tollway.tenant.v1.UpdateTenantLimitsRequest
+	(*UpdateTenantLimitsResponse)(nil),  // 21: tollway.tenant.v1.UpdateTenantLimitsResponse
+	(*timestamppb.Timestamp)(nil),       // 22: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),       // 23: google.protobuf.FieldMask
 }
 var file_tollway_tenant_v1_tenant_service_proto_depIdxs = []int32{
 	0,  // 0: tollway.tenant.v1.Tenant.mode:type_name -> tollway.tenant.v1.TenantMode
-	17, // 1: tollway.tenant.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
+	22, // 1: tollway.tenant.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: tollway.tenant.v1.ApiKey.scopes:type_name -> tollway.tenant.v1.Scope
-	17, // 3: tollway.tenant.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	17, // 4: tollway.tenant.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 5: tollway.tenant.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
+	22, // 3: tollway.tenant.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	22, // 4: tollway.tenant.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 5: tollway.tenant.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
 	0,  // 6: tollway.tenant.v1.CreateTenantRequest.mode:type_name -> tollway.tenant.v1.TenantMode
 	2,  // 7: tollway.tenant.v1.CreateTenantResponse.tenant:type_name -> tollway.tenant.v1.Tenant
 	1,  // 8: tollway.tenant.v1.CreateApiKeyRequest.scopes:type_name -> tollway.tenant.v1.Scope
-	17, // 9: tollway.tenant.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 9: tollway.tenant.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
 	3,  // 10: tollway.tenant.v1.CreateApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
 	3,  // 11: tollway.tenant.v1.ListApiKeysResponse.api_keys:type_name -> tollway.tenant.v1.ApiKey
 	3,  // 12: tollway.tenant.v1.RevokeApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
 	12, // 13: tollway.tenant.v1.GetTenantProfileResponse.profile:type_name -> tollway.tenant.v1.TenantProfile
-	18, // 14: tollway.tenant.v1.UpdateTenantProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	23, // 14: tollway.tenant.v1.UpdateTenantProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
 	12, // 15: tollway.tenant.v1.UpdateTenantProfileResponse.profile:type_name -> tollway.tenant.v1.TenantProfile
-	4,  // 16: tollway.tenant.v1.TenantService.CreateTenant:input_type -> tollway.tenant.v1.CreateTenantRequest
-	6,  // 17: tollway.tenant.v1.TenantService.CreateApiKey:input_type -> tollway.tenant.v1.CreateApiKeyRequest
-	8,  // 18: tollway.tenant.v1.TenantService.ListApiKeys:input_type -> tollway.tenant.v1.ListApiKeysRequest
-	10, // 19: tollway.tenant.v1.TenantService.RevokeApiKey:input_type -> tollway.tenant.v1.RevokeApiKeyRequest
-	13, // 20: tollway.tenant.v1.TenantService.GetTenantProfile:input_type -> tollway.tenant.v1.GetTenantProfileRequest
-	15, // 21: tollway.tenant.v1.TenantService.UpdateTenantProfile:input_type -> tollway.tenant.v1.UpdateTenantProfileRequest
-	5,  // 22: tollway.tenant.v1.TenantService.CreateTenant:output_type -> tollway.tenant.v1.CreateTenantResponse
-	7,  // 23: tollway.tenant.v1.TenantService.CreateApiKey:output_type -> tollway.tenant.v1.CreateApiKeyResponse
-	9,  // 24: tollway.tenant.v1.TenantService.ListApiKeys:output_type -> tollway.tenant.v1.ListApiKeysResponse
-	11, // 25: tollway.tenant.v1.TenantService.RevokeApiKey:output_type -> tollway.tenant.v1.RevokeApiKeyResponse
-	14, // 26: tollway.tenant.v1.TenantService.GetTenantProfile:output_type -> tollway.tenant.v1.GetTenantProfileResponse
-	16, // 27: tollway.tenant.v1.TenantService.UpdateTenantProfile:output_type -> tollway.tenant.v1.UpdateTenantProfileResponse
-	22, // [22:28] is the sub-list for method output_type
-	16, // [16:22] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	17, // 16: tollway.tenant.v1.GetTenantLimitsResponse.limits:type_name -> tollway.tenant.v1.TenantLimits
+	23, // 17: tollway.tenant.v1.UpdateTenantLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	17, // 18: tollway.tenant.v1.UpdateTenantLimitsResponse.limits:type_name -> tollway.tenant.v1.TenantLimits
+	4,  // 19: tollway.tenant.v1.TenantService.CreateTenant:input_type -> tollway.tenant.v1.CreateTenantRequest
+	6,  // 20: tollway.tenant.v1.TenantService.CreateApiKey:input_type -> tollway.tenant.v1.CreateApiKeyRequest
+	8,  // 21: tollway.tenant.v1.TenantService.ListApiKeys:input_type -> tollway.tenant.v1.ListApiKeysRequest
+	10, // 22: tollway.tenant.v1.TenantService.RevokeApiKey:input_type -> tollway.tenant.v1.RevokeApiKeyRequest
+	13, // 23: tollway.tenant.v1.TenantService.GetTenantProfile:input_type -> tollway.tenant.v1.GetTenantProfileRequest
+	15, // 24: tollway.tenant.v1.TenantService.UpdateTenantProfile:input_type -> tollway.tenant.v1.UpdateTenantProfileRequest
+	18, // 25: tollway.tenant.v1.TenantService.GetTenantLimits:input_type -> tollway.tenant.v1.GetTenantLimitsRequest
+	20, // 26: tollway.tenant.v1.TenantService.UpdateTenantLimits:input_type -> tollway.tenant.v1.UpdateTenantLimitsRequest
+	5,  // 27: tollway.tenant.v1.TenantService.CreateTenant:output_type -> tollway.tenant.v1.CreateTenantResponse
+	7,  // 28: tollway.tenant.v1.TenantService.CreateApiKey:output_type -> tollway.tenant.v1.CreateApiKeyResponse
+	9,  // 29: tollway.tenant.v1.TenantService.ListApiKeys:output_type -> tollway.tenant.v1.ListApiKeysResponse
+	11, // 30: tollway.tenant.v1.TenantService.RevokeApiKey:output_type -> tollway.tenant.v1.RevokeApiKeyResponse
+	14, // 31: tollway.tenant.v1.TenantService.GetTenantProfile:output_type -> tollway.tenant.v1.GetTenantProfileResponse
+	16, // 32: tollway.tenant.v1.TenantService.UpdateTenantProfile:output_type -> tollway.tenant.v1.UpdateTenantProfileResponse
+	19, // 33: tollway.tenant.v1.TenantService.GetTenantLimits:output_type -> tollway.tenant.v1.GetTenantLimitsResponse
+	21, // 34: tollway.tenant.v1.TenantService.UpdateTenantLimits:output_type -> tollway.tenant.v1.UpdateTenantLimitsResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_tollway_tenant_v1_tenant_service_proto_init() }
@@ -1376,13 +1791,14 @@ func file_tollway_tenant_v1_tenant_service_proto_init() {
 	}
 	file_tollway_tenant_v1_tenant_service_proto_msgTypes[10].OneofWrappers = []any{}
 	file_tollway_tenant_v1_tenant_service_proto_msgTypes[13].OneofWrappers = []any{}
+	file_tollway_tenant_v1_tenant_service_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollway_tenant_v1_tenant_service_proto_rawDesc), len(file_tollway_tenant_v1_tenant_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

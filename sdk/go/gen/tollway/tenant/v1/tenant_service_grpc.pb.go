@@ -25,6 +25,8 @@ const (
 	TenantService_RevokeApiKey_FullMethodName        = "/tollway.tenant.v1.TenantService/RevokeApiKey"
 	TenantService_GetTenantProfile_FullMethodName    = "/tollway.tenant.v1.TenantService/GetTenantProfile"
 	TenantService_UpdateTenantProfile_FullMethodName = "/tollway.tenant.v1.TenantService/UpdateTenantProfile"
+	TenantService_GetTenantLimits_FullMethodName     = "/tollway.tenant.v1.TenantService/GetTenantLimits"
+	TenantService_UpdateTenantLimits_FullMethodName  = "/tollway.tenant.v1.TenantService/UpdateTenantLimits"
 )
 
 // TenantServiceClient is the client API for TenantService service.
@@ -67,8 +69,21 @@ type TenantServiceClient interface {
 	//
 	// Permission: admin.
 	// Errors: INVALID_ARGUMENT.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
 	UpdateTenantProfile(ctx context.Context, in *UpdateTenantProfileRequest, opts ...grpc.CallOption) (*UpdateTenantProfileResponse, error)
+	// Gets what a tenant may do, and how much of its quotas is used.
+	//
+	// Permission: operator, or read for the caller's own tenant.
+	// Errors: TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantLimits
+	GetTenantLimits(ctx context.Context, in *GetTenantLimitsRequest, opts ...grpc.CallOption) (*GetTenantLimitsResponse, error)
+	// Changes the limits that update_mask names; one that is named and not given goes back to the server's default. Servers
+	// go by it within seconds.
+	//
+	// Permission: operator.
+	// Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": {\"paths\": [\"records_per_month\"]}, \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+	UpdateTenantLimits(ctx context.Context, in *UpdateTenantLimitsRequest, opts ...grpc.CallOption) (*UpdateTenantLimitsResponse, error)
 }
 
 type tenantServiceClient struct {
@@ -139,6 +154,26 @@ func (c *tenantServiceClient) UpdateTenantProfile(ctx context.Context, in *Updat
 	return out, nil
 }
 
+func (c *tenantServiceClient) GetTenantLimits(ctx context.Context, in *GetTenantLimitsRequest, opts ...grpc.CallOption) (*GetTenantLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTenantLimitsResponse)
+	err := c.cc.Invoke(ctx, TenantService_GetTenantLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) UpdateTenantLimits(ctx context.Context, in *UpdateTenantLimitsRequest, opts ...grpc.CallOption) (*UpdateTenantLimitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateTenantLimitsResponse)
+	err := c.cc.Invoke(ctx, TenantService_UpdateTenantLimits_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TenantServiceServer is the server API for TenantService service.
 // All implementations must embed UnimplementedTenantServiceServer
 // for forward compatibility.
@@ -179,8 +214,21 @@ type TenantServiceServer interface {
 	//
 	// Permission: admin.
 	// Errors: INVALID_ARGUMENT.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
 	UpdateTenantProfile(context.Context, *UpdateTenantProfileRequest) (*UpdateTenantProfileResponse, error)
+	// Gets what a tenant may do, and how much of its quotas is used.
+	//
+	// Permission: operator, or read for the caller's own tenant.
+	// Errors: TENANT_NOT_FOUND, OPERATOR_REQUIRED.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" $ADDR tollway.tenant.v1.TenantService/GetTenantLimits
+	GetTenantLimits(context.Context, *GetTenantLimitsRequest) (*GetTenantLimitsResponse, error)
+	// Changes the limits that update_mask names; one that is named and not given goes back to the server's default. Servers
+	// go by it within seconds.
+	//
+	// Permission: operator.
+	// Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": {\"paths\": [\"records_per_month\"]}, \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+	UpdateTenantLimits(context.Context, *UpdateTenantLimitsRequest) (*UpdateTenantLimitsResponse, error)
 	mustEmbedUnimplementedTenantServiceServer()
 }
 
@@ -208,6 +256,12 @@ func (UnimplementedTenantServiceServer) GetTenantProfile(context.Context, *GetTe
 }
 func (UnimplementedTenantServiceServer) UpdateTenantProfile(context.Context, *UpdateTenantProfileRequest) (*UpdateTenantProfileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateTenantProfile not implemented")
+}
+func (UnimplementedTenantServiceServer) GetTenantLimits(context.Context, *GetTenantLimitsRequest) (*GetTenantLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTenantLimits not implemented")
+}
+func (UnimplementedTenantServiceServer) UpdateTenantLimits(context.Context, *UpdateTenantLimitsRequest) (*UpdateTenantLimitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateTenantLimits not implemented")
 }
 func (UnimplementedTenantServiceServer) mustEmbedUnimplementedTenantServiceServer() {}
 func (UnimplementedTenantServiceServer) testEmbeddedByValue()                       {}
@@ -338,6 +392,42 @@ func _TenantService_UpdateTenantProfile_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TenantService_GetTenantLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTenantLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).GetTenantLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_GetTenantLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).GetTenantLimits(ctx, req.(*GetTenantLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_UpdateTenantLimits_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateTenantLimitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).UpdateTenantLimits(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_UpdateTenantLimits_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).UpdateTenantLimits(ctx, req.(*UpdateTenantLimitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TenantService_ServiceDesc is the grpc.ServiceDesc for TenantService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -368,6 +458,14 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateTenantProfile",
 			Handler:    _TenantService_UpdateTenantProfile_Handler,
+		},
+		{
+			MethodName: "GetTenantLimits",
+			Handler:    _TenantService_GetTenantLimits_Handler,
+		},
+		{
+			MethodName: "UpdateTenantLimits",
+			Handler:    _TenantService_UpdateTenantLimits_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
