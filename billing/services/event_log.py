@@ -1,4 +1,4 @@
-"""Publish path, beside it: reading the log. One event with the state of its dispatch, and the trail of a cause or a resource.
+"""Publish path, beside it: reading the log. One event with its dispatch, and the trail of a cause or a resource.
 
 Invariant: a trail is cut only by named limits, and says so; what it shows is what was committed, envelope for envelope.
 """

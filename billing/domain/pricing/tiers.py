@@ -63,7 +63,9 @@ def check_tiers(tiers: Sequence[Tier], path: str = "tiers") -> None:
             wrong.append(Violation(where, "must be above the tier before it, and above zero."))
         below = max(below, tier.up_to)
         if last:
-            wrong.append(Violation(where, 'the last tier is open; leave its bound empty, or write "inf".'))
+            wrong.append(
+                Violation(where, 'the last tier is open; leave its bound empty, or write "inf".')
+            )
     if wrong:
         raise InvalidPrice(f"{wrong[0].path}: {wrong[0].description}", violations=wrong)
 
