@@ -114,10 +114,12 @@ class Queues:
         free = [queue for queue in self._queues.values() if not queue.busy]
         if any(now - read_at > MIXED_S for read_at in self._read_at.values()):
             return _turn(free, now)
-        turns = [_turn([queue for queue in free if not queue.is_replay], now)]
-        if not any(queue.busy and queue.is_replay for queue in self._queues.values()):
-            turns.append(_turn([queue for queue in free if queue.is_replay], now))
-        return min(filter(None, turns), key=_served_at, default=[])
+        live = _turn([queue for queue in free if not queue.is_replay], now)
+        replays = [queue for queue in self._queues.values() if queue.is_replay]
+        lately = max((queue.served_at for queue in replays), default=now)
+        if any(queue.busy for queue in replays) or (live and _served_at(live) <= lately):
+            return live
+        return _turn(replays, now) or live
 
 
 def _turn(free: Sequence[Queue], now: float) -> list[Queue]:
