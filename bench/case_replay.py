@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 
 from bench.case_dispatch import dispatch_all, fill
 from bench.environment import Environment, Result
-from billing.domain.ids import Prefix, encode
 from billing.domain.replay import Target, TargetKind
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
@@ -99,7 +98,7 @@ async def start(env: Environment, events: int) -> None:
     assert planned.plan.matched == events
     confirmations = Confirmations(bytes(32))
     token, _ = confirmations.give(planned.plan, ACTOR, now=now)
-    order = StartOrder(Cause(ACTOR, new_id(now)), encode(Prefix.REPLAY, new_id(now)), "bench")
+    order = StartOrder(Cause(ACTOR, new_id(now)), "bench")
     async with env.worker.transaction() as tx:
         await start_replay(tx, confirmations.read(token), order, now=now)
 

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "events": ("cli.commands.events", "List, follow, watch and publish events."),
     "replay": ("cli.commands.replay", "Plan and start replays of the event log."),
     "ops": ("cli.commands.ops", "Look after the pipeline: lag, pauses, what waits or is dead."),
+    "audit": ("cli.commands.audit", "See who changed what, when, and why."),
     "webhooks": (
         "cli.commands.webhooks",
         "See what became of webhooks, and why; send them again.",

@@ -169,4 +169,7 @@ PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.operations.v1.OperationsService/ListWaiting": _OPERATOR,
     "/tollway.operations.v1.OperationsService/Pause": _OPERATOR,
     "/tollway.operations.v1.OperationsService/Resume": _OPERATOR,
+    "/tollway.operations.v1.OperationsService/ListAuditEntries": Permission(
+        Scope.ADMIN, without_tenant=True
+    ),
 }

@@ -143,8 +143,9 @@ class TenantServicer(rpc.TenantServiceServicer):
         values = {name: given(request, name) for name in names}
 
         async def work(tx: Connection, call: Call) -> pb.UpdateTenantLimitsResponse:
-            order = tenant_limits.Order(values, call.cause, call.method, request.reason)
-            overrides = await tenant_limits.update_limits(tx, tenant_id, order, now=call.now)
+            overrides = await tenant_limits.update_limits(
+                tx, tenant_id, values, call.cause, now=call.now
+            )
             limits = await self._limits(tx, tenant_id, overrides, call)
             return pb.UpdateTenantLimitsResponse(limits=limits)
 

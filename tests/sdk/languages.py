@@ -14,7 +14,8 @@ from typing import Final
 import pytest
 
 from tests.house.tree import ROOT
-from tools.clients.languages import LANGUAGES
+from tools import generate
+from tools.clients.languages import LANGUAGES, Language
 
 SDK: Final = ROOT / "sdk"
 
@@ -35,11 +36,17 @@ def build(command: list[str], folder: Path, environment: Mapping[str, str]) -> N
     assert built.returncode == 0, built.stdout + built.stderr
 
 
-def skip_unless_ready(name: str) -> None:
-    """Skips the test where the language's toolchain or what it needs is not here."""
+def ready(name: str) -> Language:
+    """The language; skips the test where its toolchain or what it needs is not here."""
     language = next(language for language in LANGUAGES if language.name == name)
     if missing := language.why_not():
         pytest.skip(f"the {name} client: {missing}")
+    return language
+
+
+def generate_anew(language: Language) -> None:
+    """What is not in the tree is made of the protos as they are."""
+    generate.run(["buf", "generate", "--template", language.template], ROOT, language.plugins)
 
 
 def python(folder: Path, environment: Mapping[str, str]) -> Program:
@@ -66,7 +73,7 @@ def python(folder: Path, environment: Mapping[str, str]) -> Program:
 
 def go(folder: Path, environment: Mapping[str, str]) -> Program:
     """The binary, from Go's cache of modules."""
-    skip_unless_ready("Go")
+    ready("Go")
     program = folder / "scenario"
     offline = {**environment, "GOPROXY": "off"}
     build(["go", "vet", "./..."], SDK / "go", offline)
@@ -74,7 +81,15 @@ def go(folder: Path, environment: Mapping[str, str]) -> Program:
     return Program([str(program)])
 
 
+def typescript(folder: Path, environment: Mapping[str, str]) -> Program:
+    """What the compiler makes of it, beside the package that npm would publish."""
+    generate_anew(ready("TypeScript"))
+    build(["npm", "run", "build"], SDK / "typescript", environment)
+    return Program(["node", str(SDK / "typescript" / "dist" / "examples" / "scenario.js")])
+
+
 PROGRAMS: Final[Mapping[str, Callable[[Path, Mapping[str, str]], Program]]] = {
     "python": python,
     "go": go,
+    "typescript": typescript,
 }

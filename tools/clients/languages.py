@@ -8,6 +8,7 @@ The manifest of each, such as sdk/go/go.mod, pins its plugins.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -87,7 +88,35 @@ class Go(Language):
         run(["go", "install", "tool"], self.folder, {"GOBIN": str(self.plugins), **extra})
 
 
-LANGUAGES: Final[Sequence[Language]] = (Go(),)
+class TypeScript(Language):
+    """TypeScript: the plugin is a development dependency of its package."""
+
+    name, program = "TypeScript", "npm"
+    folder, generated = ROOT / "sdk" / "typescript", "sdk/typescript/gen"
+    plugins = folder / "node_modules" / ".bin"
+
+    def fetch(self) -> None:
+        """What the lock says, into node_modules."""
+        run(["npm", "ci", "--no-audit", "--no-fund"], self.folder)
+
+    def is_warm(self) -> bool:
+        """npm keeps a lock of what it installed: it is to have the versions of ours."""
+        installed = locked(self.folder / "node_modules" / ".package-lock.json")
+        return (
+            bool(installed)
+            and installed.items() <= locked(self.folder / "package-lock.json").items()
+        )
+
+
+def locked(path: Path) -> dict[str, str]:
+    """The versions in a lock of npm; none if there is none."""
+    if not path.exists():
+        return {}
+    packages = json.loads(path.read_text(encoding="utf-8"))["packages"]
+    return {name: package["version"] for name, package in packages.items() if name}
+
+
+LANGUAGES: Final[Sequence[Language]] = (Go(), TypeScript())
 
 
 def run(command: list[str], folder: Path, extra: Mapping[str, str] = {}) -> None:

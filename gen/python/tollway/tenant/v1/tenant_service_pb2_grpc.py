@@ -141,7 +141,7 @@ class TenantServiceServicer:
 
         Permission: admin.
         Errors: INVALID_ARGUMENT.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,7 +164,7 @@ class TenantServiceServicer:
 
         Permission: operator.
         Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
-        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": \"recordsPerMonth\", \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": {\"paths\": [\"records_per_month\"]}, \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,7 @@ class TenantServiceStub:
 
     Permission: admin.
     Errors: INVALID_ARGUMENT.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
     """
     GetTenantLimits: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantLimitsRequest, _tenant_service_pb2.GetTenantLimitsResponse]
     """Gets what a tenant may do, and how much of its quotas is used.
@@ -71,7 +71,7 @@ class TenantServiceStub:
 
     Permission: operator.
     Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
-    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"tenant_id\\": \\"$TENANT\\", \\"update_mask\\": \\"recordsPerMonth\\", \\"records_per_month\\": 5000000, \\"reason\\": \\"the contract of May\\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+    Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"tenant_id\\": \\"$TENANT\\", \\"update_mask\\": {\\"paths\\": [\\"records_per_month\\"]}, \\"records_per_month\\": 5000000, \\"reason\\": \\"the contract of May\\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
     """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,7 +152,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: admin.
         Errors: INVALID_ARGUMENT.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
         """
 
     @_abc_1.abstractmethod
@@ -179,7 +179,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: operator.
         Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
-        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"tenant_id\\": \\"$TENANT\\", \\"update_mask\\": \\"recordsPerMonth\\", \\"records_per_month\\": 5000000, \\"reason\\": \\"the contract of May\\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+        Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\\"tenant_id\\": \\"$TENANT\\", \\"update_mask\\": {\\"paths\\": [\\"records_per_month\\"]}, \\"records_per_month\\": 5000000, \\"reason\\": \\"the contract of May\\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
         """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _aio.Server) -> None: ...

@@ -69,7 +69,7 @@ type TenantServiceClient interface {
 	//
 	// Permission: admin.
 	// Errors: INVALID_ARGUMENT.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
 	UpdateTenantProfile(ctx context.Context, in *UpdateTenantProfileRequest, opts ...grpc.CallOption) (*UpdateTenantProfileResponse, error)
 	// Gets what a tenant may do, and how much of its quotas is used.
 	//
@@ -82,7 +82,7 @@ type TenantServiceClient interface {
 	//
 	// Permission: operator.
 	// Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": \"recordsPerMonth\", \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": {\"paths\": [\"records_per_month\"]}, \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
 	UpdateTenantLimits(ctx context.Context, in *UpdateTenantLimitsRequest, opts ...grpc.CallOption) (*UpdateTenantLimitsResponse, error)
 }
 
@@ -214,7 +214,7 @@ type TenantServiceServer interface {
 	//
 	// Permission: admin.
 	// Errors: INVALID_ARGUMENT.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": "legalName,accentColor", "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"update_mask": {"paths": ["legal_name", "accent_color"]}, "legal_name": "Acme GmbH", "accent_color": "#0f766e"}' $ADDR tollway.tenant.v1.TenantService/UpdateTenantProfile
 	UpdateTenantProfile(context.Context, *UpdateTenantProfileRequest) (*UpdateTenantProfileResponse, error)
 	// Gets what a tenant may do, and how much of its quotas is used.
 	//
@@ -227,7 +227,7 @@ type TenantServiceServer interface {
 	//
 	// Permission: operator.
 	// Errors: TENANT_NOT_FOUND, INVALID_ARGUMENT.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": \"recordsPerMonth\", \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
+	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d "{\"tenant_id\": \"$TENANT\", \"update_mask\": {\"paths\": [\"records_per_month\"]}, \"records_per_month\": 5000000, \"reason\": \"the contract of May\"}" $ADDR tollway.tenant.v1.TenantService/UpdateTenantLimits
 	UpdateTenantLimits(context.Context, *UpdateTenantLimitsRequest) (*UpdateTenantLimitsResponse, error)
 	mustEmbedUnimplementedTenantServiceServer()
 }
