@@ -65,11 +65,17 @@ class Rim(grpc.aio.ServerInterceptor):
         limits: RimLimits,
     ) -> None:
         self._authenticator, self._clock, self._metrics = authenticator, clock, metrics
+        self.limits = limits
         self._admission, self._deadlines = limits.admission, limits.deadlines
         self._allowances = limits.allowances
         self._wrapped: dict[str, Handler] = {}
         # As a stream, so that nothing of the request is read.
         self._refusing: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    async def store_counts(self, *, at_once: bool = False) -> None:
+        """Stores what was counted of calls and not written by them: accepted records, and when keys were used."""
+        await self._allowances.flush()
+        await self._authenticator.store_uses(self._clock.now(), at_once=at_once)
 
     async def intercept_service(
         self,

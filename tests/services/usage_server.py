@@ -49,7 +49,7 @@ async def usage_server(world: World) -> AsyncIterator[Client]:
     async with databases.worker.transaction() as tx:
         draft = keys.NewKey("test", (keys.Scope.ADMIN,))
         cause = Cause("opr_test", world.new())
-        _, key = await keys.create_tenant_key(tx, world.tenant_id, draft, cause, now=world.now)
+        _, key = await keys.create_key(tx, world.tenant_id, draft, cause, now=world.now)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Client(channel, (("authorization", f"Bearer {key}"),), port, key)
     await server.stop(None)
