@@ -1,6 +1,7 @@
 -- Invoice path, steps 1 and 2: billing cycles and the periods of subscriptions. All under the subscriptions' row locks.
 
 -- name: InsertCycles :exec
+-- A change that ends a period may come at the instant of one that did not: the cycle is one, and it ends the period.
 INSERT INTO billing_cycles (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
 SELECT g.tenant_id, g.subscription_id, g.kind, g.boundary, g.id, g.period_start, g.plan_id, g.closed_at
 FROM unnest(
@@ -8,7 +9,9 @@ FROM unnest(
     sqlc.narg(period_starts)::timestamptz[], sqlc.narg(plan_ids)::uuid[], sqlc.narg(closed_ats)::timestamptz[]
 ) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
 ORDER BY g.tenant_id, g.subscription_id, g.kind, g.boundary
-ON CONFLICT DO NOTHING;
+ON CONFLICT (tenant_id, subscription_id, kind, boundary) DO UPDATE
+SET period_start = excluded.period_start, plan_id = excluded.plan_id
+WHERE billing_cycles.period_start IS NULL AND excluded.period_start IS NOT NULL;
 
 -- name: CloseCycles :many
 -- Closes open cycles, once: no row for one that is closed.

@@ -49,8 +49,15 @@ ORDER BY d.id DESC
 LIMIT @page_max;
 
 -- name: ListDraftDiscounts :many
--- The discounts that may still lower the drafts, oldest first, and how often each has counted.
-SELECT g.invoice_id::uuid AS invoice_id, sqlc.embed(d), u.uses::bigint AS uses
+-- The discounts that may still lower the drafts, oldest first, and how often each has counted. A change within a period that
+-- has counted does not count; one that ends the period for another interval does.
+SELECT g.invoice_id::uuid AS invoice_id, sqlc.embed(d), u.uses::bigint AS uses,
+       (NOT EXISTS (
+           SELECT FROM invoices i
+           JOIN billing_cycles c ON c.tenant_id = i.tenant_id AND c.subscription_id = i.subscription_id
+               AND c.kind = i.kind AND c.boundary = i.boundary
+           WHERE i.tenant_id = g.tenant_id AND i.id = g.invoice_id AND i.kind = 'change' AND c.period_start IS NULL
+       ))::boolean AS counts
 FROM unnest(
     @tenant_ids::uuid[], @invoice_ids::uuid[], @customer_ids::uuid[], sqlc.narg(subscription_ids)::uuid[],
     @currencies::text[]

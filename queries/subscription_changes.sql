@@ -19,10 +19,11 @@ WHERE tenant_id = @tenant_id AND id = @id AND ended_at IS NULL;
 
 -- name: InsertItem :one
 INSERT INTO subscription_items (
-    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at)
+    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, subscription_required, created_at,
+    started_at)
 VALUES (
-    @tenant_id, @id, @subscription_id, @customer_id, @price_id, sqlc.narg(meter_id), @quantity, @created_at,
-    @started_at::timestamptz)
+    @tenant_id, @id, @subscription_id, @customer_id, @price_id, sqlc.narg(meter_id), @quantity, @subscription_required,
+    @created_at, @started_at::timestamptz)
 RETURNING *;
 
 -- name: HoldUsagePeriods :many
@@ -92,11 +93,23 @@ WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND kind = '
   AND boundary = @boundary::timestamptz AND closed_at IS NULL
 RETURNING *;
 
--- name: ChangeCyclePlan :exec
--- The current period owes what another plan promises, if it owes anything.
-UPDATE billing_cycles SET plan_id = @plan_id::uuid
-WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND kind = 'period'
-  AND boundary = @boundary::timestamptz AND closed_at IS NULL AND plan_id IS NOT NULL;
+-- name: DeletePlanStretches :exec
+-- What the period was to owe from @starts_at on, it does not owe any more.
+DELETE FROM plan_stretches
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND starts_at >= @starts_at::timestamptz;
+
+-- name: InsertPlanStretches :exec
+-- A plan from @starts_at on, and with the current period's first change the one that it began with; if it owes anything.
+INSERT INTO plan_stretches (tenant_id, subscription_id, starts_at, plan_id)
+SELECT c.tenant_id, c.subscription_id, g.starts_at, g.plan_id
+FROM billing_cycles c
+CROSS JOIN LATERAL (
+    VALUES (c.period_start, c.plan_id), (@starts_at::timestamptz, @plan_id::uuid)
+) AS g (starts_at, plan_id)
+WHERE c.tenant_id = @tenant_id AND c.subscription_id = @subscription_id AND c.kind = 'period'
+  AND c.boundary = @boundary::timestamptz AND c.closed_at IS NULL AND c.plan_id IS NOT NULL
+  AND (g.plan_id = @plan_id::uuid OR g.starts_at < @starts_at::timestamptz)
+ON CONFLICT DO NOTHING;
 
 -- name: HasCycle :one
 SELECT EXISTS (

@@ -34,7 +34,8 @@ class Call:
     """One RPC: the full method name, the caller, what its tenant may still do, and machine time at its start.
 
     `time_left_s` is what the caller's deadline left at the start; None without a deadline. `correlation` and
-    `traceparent` are as the metadata has them, or empty.
+    `traceparent` are as the metadata has them, or empty. A method sets `resource` where the audit could not see what it
+    worked on from its request and its answer.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Call:
     time_left_s: float | None = None
     correlation: str = ""
     traceparent: str = ""
+    resource: str = field(default="", init=False)
     _cause: Cause | None = field(default=None, init=False, repr=False)
 
     @property
@@ -69,6 +71,7 @@ class Call:
                 self.principal.actor,
                 self._correlation_id(),
                 traceparent=self.traceparent if known else "",
+                method=self.method,
             )
         return self._cause
 

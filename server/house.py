@@ -1,7 +1,7 @@
 """The rim, step 4: what a servicer works with, and the two shapes of every method: read and mutate.
 
-Invariant: a method's statements run in one transaction bound to the call's tenant; a mutation's answer is stored under
-its request id in that same transaction.
+Invariant: a method's statements run in one transaction bound to the call's tenant; a mutation is in the audit, and its
+answer is stored under its request id, in that same transaction.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from billing.runtime.db import Connection, Database
 from billing.runtime.vault import Vault
 from billing.services import idempotency
 from billing.services.tenant_limits import TenantLimits
+from server import audit
 from server.call import Call, current_call
 
 Answer = TypeVar("Answer", bound=Message)
@@ -100,12 +101,17 @@ class House:
         *,
         secret: bool,
     ) -> Answer:
+        async def done() -> Answer:
+            answer = await work(tx, call)
+            await audit.record(tx, request, answer, call)
+            return answer
+
         request_id: str = request.request_id  # type: ignore[attr-defined] # every mutating request has one
         if not request_id:
-            return await work(tx, call)
+            return await done()
 
         async def encoded() -> bytes:
-            return (await work(tx, call)).SerializeToString(deterministic=True)
+            return (await done()).SerializeToString(deterministic=True)
 
         key = idempotency.RequestKey(
             call.principal.tenant_id or _NO_TENANT,

@@ -151,7 +151,7 @@ class ReplayWorld:
 
     async def start(self, confirmed: Confirmation, actor: str = ACTOR) -> ReplayView:
         async with self.databases.api.transaction(self.tenant_id) as tx:
-            order = StartOrder(self.cause(actor), METHOD, "because")
+            order = StartOrder(self.cause(actor), "because")
             return (await start_replay(tx, confirmed, order, now=self.now))[0]
 
     async def started(self, *subjects: str, **options: Any) -> ReplayView:

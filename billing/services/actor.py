@@ -20,10 +20,14 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Who does it (`key_…`, `opr_…` or `worker:<role>`), for which correlation, after which event."""
+    """Who does it (`key_…`, `opr_…` or `worker:<role>`), for which correlation, after which event.
+
+    `method` is the RPC that it was asked for by, in full; the audit names it.
+    """
 
     actor: str
     correlation_id: UUID
     causation_id: UUID | None = None
     traceparent: str = ""
     links: tuple[Link, ...] = field(default=())
+    method: str = ""

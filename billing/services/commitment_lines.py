@@ -2,6 +2,7 @@
 
 Invariant: the true-up is the commitment, scaled to the period, minus the usage and the fees of the period before
 discounts, if positive; and minus what finalized invoices carry of it already, so usage that comes later takes it back.
+A period that changed its plan on the way owes each plan's commitment for that plan's share of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
+from queries.commitments import ListPromisesRow
 from queries.models import FeePeriod, Invoice, UsagePeriod
 
 from billing.domain.errors import BillingError
@@ -31,13 +33,15 @@ def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
     """
     for promise in facts.promises.get(draft.id, ()):
         reached = _reached(promise, facts)
-        share = _share(promise)
-        promised = Fraction(promise.row.commitment)
-        wanted = commitment_true_up(promised, reached, scale=share)
+        nominal = _nominal(promise)
+        owed = [_owed(stretch, nominal) for stretch in promise.stretches]
+        promised = sum((step.amount for step in owed), Fraction(0))
+        wanted = commitment_true_up(promised, reached)
         amount = left_to_bill(wanted, promise.earlier)
         if amount is not None:
+            period = Period(promise.row.period_start, promise.row.boundary)
             steps = (
-                Step.of("commitment", share, promised),
+                *owed,
                 Step("usage and fees", Fraction(1), -reached.exact, -reached.exact),
             )
             line = Line(
@@ -45,11 +49,15 @@ def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
                 f"{promise.row.display_name}: up to the commitment",
                 None,
                 None,
-                Period(promise.row.period_start, promise.row.boundary),
+                period,
                 Fraction(0),
                 amount,
                 [step.as_strings() for step in steps],
-                Derivation(wanted.exact, share, tuple(one.billed for one in promise.earlier)),
+                Derivation(
+                    wanted.exact,
+                    period.share_of(nominal),
+                    tuple(one.billed for one in promise.earlier),
+                ),
                 default_tax_percent=_tax_percent(promise, facts),
             )
             yield correcting(line, promise.earlier)
@@ -73,15 +81,19 @@ def _reached(promise: Promise, facts: DraftFacts) -> Money:
     return total_of(amounts, promise.row.currency)
 
 
-def _share(promise: Promise) -> Fraction:
-    """The period's share of the full one that it is cut from."""
+def _owed(stretch: ListPromisesRow, nominal: Period) -> Step:
+    share = Period(stretch.stretch_start, stretch.stretch_end).share_of(nominal)
+    return Step.of("commitment", share, Fraction(stretch.commitment))
+
+
+def _nominal(promise: Promise) -> Period:
+    """The full period that the billing period is cut from."""
     row = promise.row
-    period = Period(row.period_start, row.boundary)
     parts: list[FeePeriod | UsagePeriod] = [*promise.fees, *promise.usage]
     for part in parts:
-        if part.period_start == period.start and part.nominal_start and part.nominal_end:
-            return period.share_of(Period(part.nominal_start, part.nominal_end))
+        if part.period_start == row.period_start and part.nominal_start and part.nominal_end:
+            return Period(part.nominal_start, part.nominal_end)
     schedule = Schedule(
-        row.anchor_at or period.start, row.time_zone, Interval(row.billing_interval)
+        row.anchor_at or row.period_start, row.time_zone, Interval(row.billing_interval)
     )
-    return period.share_of(schedule.containing(period.start))
+    return schedule.containing(row.period_start)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import queries.audit
 import queries.credit
 import queries.customers
 from queries.models import CreditBalance, CreditLedger
@@ -20,7 +19,6 @@ from billing.domain.errors import Invalid, Precondition
 from billing.domain.ids import Prefix, encode
 from billing.domain.money import Money
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
 from billing.services import credit_ledger, events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
@@ -66,17 +64,6 @@ async def change_credit(
     entry = Entry(tenant_id, customer.id, change.kind, change.amount, at, reason=change.reason)
     (row,) = await credit_ledger.append(tx, [entry], now=now)
     resource = encode(Prefix.CUSTOMER, customer.id)
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=tenant_id,
-        id=new_id(now),
-        actor=cause.actor,
-        method="AdjustCreditBalance",
-        resource=resource,
-        correlation_id=cause.correlation_id,
-        note=f"{change.amount}: {change.reason}",
-        now=now,
-    )
     payload = credit_events_pb2.CreditBalanceAdjusted(
         credit_entry_id=encode(Prefix.CREDIT_ENTRY, row.id),
         customer_id=resource,

@@ -1,18 +1,16 @@
 """Publish path and router, beside them: what becomes of an event that was given up.
 
-Invariant: a dead letter leaves its table only by an operator's order, with a reason, in the transaction that writes the
-audit; under the position row of its partition, so that no router acts on what is changed meanwhile. Redriven, it has
-all its attempts again; discarded, it counts as handled, so nothing brings it back.
+Invariant: a dead letter leaves its table only by an operator's order or a replay's, which the audit has; under the
+position row of its partition, so that no router acts on what is changed meanwhile. Redriven, it has all its attempts
+again; discarded, it counts as handled, so nothing brings it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import queries.audit
 import queries.dead_letters
 from queries.dead_letters import GetDeadEventRow as DeadLetter
 from queries.dead_letters import ListDeadEventsRow as ListedLetter
@@ -20,16 +18,13 @@ from queries.dead_letters import ListDeadEventsRow as ListedLetter
 from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
 from billing.services import healing
-from billing.services.actor import Cause
 from billing.services.consumers import Wanted
 
 __all__ = [
     "DeadLetter",
     "DeadLetterNotFound",
     "ListedLetter",
-    "Order",
     "discard",
     "get_dead",
     "list_dead",
@@ -41,16 +36,6 @@ class DeadLetterNotFound(NotFound):
     """There is no such dead letter; it was redriven or discarded, or never was."""
 
     reason = "DEAD_LETTER_NOT_FOUND"
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """Who orders it, by which method, and why; `tenant_id` bounds it to one tenant's dead letters."""
-
-    cause: Cause
-    method: str
-    reason: str
-    tenant_id: UUID | None = None
 
 
 async def list_dead(
@@ -70,26 +55,30 @@ async def get_dead(connection: Connection, dead_id: UUID, tenant_id: UUID | None
     return found
 
 
-async def redrive(tx: Connection, dead_id: UUID, order: Order, *, now: datetime) -> DeadLetter:
-    """Tries it again: at its old position of the outbox, or as the head of what waits. Raises DeadLetterNotFound."""
-    dead = await _locked(tx, dead_id, order.tenant_id)
+async def redrive(
+    tx: Connection, dead_id: UUID, tenant_id: UUID | None, *, now: datetime
+) -> DeadLetter:
+    """Tries it again: at its old position of the outbox, or as the head of what waits.
+
+    `tenant_id` bounds it to one tenant's dead letters. Raises DeadLetterNotFound.
+    """
+    dead = await _locked(tx, dead_id, tenant_id)
     if dead.consumer:
         await queries.dead_letters.redrive_to_waiting(tx, id=dead_id, now=now)
     else:
         await queries.dead_letters.redrive_to_outbox(tx, id=dead_id)
         await healing.heal_again(tx, dead.event_id)
-    await _audit(tx, dead, order, now)
     return dead
 
 
 async def discard(
-    tx: Connection, dead_id: UUID, order: Order, wanted: Wanted, *, now: datetime
+    tx: Connection, dead_id: UUID, tenant_id: UUID | None, wanted: Wanted
 ) -> DeadLetter:
     """Gives it up: handled by its consumer, or by all that want it when it was never published.
 
     Raises DeadLetterNotFound.
     """
-    dead = await _locked(tx, dead_id, order.tenant_id)
+    dead = await _locked(tx, dead_id, tenant_id)
     if dead.consumer:
         await queries.dead_letters.drop_router_dead_letter(tx, id=dead_id)
         consumers = [dead.consumer]
@@ -103,7 +92,6 @@ async def discard(
     await queries.dead_letters.mark_handled(
         tx, event_id=dead.event_id, tenant_id=dead.tenant_id, consumers=consumers
     )
-    await _audit(tx, dead, order, now)
     return dead
 
 
@@ -112,17 +100,3 @@ async def _locked(tx: Connection, dead_id: UUID, tenant_id: UUID | None) -> Dead
     found = await get_dead(tx, dead_id, tenant_id)
     await queries.dead_letters.lock_partition(tx, partition=found.partition)
     return await get_dead(tx, dead_id, tenant_id)
-
-
-async def _audit(tx: Connection, dead: DeadLetter, order: Order, now: datetime) -> None:
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=dead.tenant_id,
-        id=new_id(now),
-        actor=order.cause.actor,
-        method=order.method,
-        resource=encode(Prefix.EVENT, dead.event_id),
-        correlation_id=order.cause.correlation_id,
-        note=order.reason,
-        now=now,
-    )

@@ -77,6 +77,7 @@ class DraftMoney:
     _tax_percents: Mapping[UUID, Fraction | None]
     _credit: dict[tuple[UUID, str], Money]
     _charges: dict[ChargeKey, Charge]
+    _uncounted: set[UUID]
     _taken: set[UUID]
 
     def item_lines(self, draft: Invoice) -> list[Line]:
@@ -101,7 +102,7 @@ class DraftMoney:
             [_discount_of(row) for row in offered],
             self._credit[account],
         )
-        counts = draft.kind != InvoiceKind.CHANGE  # a change lies within a period that has counted
+        counts = draft.id not in self._uncounted
         used = [
             UsedDiscount(row, amount, counts)
             for row, amount in zip(offered, summed.by_discount, strict=True)
@@ -180,6 +181,7 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
         items[row.draft_id].append(row.invoice_item)
     discounts: dict[UUID, list[DiscountRow]] = defaultdict(list)
     uses: dict[UUID, int] = {}
+    uncounted: set[UUID] = set()
     for offer in await queries.discounts.list_draft_discounts(
         tx,
         tenant_ids=tenants,
@@ -190,6 +192,8 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
     ):
         discounts[offer.invoice_id].append(offer.discount)
         uses[offer.discount.id] = offer.uses
+        if not offer.counts:
+            uncounted.add(offer.invoice_id)
     percents: dict[UUID, Fraction | None] = {}
     credit: dict[tuple[UUID, str], Money] = {}
     account_of = {draft.id: (draft.customer_id, draft.currency) for draft in drafts}
@@ -204,7 +208,7 @@ async def read_money(tx: Connection, drafts: Sequence[Invoice]) -> DraftMoney:
         account = account_of[tax.invoice_id]
         credit[account] = Money(tax.credit, account[1])
     charges = await _read_charges(tx, [one for one in drafts if one.kind in _WITH_CREDITS])
-    return DraftMoney(items, discounts, uses, percents, credit, charges, set())
+    return DraftMoney(items, discounts, uses, percents, credit, charges, uncounted, set())
 
 
 async def _read_charges(tx: Connection, drafts: Sequence[Invoice]) -> dict[ChargeKey, Charge]:

@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.leases
 import queries.pauses
 from queries.models import Pause
@@ -23,15 +22,12 @@ from queries.pauses import FindRouterPausesRow as RouterPauses
 from billing.domain.errors import Exhausted, Invalid, NotFound, Precondition
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
 from billing.services.consumers import Wanted
-from billing.services.dead_letters import Order
 from billing.services.tenants import get_tenant
 
 __all__ = ["Pause", "PauseTarget", "apply", "list_pauses", "pause", "resume", "router_pauses"]
 
 PAUSES_MAX: Final = 1_000
-HOUSE: Final = UUID(int=0)  # the audit's tenant for what concerns all
 
 
 class ConsumerNotFound(NotFound):
@@ -80,8 +76,16 @@ class PauseTarget:
         return f"consumer/{self.consumer}" if self.consumer else f"shard/{self.shard}"
 
 
+@dataclass(frozen=True, slots=True)
+class PauseOrder:
+    """Who pauses it, and why."""
+
+    actor: str
+    reason: str
+
+
 async def pause(
-    tx: Connection, target: PauseTarget, order: Order, wanted: Wanted, *, now: datetime
+    tx: Connection, target: PauseTarget, order: PauseOrder, wanted: Wanted, *, now: datetime
 ) -> Pause:
     """Pauses it: when this is committed, nothing of it is begun any more; what is on its way to the bus arrives there.
 
@@ -98,16 +102,15 @@ async def pause(
         consumer=target.consumer,
         tenant_id=target.tenant_id,
         reason=order.reason,
-        actor=order.cause.actor,
+        actor=order.actor,
         now=now,
     )
     if made is None:
         raise AlreadyPaused(metadata={"target": target.name})
-    await _audit(tx, target, order, now)
     return made
 
 
-async def resume(tx: Connection, target: PauseTarget, order: Order, *, now: datetime) -> Pause:
+async def resume(tx: Connection, target: PauseTarget, *, now: datetime) -> Pause:
     """Lets all through that waits, in order. Raises NotPaused."""
     await _lock(tx, target)
     resumed = await queries.pauses.resume_pause(
@@ -117,7 +120,6 @@ async def resume(tx: Connection, target: PauseTarget, order: Order, *, now: date
         raise NotPaused(metadata={"target": target.name})
     if target.shard is not None:
         await queries.pauses.delete_shard_pause(tx, shard=target.shard)
-    await _audit(tx, target, order, now)
     return resumed
 
 
@@ -167,17 +169,3 @@ async def _lock(tx: Connection, target: PauseTarget) -> None:
     """No transaction of the router is under way then. The dispatcher needs none: it reads the pauses with its rows."""
     if target.shard is None:
         await queries.pauses.lock_router(tx)
-
-
-async def _audit(tx: Connection, target: PauseTarget, order: Order, now: datetime) -> None:
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=target.tenant_id or HOUSE,
-        id=new_id(now),
-        actor=order.cause.actor,
-        method=order.method,
-        resource=target.name,
-        correlation_id=order.cause.correlation_id,
-        note=order.reason,
-        now=now,
-    )

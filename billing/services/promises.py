@@ -38,12 +38,20 @@ class CycleKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A billing period with a commitment, what counts towards it, and what final invoices carry of its true-up."""
+    """A billing period with a commitment, what counts towards it, and what final invoices carry of its true-up.
 
-    row: ListPromisesRow
+    It has a stretch for each plan that it had, in order, each with that plan's commitment.
+    """
+
+    stretches: Sequence[ListPromisesRow]
     usage: Sequence[UsagePeriod]
     fees: Sequence[FeePeriod]
     earlier: Sequence[EarlierLine]
+
+    @property
+    def row(self) -> ListPromisesRow:
+        """The period, and the plan that it ended with."""
+        return self.stretches[-1]
 
 
 async def read_promises(
@@ -78,7 +86,11 @@ def _cycles(draft: Invoice, periods: PeriodsByDraft) -> Iterator[CycleKey]:
             yield CycleKey(row.tenant_id, row.subscription_id, row.bill_kind, row.bill_boundary)
 
 
-async def _read(tx: Connection, rows: Sequence[ListPromisesRow]) -> dict[CycleKey, Promise]:
+async def _read(tx: Connection, found: Sequence[ListPromisesRow]) -> dict[CycleKey, Promise]:
+    stretches: dict[CycleKey, list[ListPromisesRow]] = defaultdict(list)
+    for row in found:
+        stretches[_key(row)].append(row)
+    rows = [parts[-1] for parts in stretches.values()]
     tenants = [row.tenant_id for row in rows]
     subscriptions = [row.subscription_id for row in rows]
     kinds = [row.kind for row in rows]
@@ -95,7 +107,7 @@ async def _read(tx: Connection, rows: Sequence[ListPromisesRow]) -> dict[CycleKe
         owner = (period.tenant_id, period.subscription_id)
         usage[CycleKey(*owner, period.bill_kind, period.bill_boundary)].append(period)
     fees: dict[CycleKey, list[FeePeriod]] = defaultdict(list)
-    for found in await queries.commitments.list_promised_fees(
+    for part in await queries.commitments.list_promised_fees(
         tx,
         tenant_ids=tenants,
         subscription_ids=subscriptions,
@@ -103,19 +115,23 @@ async def _read(tx: Connection, rows: Sequence[ListPromisesRow]) -> dict[CycleKe
         boundaries=boundaries,
         period_starts=[row.period_start for row in rows],
     ):
-        fee = found.fee_period
-        fees[CycleKey(fee.tenant_id, fee.subscription_id, found.kind, found.boundary)].append(fee)
+        fee = part.fee_period
+        fees[CycleKey(fee.tenant_id, fee.subscription_id, part.kind, part.boundary)].append(fee)
     earlier = await _earlier(tx, rows)
     return {
         key: Promise(
-            row,
+            stretches[key],
             usage[key],
             fees[key],
             earlier.get((row.tenant_id, row.subscription_id, row.period_start), ()),
         )
         for row in rows
-        for key in [CycleKey(row.tenant_id, row.subscription_id, row.kind, row.boundary)]
+        for key in [_key(row)]
     }
+
+
+def _key(row: ListPromisesRow) -> CycleKey:
+    return CycleKey(row.tenant_id, row.subscription_id, row.kind, row.boundary)
 
 
 async def _earlier(

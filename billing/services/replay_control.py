@@ -1,7 +1,7 @@
 """Replay path, beside steps 3 and 4: a replay is paused, resumed, canceled, stopped by an error, or finished.
 
-Invariant: each is a row of the machine in billing/domain/replay.py, under the replay's row lock, with its line in the
-audit when somebody ordered it. A paused replay sends nothing: what it has queued is held in the outbox.
+Invariant: each is a row of the machine in billing/domain/replay.py, under the replay's row lock. A paused replay sends
+nothing: what it has queued is held in the outbox.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.replays
 from queries.models import Replay
 from tollway.replay.v1 import replay_events_pb2
@@ -20,7 +19,6 @@ from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
 from billing.domain.replay import MACHINE, ReplayAction, ReplayStatus, apply_lifecycle
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 
@@ -39,7 +37,6 @@ class Order:
     """Who orders it, by which method, and why; `tenant_id` bounds it to one tenant's replays."""
 
     cause: Cause
-    method: str
     note: str
     tenant_id: UUID | None
 
@@ -76,17 +73,6 @@ async def move(
         now=now,
     )
     assert moved is not None, "the row is locked, and its state was checked"
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=row.tenant_id,
-        id=new_id(now),
-        actor=order.cause.actor,
-        method=order.method,
-        resource=encode(Prefix.REPLAY, row.id),
-        correlation_id=order.cause.correlation_id,
-        note=order.note,
-        now=now,
-    )
     if ended:
         await _tell_end(tx, moved, order.cause.actor, now)
     return moved

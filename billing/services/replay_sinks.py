@@ -18,7 +18,7 @@ from billing.domain.ids import Prefix, decode, encode
 from billing.domain.replay import Effects, Mode, TargetKind
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
 from billing.runtime.db import Connection
-from billing.services import dead_letters, events, usage_recompute
+from billing.services import audit, dead_letters, events, usage_recompute
 from billing.services.actor import Cause
 from billing.services.incoming import Incoming
 from billing.services.replay_run import Run
@@ -138,12 +138,12 @@ async def to_dead_letters(tx: Connection, run: Run, given: Sequence[Event]) -> G
     # All partitions first, in the router's order: each letter locks its own, and the letters have another.
     for partition in sorted({letter.partition for letter in dead}):
         await queries.dead_letters.lock_partition(tx, partition=partition)
-    cause = Cause(ACTOR, run.row.id)
-    order = dead_letters.Order(
-        cause, "replay", f"{encode(Prefix.REPLAY, run.row.id)} {run.row.note}", run.tenant_id
-    )
+    cause = Cause(ACTOR, run.row.id, method="replay")
+    why = f"{encode(Prefix.REPLAY, run.row.id)} {run.row.note}"
     for letter in dead:
-        await dead_letters.redrive(tx, letter.id, order, now=run.now)
+        await dead_letters.redrive(tx, letter.id, run.tenant_id, now=run.now)
+        change = audit.Change(encode(Prefix.DEAD_LETTER, letter.id), why)
+        await audit.record(tx, run.tenant_id, change, cause, now=run.now)
     touched = len({letter.event_id for letter in dead})
     return Given(touched, len(given) - touched, 0)
 

@@ -1,6 +1,6 @@
 """Replay path, step 2: a confirmed plan is started, and looked at.
 
-Invariant: the replay, its line in the audit and `billing.replay.started` are committed together; the token's nonce and
+Invariant: the replay and `billing.replay.started` are committed together; the token's nonce and
 the one active replay per tenant and target are unique in the database, so of two starts at once one is refused.
 """
 
@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.replays
 from queries.models import Replay
 from tollway.replay.v1 import replay_events_pb2
@@ -103,10 +102,9 @@ class ReplayView:
 
 @dataclass(frozen=True, slots=True)
 class StartOrder:
-    """Who starts it, by which method, and why; `plan_hash` is what the caller believes to start, or empty."""
+    """Who starts it, and why; `plan_hash` is what the caller believes to start, or empty."""
 
     cause: Cause
-    method: str
     note: str
     plan_hash: str = ""
 
@@ -143,17 +141,6 @@ async def start_replay(
 
 async def _tell_start(tx: Connection, replay: Replay, order: StartOrder, now: datetime) -> None:
     resource = encode(Prefix.REPLAY, replay.id)
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=replay.tenant_id,
-        id=new_id(now),
-        actor=order.cause.actor,
-        method=order.method,
-        resource=resource,
-        correlation_id=order.cause.correlation_id,
-        note=f"{replay.target} {replay.plan_hash.hex()} {order.note}".rstrip(),
-        now=now,
-    )
     payload = replay_events_pb2.BillingReplayStarted(
         replay_id=resource,
         matched=replay.matched,

@@ -247,6 +247,7 @@ def _to_json(change: Change) -> dict[str, Any]:
                 "price_id": str(item.price_id) if item.price_id else None,
                 "quantity": item.quantity,
                 "remove": item.remove,
+                "subscription_required": item.subscription_required,
             }
             for item in change.items
         ],
@@ -265,6 +266,7 @@ def _from_json(stored: dict[str, Any]) -> Change:
                 UUID(item["price_id"]) if item["price_id"] else None,
                 item["quantity"],
                 item["remove"],
+                item.get("subscription_required", False),  # not in what an older release stored
             )
             for item in stored["items"]
         ],

@@ -75,10 +75,9 @@ async def apply_change(
     else:
         if inside and change.proration is not Proration.NONE:
             await _prorate(tx, row, asked, edited, change.proration, moment)
+            await _owe_new_plan(tx, row, asked, moment)
         await follow_with_usage(tx, row, edited, held, moment)
         changed = await _change_terms(tx, row, asked, change, None)
-        if inside:
-            await _owe_new_plan(tx, changed)
         if moves:
             await _replan_usage(tx, row, changed, moment)
     return await _tell(tx, row, moment)
@@ -111,15 +110,23 @@ async def _prorate(
         await _close_change(tx, row, moment)
 
 
-async def _owe_new_plan(tx: Connection, row: Subscription) -> None:
-    """The current period owes what the plan promises that the subscription has now."""
+async def _owe_new_plan(tx: Connection, row: Subscription, asked: Edits, moment: Moment) -> None:
+    """From the cut on the current period owes what the new plan promises; before it, what it owed."""
+    if asked.plan.id == row.plan_id:
+        return
+    assert row.period_start is not None, "it is inside a period"
     assert row.period_end is not None, "it is inside a period"
-    await queries.subscription_changes.change_cycle_plan(
+    cut = max(_cut(row, asked, moment.at), row.period_start)
+    await queries.subscription_changes.delete_plan_stretches(
+        tx, tenant_id=row.tenant_id, subscription_id=row.id, starts_at=cut
+    )
+    await queries.subscription_changes.insert_plan_stretches(
         tx,
         tenant_id=row.tenant_id,
         subscription_id=row.id,
         boundary=row.period_end,
-        plan_id=row.plan_id,
+        starts_at=cut,
+        plan_id=asked.plan.id,
     )
 
 

@@ -42,12 +42,16 @@ class Proration(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ItemChange:
-    """One item: without an id it is added; else its price and quantity are changed where given, or it is removed."""
+    """One item: without an id it is added; else its price and quantity are changed where given, or it is removed.
+
+    Of one to add, `subscription_required`: usage must name the subscription.
+    """
 
     item_id: UUID | None = None
     price_id: UUID | None = None
     quantity: str = ""
     remove: bool = False
+    subscription_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Edit:
     item: SubscriptionItem | None
     price: Price | None
     quantity: Decimal
+    subscription_required: bool = False  # of one that is added
 
     @property
     def is_metered(self) -> bool:
@@ -165,7 +170,13 @@ def _added(one: ItemChange, known: dict[UUID, Price], offered: set[UUID], path: 
     if one.remove:
         raise Invalid.field(f"{path}.remove", "name the item_id of the item to remove.")
     price = _offered(one.price_id, known, offered)
-    return Edit(None, price, _quantity(one.quantity or "1", price, path))
+    if one.subscription_required and not price.meter_id:
+        raise Invalid.field(
+            f"{path}.subscription_required",
+            "only the usage of a metered price can name a subscription.",
+        )
+    quantity = _quantity(one.quantity or "1", price, path)
+    return Edit(None, price, quantity, one.subscription_required)
 
 
 def _changed(
@@ -175,6 +186,11 @@ def _changed(
     offered: set[UUID],
     path: str,
 ) -> Edit:
+    if one.subscription_required:
+        raise Invalid.field(
+            f"{path}.subscription_required",
+            "is said when an item is added; remove the item and add another.",
+        )
     if one.remove:
         if one.price_id or one.quantity:
             raise Invalid.field(f"{path}.remove", "an item to remove has no new price or quantity.")

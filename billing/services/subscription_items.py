@@ -91,6 +91,7 @@ async def _edit_item(tx: Connection, row: Subscription, edit: Edit, moment: Mome
             price_id=price.id,
             meter_id=price.meter_id,
             quantity=edit.quantity,
+            subscription_required=edit.subscription_required,
             created_at=moment.today,
             started_at=moment.at,
         )

@@ -14,14 +14,12 @@ from datetime import date, datetime
 from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.tenant_limits
 from queries.models import TenantLimit as LimitsRow
 from tollway.tenant.v1 import tenant_events_pb2
 
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
 from billing.services import events, tenants
 from billing.services.actor import Cause
 
@@ -56,16 +54,6 @@ class Totals:
     of_month: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What an operator wants of a tenant's limits: a value by field, None for the default; and who says so, and why."""
-
-    values: Overrides
-    cause: Cause
-    method: str
-    reason: str
-
-
 async def get_overrides(tx: Connection, tenant_id: UUID) -> Overrides:
     """What an operator has set of the tenant's limits. Raises TenantNotFound."""
     await tenants.get_tenant(tx, tenant_id)
@@ -74,14 +62,14 @@ async def get_overrides(tx: Connection, tenant_id: UUID) -> Overrides:
 
 
 async def update_limits(
-    tx: Connection, tenant_id: UUID, order: Order, *, now: datetime
+    tx: Connection, tenant_id: UUID, values: Overrides, cause: Cause, *, now: datetime
 ) -> Overrides:
-    """What is set afterwards. Emits tenant.limits.updated, and writes an audit row. Raises TenantNotFound."""
+    """Sets these fields, None for the default. What is set then. Emits tenant.limits.updated. Raises TenantNotFound."""
     await tenants.get_tenant(tx, tenant_id)
     await queries.tenant_limits.make_tenant_limits(tx, tenant_id=tenant_id, now=now)
     before = await queries.tenant_limits.lock_tenant_limits(tx, tenant_id=tenant_id)
     assert before is not None, "it was just made"
-    wanted = {**_overrides(before), **order.values}
+    wanted = {**_overrides(before), **values}
     after = await queries.tenant_limits.update_tenant_limits(
         tx,
         tenant_id=tenant_id,
@@ -93,7 +81,7 @@ async def update_limits(
         now=now,
     )
     assert after is not None, "it is locked"
-    await _tell(tx, after, order, now)
+    await _tell(tx, after, values, cause, now)
     return _overrides(after)
 
 
@@ -120,19 +108,10 @@ def _overrides(row: LimitsRow) -> Overrides:
     return {name: getattr(row, name) for name in CHANGEABLE}
 
 
-async def _tell(tx: Connection, after: LimitsRow, order: Order, now: datetime) -> None:
+async def _tell(
+    tx: Connection, after: LimitsRow, values: Overrides, cause: Cause, now: datetime
+) -> None:
     resource = encode(Prefix.TENANT, after.tenant_id)
-    payload = tenant_events_pb2.TenantLimitsUpdated(tenant_id=resource, fields=sorted(order.values))
-    event = events.NewEvent(after.tenant_id, resource, after.version, payload, now, order.cause)
+    payload = tenant_events_pb2.TenantLimitsUpdated(tenant_id=resource, fields=sorted(values))
+    event = events.NewEvent(after.tenant_id, resource, after.version, payload, now, cause)
     await events.emit(tx, [event], now=now)
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=after.tenant_id,
-        id=new_id(now),
-        actor=order.cause.actor,
-        method=order.method,
-        resource=resource,
-        correlation_id=order.cause.correlation_id,
-        note=order.reason,
-        now=now,
-    )

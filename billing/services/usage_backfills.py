@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.usage_backfills
 from queries.models import UsageBackfill
 
@@ -23,8 +21,6 @@ from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services.business_time import business_time
 from billing.services.usage_revisions import REVISED_AT_ONCE_MAX, Author, Change, revise_as_they_are
-
-_METHOD: Final = "/tollway.usage.v1.BackfillService/RevertBackfill"
 
 
 class BackfillStatus(StrEnum):
@@ -135,18 +131,6 @@ async def revert_backfill(
     )
     done = len(roots) < REVISED_AT_ONCE_MAX
     status = BackfillStatus.REVERTED if done else BackfillStatus.REVERTING
-    if row.status == BackfillStatus.OPEN:
-        await queries.audit.insert_audit_entry(
-            tx,
-            tenant_id=tenant_id,
-            id=new_id(now),
-            actor=author.cause.actor,
-            method=_METHOD,
-            resource=encode(Prefix.BACKFILL, backfill_id),
-            correlation_id=author.cause.correlation_id,
-            note=author.note,
-            now=now,
-        )
     if row.status not in (status, BackfillStatus.REVERTED):
         today = await business_time(tx, tenant_id, now)
         moved = await queries.usage_backfills.set_backfill_status(

@@ -18,7 +18,7 @@ import queries.usage
 from billing.domain.errors import Invalid
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
-from billing.services import events
+from billing.services import audit, events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
 from billing.services.usage_backfills import hold_open, note_batch
@@ -95,6 +95,7 @@ async def record_usage(
         owners = [owners[n] for n, place in enumerate(sound.places) if place not in verdicts]
     event = usage_reported(tenant_id, batch_id, owners, cause, today)
     await events.emit(tx, [event], now=now)
+    await audit.record(tx, tenant_id, audit.Change(event.resource), cause, now=now)
     if batch.backfill_id is not None:
         await note_batch(tx, tenant_id, batch.backfill_id, batch_id, len(owners))
     return BatchAnswer(len(batch), batch_id, verdicts)

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.webhook_history
 import queries.webhook_recoveries as statements
 import queries.webhooks
@@ -25,7 +24,6 @@ from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
-from billing.services.actor import Cause
 from billing.services.webhook_fanout import PING
 from billing.services.webhook_resend import BEGINS_AS, RESENDS_MAX, RESENT_PARTITION
 from billing.services.webhook_retention import DELIVERIES_KEPT
@@ -121,24 +119,23 @@ async def start(
     tx: Connection,
     tenant_id: UUID,
     wanted: RecoveryFilter,
-    cause: Cause,
-    audit: tuple[str, str],
+    actor: str,
+    note: str,
     *,
     now: datetime,
 ) -> WebhookRecovery:
-    """Starts what was previewed; `audit` is the method and the note that the audit log keeps.
+    """Starts what was previewed; `actor` and `note` say who asked, and why.
 
     Raises EndpointNotFound, SubjectInvalid, RecoveryRunning or Invalid.
     """
     counted = await preview(tx, tenant_id, wanted, now=now)
     states, patterns = _checked(wanted, now)
-    _, note = audit
     recovery = await statements.insert_recovery(
         tx,
         tenant_id=tenant_id,
         id=new_id(now),
         webhook_id=wanted.webhook_id,
-        actor=cause.actor,
+        actor=actor,
         note=note,
         after_event=_before(wanted.since),
         last_event=counted.last_event,
@@ -150,7 +147,6 @@ async def start(
     )
     if recovery is None:
         raise RecoveryRunning(metadata={"endpoint": _name(wanted.webhook_id)})
-    await _audit(tx, recovery, cause, audit, now)
     return recovery
 
 
@@ -172,20 +168,13 @@ async def list_of(
 
 
 async def cancel(
-    tx: Connection,
-    tenant_id: UUID,
-    recovery_id: UUID,
-    cause: Cause,
-    method: str,
-    *,
-    now: datetime,
+    tx: Connection, tenant_id: UUID, recovery_id: UUID, *, now: datetime
 ) -> WebhookRecovery:
     """It makes no more deliveries; those made stay. Raises RecoveryNotFound or RecoveryNotRunning."""
     row = await statements.cancel_recovery(tx, tenant_id=tenant_id, id=recovery_id, now=now)
     if row is None:
         found = await get(tx, tenant_id, recovery_id)
         raise RecoveryNotRunning(metadata={"status": found.status})
-    await _audit(tx, row, cause, (method, ""), now)
     return row
 
 
@@ -283,23 +272,6 @@ async def _move(
         done_until=done_until,
         armed_at=now,
         status=status,
-        now=now,
-    )
-
-
-async def _audit(
-    tx: Connection, job: WebhookRecovery, cause: Cause, audit: tuple[str, str], now: datetime
-) -> None:
-    method, note = audit
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=job.tenant_id,
-        id=new_id(now),
-        actor=cause.actor,
-        method=method,
-        resource=_name(job.webhook_id),
-        correlation_id=cause.correlation_id,
-        note=f"{encode(Prefix.RECOVERY, job.id)} {note}".rstrip(),
         now=now,
     )
 

@@ -1,7 +1,7 @@
 """Webhook path, beside it: a person sends an event to an endpoint again.
 
-Invariant: a resend is a delivery of its own under the next nonce; the row, its count as matched and its line in the
-audit are committed together, and the endpoint's row lock keeps two resends from one nonce.
+Invariant: a resend is a delivery of its own under the next nonce; the row and its count as matched are committed
+together, and the endpoint's row lock keeps two resends from one nonce.
 """
 
 from __future__ import annotations
@@ -10,21 +10,17 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import queries.audit
 import queries.webhook_history as statements
 
 from billing.domain.errors import Precondition
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
 from billing.runtime.db import Connection
-from billing.runtime.ids import new_id
-from billing.services.actor import Cause
 from billing.services.event_log import EventNotFound
 from billing.services.webhook_history import (
     DeliveryKey,
     DeliveryRow,
     delivery_not_found,
-    message_id,
 )
 from billing.services.webhooks import EndpointNotFound
 
@@ -47,14 +43,10 @@ async def resend(
     tx: Connection,
     tenant_id: UUID,
     first: DeliveryKey,
-    cause: Cause,
-    audit: tuple[str, str],
     *,
     now: datetime,
 ) -> DeliveryRow:
     """The new delivery of what `first` names, due now, or parked while the endpoint is disabled.
-
-    `audit` is the method and the note that the audit log keeps.
 
     Raises EndpointNotFound, DeliveryNotFound, EventNotFound or ResendLimitReached.
     """
@@ -87,16 +79,4 @@ async def resend(
         now=now,
     )
     assert made is not None, "an INSERT without a conflict clause returns its row"
-    method, note = audit
-    await queries.audit.insert_audit_entry(
-        tx,
-        tenant_id=tenant_id,
-        id=new_id(now),
-        actor=cause.actor,
-        method=method,
-        resource=encode(Prefix.WEBHOOK_ENDPOINT, webhook_id),
-        correlation_id=cause.correlation_id,
-        note=f"{message_id(event_id, made.nonce)} {note}".rstrip(),
-        now=now,
-    )
     return made

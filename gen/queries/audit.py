@@ -7,16 +7,18 @@ import datetime
 import typing
 import uuid
 
+from . import models
 from .connection import ConnectionLike
 
 __all__ = [
     "insert_audit_entry",
+    "list_audit_entries",
 ]
 
 
 INSERT_AUDIT_ENTRY: typing.Final = """-- name: InsertAuditEntry :exec
-INSERT INTO audit_log (tenant_id, id, actor, method, resource, correlation_id, note, created_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO audit_log (tenant_id, id, actor, method, resource, correlation_id, request_id, note, created_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 
 
@@ -29,6 +31,7 @@ async def insert_audit_entry(
     method: str,
     resource: str,
     correlation_id: uuid.UUID,
+    request_id: str,
     note: str,
     now: datetime.datetime,
 ) -> None:
@@ -41,6 +44,43 @@ async def insert_audit_entry(
         method,
         resource,
         correlation_id,
+        request_id,
         note,
         now,
     )
+
+
+LIST_AUDIT_ENTRIES: typing.Final = """-- name: ListAuditEntries :many
+SELECT tenant_id, id, actor, method, resource, correlation_id, note, created_at, request_id FROM audit_log
+WHERE ($1::uuid IS NULL OR tenant_id = $1::uuid)
+  AND ($2::text IS NULL OR actor = $2::text)
+  AND ($3::text IS NULL OR resource = $3::text)
+  AND ($4::text IS NULL OR right(method, length($4::text)) = $4::text)
+  AND id >= $5 AND id < $6
+ORDER BY id DESC LIMIT $7
+"""
+
+
+async def list_audit_entries(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID | None,
+    actor: str | None,
+    resource: str | None,
+    method: str | None,
+    first_id: uuid.UUID,
+    before_id: uuid.UUID,
+    most: int,
+) -> list[models.AuditLog]:
+    """Newest first. Ids are time, so the first and the last of them bound the range."""
+    rows = await conn.fetch(
+        LIST_AUDIT_ENTRIES,
+        tenant_id,
+        actor,
+        resource,
+        method,
+        first_id,
+        before_id,
+        most,
+    )
+    return [models.AuditLog(*row) for row in rows]

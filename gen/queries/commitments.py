@@ -32,25 +32,41 @@ class ListPromisesRow:
     kind: str
     boundary: datetime.datetime
     period_start: datetime.datetime
+    stretch_start: datetime.datetime
+    stretch_end: datetime.datetime
     commitment: decimal.Decimal
     display_name: str
+    billing_interval: str
     currency: str
     time_zone: str
-    billing_interval: str
     anchor_at: datetime.datetime | None
 
 
 LIST_PROMISES: typing.Final = """-- name: ListPromises :many
-SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, c.period_start::timestamptz AS period_start,
-       l.commitment::numeric AS commitment, l.display_name, s.currency, s.time_zone, l.billing_interval, s.anchor_at
-FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
-    AS g (tenant_id, subscription_id, kind, boundary)
-JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
-JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id AND c.kind = g.kind
-    AND c.boundary = g.boundary
-JOIN plans l ON l.tenant_id = c.tenant_id AND l.id = c.plan_id AND l.commitment IS NOT NULL
-WHERE c.period_start IS NOT NULL
-ORDER BY c.tenant_id, c.subscription_id, c.boundary, c.kind
+SELECT w.tenant_id, w.subscription_id, w.kind, w.boundary, w.period_start::timestamptz AS period_start,
+       w.stretch_start::timestamptz AS stretch_start, w.stretch_end::timestamptz AS stretch_end,
+       w.commitment::numeric AS commitment, w.display_name, w.billing_interval, w.currency, w.time_zone, w.anchor_at
+FROM (
+    SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, c.period_start,
+           coalesce(p.starts_at, c.period_start) AS stretch_start,
+           coalesce(lead(p.starts_at) OVER (
+               PARTITION BY c.tenant_id, c.subscription_id, c.kind, c.boundary ORDER BY p.starts_at
+           ), c.boundary) AS stretch_end,
+           coalesce(l.commitment, 0) AS commitment,
+           max(l.commitment) OVER (PARTITION BY c.tenant_id, c.subscription_id, c.kind, c.boundary) AS highest,
+           l.display_name, l.billing_interval, s.currency, s.time_zone, s.anchor_at
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[])
+        AS g (tenant_id, subscription_id, kind, boundary)
+    JOIN subscriptions s ON s.tenant_id = g.tenant_id AND s.id = g.subscription_id
+    JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.subscription_id AND c.kind = g.kind
+        AND c.boundary = g.boundary
+    LEFT JOIN plan_stretches p ON p.tenant_id = c.tenant_id AND p.subscription_id = c.subscription_id
+        AND p.starts_at >= c.period_start AND p.starts_at < c.boundary
+    JOIN plans l ON l.tenant_id = c.tenant_id AND l.id = coalesce(p.plan_id, c.plan_id)
+    WHERE c.period_start IS NOT NULL AND c.plan_id IS NOT NULL
+) AS w
+WHERE w.highest IS NOT NULL
+ORDER BY w.tenant_id, w.subscription_id, w.boundary, w.kind, w.stretch_start
 """
 
 
@@ -63,7 +79,7 @@ async def list_promises(
     boundaries: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListPromisesRow]:
     """Invoice path, step 4: what plans promise for a billing period, and what counts towards it.
-    Of the given cycles those that end a period which owes a commitment, of whatever plan the subscription has now.
+    Of the given cycles those that end a period which owes a commitment, a row for each plan that it had on the way, in order.
     """
     rows = await conn.fetch(LIST_PROMISES, tenant_ids, subscription_ids, kinds, boundaries)
     return [ListPromisesRow(*row) for row in rows]
@@ -107,9 +123,11 @@ FROM unnest(
     $1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[],
     $5::timestamptz[]
 ) AS g (tenant_id, subscription_id, kind, boundary, period_start)
-JOIN fee_periods f ON f.tenant_id = g.tenant_id AND f.subscription_id = g.subscription_id
-WHERE (f.period_start >= g.period_start AND f.period_start < g.boundary)
-   OR (f.reason = 'credit' AND f.bill_kind = g.kind AND f.bill_boundary = g.boundary)
+JOIN fee_periods h ON h.tenant_id = g.tenant_id AND h.subscription_id = g.subscription_id AND h.reason <> 'credit'
+    AND coalesce(h.ended_at, h.period_end) > g.period_start
+    AND (g.kind = 'final' OR coalesce(h.ended_at, h.period_end) <= g.boundary)
+JOIN fee_periods f ON f.tenant_id = h.tenant_id AND f.subscription_id = h.subscription_id
+    AND coalesce(f.gives_back, f.id) = h.id
 ORDER BY f.tenant_id, f.id
 """
 
@@ -123,8 +141,9 @@ async def list_promised_fees(
     boundaries: collections.abc.Sequence[datetime.datetime],
     period_starts: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListPromisedFeesRow]:
-    """What is charged and given back for the time of these cycles, on whatever invoice; what a cancellation gives back for the
-    time behind it is on the cycle's own.
+    """What is charged for the time of these cycles, on whatever invoice, and what was given back of it. A charge is of the cycle
+    in which it ends, so one that begins with another interval is not of the cycle that ends there, wherever a plan by day cuts;
+    by day a cancellation charges beyond its instant.
     """
     rows = await conn.fetch(
         LIST_PROMISED_FEES,

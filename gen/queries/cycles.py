@@ -28,7 +28,9 @@ FROM unnest(
     $6::timestamptz[], $7::uuid[], $8::timestamptz[]
 ) AS g (tenant_id, subscription_id, kind, boundary, id, period_start, plan_id, closed_at)
 ORDER BY g.tenant_id, g.subscription_id, g.kind, g.boundary
-ON CONFLICT DO NOTHING
+ON CONFLICT (tenant_id, subscription_id, kind, boundary) DO UPDATE
+SET period_start = excluded.period_start, plan_id = excluded.plan_id
+WHERE billing_cycles.period_start IS NULL AND excluded.period_start IS NOT NULL
 """
 
 
@@ -44,7 +46,9 @@ async def insert_cycles(
     plan_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     closed_ats: collections.abc.Sequence[datetime.datetime | None] | None,
 ) -> None:
-    """Invoice path, steps 1 and 2: billing cycles and the periods of subscriptions. All under the subscriptions' row locks."""
+    """Invoice path, steps 1 and 2: billing cycles and the periods of subscriptions. All under the subscriptions' row locks.
+    A change that ends a period may come at the instant of one that did not: the cycle is one, and it ends the period.
+    """
     await conn.execute(
         INSERT_CYCLES,
         tenant_ids,

@@ -182,10 +182,17 @@ class ListDraftDiscountsRow:
     invoice_id: uuid.UUID
     discount: models.Discount
     uses: int
+    counts: bool
 
 
 LIST_DRAFT_DISCOUNTS: typing.Final = """-- name: ListDraftDiscounts :many
-SELECT g.invoice_id::uuid AS invoice_id, d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses
+SELECT g.invoice_id::uuid AS invoice_id, d.tenant_id, d.id, d.customer_id, d.subscription_id, d.display_name, d.percent, d.amount, d.currency, d.periods, d.ended_at, d.created_at, u.uses::bigint AS uses,
+       (NOT EXISTS (
+           SELECT FROM invoices i
+           JOIN billing_cycles c ON c.tenant_id = i.tenant_id AND c.subscription_id = i.subscription_id
+               AND c.kind = i.kind AND c.boundary = i.boundary
+           WHERE i.tenant_id = g.tenant_id AND i.id = g.invoice_id AND i.kind = 'change' AND c.period_start IS NULL
+       ))::boolean AS counts
 FROM unnest(
     $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[],
     $5::text[]
@@ -212,7 +219,9 @@ async def list_draft_discounts(
     subscription_ids: collections.abc.Sequence[uuid.UUID | None] | None,
     currencies: collections.abc.Sequence[str],
 ) -> list[ListDraftDiscountsRow]:
-    """The discounts that may still lower the drafts, oldest first, and how often each has counted."""
+    """The discounts that may still lower the drafts, oldest first, and how often each has counted. A change within a period that
+    has counted does not count; one that ends the period for another interval does.
+    """
     rows = await conn.fetch(
         LIST_DRAFT_DISCOUNTS,
         tenant_ids,
@@ -221,7 +230,15 @@ async def list_draft_discounts(
         subscription_ids,
         currencies,
     )
-    return [ListDraftDiscountsRow(row[0], models.Discount(*row[1:12]), row[12]) for row in rows]
+    return [
+        ListDraftDiscountsRow(
+            row[0],
+            models.Discount(*row[1:12]),
+            row[12],
+            row[13],
+        )
+        for row in rows
+    ]
 
 
 INSERT_INVOICE_DISCOUNTS: typing.Final = """-- name: InsertInvoiceDiscounts :exec

@@ -11,6 +11,7 @@ from .connection import row_class
 
 __all__ = [
     "ApiKey",
+    "AuditLog",
     "BillingCycle",
     "BucketWalk",
     "CreditBalance",
@@ -59,6 +60,22 @@ class ApiKey:
     created_at: datetime.datetime
     expires_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
+    last_used_at: datetime.datetime | None
+
+
+@row_class
+class AuditLog:
+    """One row of audit_log."""
+
+    tenant_id: uuid.UUID
+    id: uuid.UUID
+    actor: str
+    method: str
+    resource: str
+    correlation_id: uuid.UUID
+    note: str
+    created_at: datetime.datetime
+    request_id: str
 
 
 @row_class

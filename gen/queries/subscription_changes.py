@@ -15,10 +15,10 @@ from .connection import ConnectionLike, row_class
 __all__ = [
     "ListChangesDueOnTestClocksRow",
     "ListChangesDueRow",
-    "change_cycle_plan",
     "change_terms",
     "cut_usage_periods",
     "delete_open_cycle",
+    "delete_plan_stretches",
     "delete_usage_periods_from",
     "end_item",
     "end_subscription",
@@ -32,6 +32,7 @@ __all__ = [
     "hold_usage_periods",
     "insert_item",
     "insert_item_periods",
+    "insert_plan_stretches",
     "insert_scheduled_change",
     "list_changes_due",
     "list_changes_due_on_test_clocks",
@@ -115,10 +116,11 @@ async def end_item(
 
 INSERT_ITEM: typing.Final = """-- name: InsertItem :one
 INSERT INTO subscription_items (
-    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at)
+    tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, subscription_required, created_at,
+    started_at)
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8,
-    $9::timestamptz)
+    $9, $10::timestamptz)
 RETURNING tenant_id, id, subscription_id, customer_id, price_id, meter_id, quantity, created_at, started_at, ended_at, subscription_required
 """
 
@@ -133,6 +135,7 @@ async def insert_item(
     price_id: uuid.UUID,
     meter_id: uuid.UUID | None,
     quantity: decimal.Decimal,
+    subscription_required: bool,
     created_at: datetime.datetime,
     started_at: datetime.datetime,
 ) -> models.SubscriptionItem | None:
@@ -145,6 +148,7 @@ async def insert_item(
         price_id,
         meter_id,
         quantity,
+        subscription_required,
         created_at,
         started_at,
     )
@@ -331,23 +335,55 @@ async def delete_open_cycle(
     return None if row is None else models.BillingCycle(*row)
 
 
-CHANGE_CYCLE_PLAN: typing.Final = """-- name: ChangeCyclePlan :exec
-UPDATE billing_cycles SET plan_id = $1::uuid
-WHERE tenant_id = $2 AND subscription_id = $3 AND kind = 'period'
-  AND boundary = $4::timestamptz AND closed_at IS NULL AND plan_id IS NOT NULL
+DELETE_PLAN_STRETCHES: typing.Final = """-- name: DeletePlanStretches :exec
+DELETE FROM plan_stretches
+WHERE tenant_id = $1 AND subscription_id = $2 AND starts_at >= $3::timestamptz
 """
 
 
-async def change_cycle_plan(
+async def delete_plan_stretches(
     conn: ConnectionLike,
     *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+    starts_at: datetime.datetime,
+) -> None:
+    """What the period was to owe from @starts_at on, it does not owe any more."""
+    await conn.execute(DELETE_PLAN_STRETCHES, tenant_id, subscription_id, starts_at)
+
+
+INSERT_PLAN_STRETCHES: typing.Final = """-- name: InsertPlanStretches :exec
+INSERT INTO plan_stretches (tenant_id, subscription_id, starts_at, plan_id)
+SELECT c.tenant_id, c.subscription_id, g.starts_at, g.plan_id
+FROM billing_cycles c
+CROSS JOIN LATERAL (
+    VALUES (c.period_start, c.plan_id), ($1::timestamptz, $2::uuid)
+) AS g (starts_at, plan_id)
+WHERE c.tenant_id = $3 AND c.subscription_id = $4 AND c.kind = 'period'
+  AND c.boundary = $5::timestamptz AND c.closed_at IS NULL AND c.plan_id IS NOT NULL
+  AND (g.plan_id = $2::uuid OR g.starts_at < $1::timestamptz)
+ON CONFLICT DO NOTHING
+"""
+
+
+async def insert_plan_stretches(
+    conn: ConnectionLike,
+    *,
+    starts_at: datetime.datetime,
     plan_id: uuid.UUID,
     tenant_id: uuid.UUID,
     subscription_id: uuid.UUID,
     boundary: datetime.datetime,
 ) -> None:
-    """The current period owes what another plan promises, if it owes anything."""
-    await conn.execute(CHANGE_CYCLE_PLAN, plan_id, tenant_id, subscription_id, boundary)
+    """A plan from @starts_at on, and with the current period's first change the one that it began with; if it owes anything."""
+    await conn.execute(
+        INSERT_PLAN_STRETCHES,
+        starts_at,
+        plan_id,
+        tenant_id,
+        subscription_id,
+        boundary,
+    )
 
 
 HAS_CYCLE: typing.Final = """-- name: HasCycle :one

@@ -7,9 +7,17 @@ from tollway.operations.v1 import operations_service_pb2_grpc as rpc
 
 from billing.domain.ids import Prefix, decode
 from billing.runtime.db import Connection
-from billing.services import dead_letters, lag, operations_status, pauses, reconciliation, waiting
+from billing.services import (
+    audit,
+    dead_letters,
+    lag,
+    operations_status,
+    pauses,
+    reconciliation,
+    waiting,
+)
 from billing.services.consumers import WANTED
-from billing.services.dead_letters import Order
+from billing.services.pauses import PauseOrder
 from server.call import Call, current_call
 from server.house import House
 from server.interceptor import Context
@@ -72,8 +80,8 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         dead_id = decode(Prefix.DEAD_LETTER, request.dead_letter_id, path="dead_letter_id")
 
         async def work(tx: Connection, call: Call) -> pb.RedriveDeadLetterResponse:
-            order = _order(call, request.reason)
-            dead = await dead_letters.redrive(tx, dead_id, order, now=call.now)
+            tenant_id = call.principal.tenant_id
+            dead = await dead_letters.redrive(tx, dead_id, tenant_id, now=call.now)
             return pb.RedriveDeadLetterResponse(dead_letter=messages.to_dead_letter(dead))
 
         return await self._house.mutate_as_operator(request, pb.RedriveDeadLetterResponse, work)
@@ -85,8 +93,7 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         dead_id = decode(Prefix.DEAD_LETTER, request.dead_letter_id, path="dead_letter_id")
 
         async def work(tx: Connection, call: Call) -> pb.DiscardDeadLetterResponse:
-            order = _order(call, request.reason)
-            dead = await dead_letters.discard(tx, dead_id, order, WANTED, now=call.now)
+            dead = await dead_letters.discard(tx, dead_id, call.principal.tenant_id, WANTED)
             return pb.DiscardDeadLetterResponse(dead_letter=messages.to_dead_letter(dead))
 
         return await self._house.mutate_as_operator(request, pb.DiscardDeadLetterResponse, work)
@@ -117,7 +124,8 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         target = messages.pause_target(request)
 
         async def work(tx: Connection, call: Call) -> pb.PauseResponse:
-            order = _order(call, request.reason)
+            call.resource = target.name
+            order = PauseOrder(call.principal.actor, request.reason)
             made = await pauses.pause(tx, target, order, WANTED, now=call.now)
             return pb.PauseResponse(pause=messages.to_pause(made))
 
@@ -128,12 +136,23 @@ class OperationsServicer(rpc.OperationsServiceServicer):
         target = messages.pause_target(request)
 
         async def work(tx: Connection, call: Call) -> pb.ResumeResponse:
-            order = _order(call, request.reason)
-            ended = await pauses.resume(tx, target, order, now=call.now)
+            call.resource = target.name
+            ended = await pauses.resume(tx, target, now=call.now)
             return pb.ResumeResponse(pause=messages.to_pause(ended))
 
         return await self._house.mutate_as_operator(request, pb.ResumeResponse, work)
 
-
-def _order(call: Call, reason: str) -> Order:
-    return Order(call.cause, call.method, reason, call.principal.tenant_id)
+    async def ListAuditEntries(
+        self, request: pb.ListAuditEntriesRequest, context: Context
+    ) -> pb.ListAuditEntriesResponse:
+        """See the proto."""
+        tenant_id = current_call().principal.tenant_id
+        wanted = messages.audit_filter(request, tenant_id)
+        before, limit = read_token(request), page_size(request.page_size) + 1
+        pool = self._house.worker if tenant_id is None else self._house.api
+        async with pool.transaction(tenant_id, read_only=True) as tx:
+            rows = await audit.list_entries(tx, wanted, before=before, limit=limit)
+        page, token = cut_page(request, rows, [row.id for row in rows])
+        return pb.ListAuditEntriesResponse(
+            entries=map(messages.to_audit_entry, page), next_page_token=token
+        )

@@ -9,6 +9,7 @@ from uuid import UUID
 from tollway.operations.v1 import operations_service_pb2 as pb
 
 from billing.domain.ids import Prefix, decode, encode
+from billing.services.audit import HOUSE, AuditEntry, AuditFilter
 from billing.services.dead_letters import DeadLetter, ListedLetter
 from billing.services.lag import Lag
 from billing.services.operations_status import LeaseState, Queue
@@ -16,7 +17,7 @@ from billing.services.pauses import Pause, PauseTarget
 from billing.services.reconciliation import Reconciliation
 from billing.services.routing import CONSUMER_LENGTH_MAX, LIVE
 from billing.services.waiting import FIRST, WaitingEvent, WaitingFilter
-from server.convert import to_timestamp
+from server.convert import optional_timestamp, to_timestamp
 
 _ID_BYTES: Final = 16
 PLACE_BYTES: Final = _ID_BYTES + CONSUMER_LENGTH_MAX + _ID_BYTES
@@ -168,4 +169,31 @@ def to_waiting(event: WaitingEvent) -> pb.WaitingEvent:
         last_error=row.last_error,
         next_attempt_time=to_timestamp(row.next_attempt_at),
         park_time=to_timestamp(row.parked_at),
+    )
+
+
+def audit_filter(request: pb.ListAuditEntriesRequest, tenant_id: UUID | None) -> AuditFilter:
+    """Which entries are asked for, of this tenant or of all. Raises Invalid."""
+    return AuditFilter(
+        tenant_id,
+        request.actor or None,
+        request.method or None,
+        request.resource or None,
+        optional_timestamp(request, "created_from"),
+        optional_timestamp(request, "created_until"),
+    )
+
+
+def to_audit_entry(row: AuditEntry) -> pb.AuditEntry:
+    """An entry of the audit for the wire."""
+    return pb.AuditEntry(
+        id=encode(Prefix.AUDIT_ENTRY, row.id),
+        tenant_id="" if row.tenant_id == HOUSE else encode(Prefix.TENANT, row.tenant_id),
+        actor=row.actor,
+        method=row.method,
+        resource=row.resource,
+        request_id=row.request_id,
+        correlation_id=encode(Prefix.CORRELATION, row.correlation_id),
+        note=row.note,
+        create_time=to_timestamp(row.created_at),
     )

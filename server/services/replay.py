@@ -64,7 +64,7 @@ class ReplayServicer(rpc.ReplayServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.StartReplayResponse:
             confirmed = self._confirmations.read(request.confirmation_token)
-            order = replays.StartOrder(call.cause, call.method, request.note, request.plan_hash)
+            order = replays.StartOrder(call.cause, request.note, request.plan_hash)
             started = await replays.start_replay(tx, confirmed, order, now=call.now)
             shown = [to_replay(view, call.now) for view in started]
             return pb.StartReplayResponse(replay=shown[0], replays=shown)
@@ -189,7 +189,7 @@ async def _moved(
     request: pb.PauseReplayRequest | pb.ResumeReplayRequest | pb.CancelReplayRequest,
     action: ReplayAction,
 ) -> pb.Replay:
-    order = replay_control.Order(call.cause, call.method, request.note, call.principal.tenant_id)
+    order = replay_control.Order(call.cause, request.note, call.principal.tenant_id)
     replay_id = _replay_id(request.replay_id)
     row = await replay_control.move(tx, replay_id, action, order, now=call.now)
     return to_replay(await replays.view_of(tx, row), call.now)

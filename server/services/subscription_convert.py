@@ -118,6 +118,7 @@ def from_change(request: pb.ChangeSubscriptionRequest) -> Change:
                 optional_id(Prefix.PRICE, item.price_id, path=f"items[{place}].price_id"),
                 item.quantity,
                 item.remove,
+                item.subscription_required,
             )
             for place, item in enumerate(request.items)
         ],

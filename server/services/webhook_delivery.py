@@ -157,10 +157,9 @@ class WebhookDeliveryServicer(rpc.WebhookDeliveryServiceServicer):
                 tx,
                 call.tenant_id,
                 DeliveryKey(event_id, webhook_id, 0),
-                call.cause,
-                (call.method, request.note),
                 now=call.now,
             )
+            call.resource = f"{request.endpoint_id}/{message_id(event_id, made.nonce)}"
             return pb.ResendDeliveryResponse(delivery=to_delivery(made))
 
         return await self._house.mutate(request, pb.ResendDeliveryResponse, work)

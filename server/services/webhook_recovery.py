@@ -60,9 +60,8 @@ class WebhookRecoveryServicer(rpc.WebhookRecoveryServiceServicer):
         wanted = from_filter(request.filter)
 
         async def work(tx: Connection, call: Call) -> pb.RecoverEndpointResponse:
-            audit = (call.method, request.note)
             recovery = await webhook_recoveries.start(
-                tx, call.tenant_id, wanted, call.cause, audit, now=call.now
+                tx, call.tenant_id, wanted, call.cause.actor, request.note, now=call.now
             )
             return pb.RecoverEndpointResponse(recovery=to_recovery(recovery))
 
@@ -109,7 +108,7 @@ class WebhookRecoveryServicer(rpc.WebhookRecoveryServiceServicer):
 
         async def work(tx: Connection, call: Call) -> pb.CancelRecoveryResponse:
             recovery = await webhook_recoveries.cancel(
-                tx, call.tenant_id, recovery_id, call.cause, call.method, now=call.now
+                tx, call.tenant_id, recovery_id, now=call.now
             )
             return pb.CancelRecoveryResponse(recovery=to_recovery(recovery))
 

@@ -11,12 +11,9 @@ import pytest
 
 from billing.runtime.embedded import RunningServers
 from billing.runtime.embedded.servers import Server
-from billing.runtime.ids import new_id
 from billing.services import pauses
-from billing.services.actor import Cause
-from billing.services.dead_letters import Order
 from billing.services.events import resource_hash
-from billing.services.pauses import PauseTarget
+from billing.services.pauses import PauseOrder, PauseTarget
 from tests.backbone import SHARDS, Backbone, wipe_streams
 from tests.conftest import LONG
 from tests.faults.afterwards import assert_all_is_well
@@ -159,11 +156,12 @@ async def test_an_old_router_meets_a_new_subject(backbone: Backbone) -> None:
 
 
 async def test_a_consumer_is_paused_and_resumed(backbone: Backbone) -> None:
+    why = PauseOrder("opr_test", "to see what happens")
     async with pipeline(backbone) as house:
         async with house.load():
             for _ in range(ROUNDS):
                 await house.until_routed(EVENTS)
-                await order(backbone, pauses.pause, CONSUMERS)
+                await order(backbone, pauses.pause, why, CONSUMERS)
                 waiting = await backbone.count("router_waiting WHERE consumer = 'second'")
                 await house.until_waiting("second", waiting + EVENTS // 2)
                 [router] = house.of("router")
@@ -177,6 +175,5 @@ async def test_a_consumer_is_paused_and_resumed(backbone: Backbone) -> None:
 async def order(backbone: Backbone, what: Callable[..., Awaitable[object]], *more: object) -> None:
     """An operator's order about the ordered consumer."""
     now = backbone.now
-    given = Order(Cause("opr_test", new_id(now)), "/test/pause", "to see what happens")
     async with backbone.databases.worker.transaction() as tx:
-        await what(tx, PauseTarget(consumer="second"), given, *more, now=now)
+        await what(tx, PauseTarget(consumer="second"), *more, now=now)

@@ -24,7 +24,6 @@ from tests.conftest import LONG, Databases
 from tests.replay_world import (
     ACTOR,
     DRAFTED,
-    METHOD,
     REPORTED,
     ReplayWorld,
     in_turn,
@@ -114,14 +113,14 @@ async def test_a_start_that_dies_anywhere_leaves_nothing_and_can_be_done_again(
         database = Mortal(world.databases.api, fatal)
         try:
             async with database.transaction(world.tenant_id) as tx:
-                await start_replay(tx, confirmed, StartOrder(cause, METHOD, "why"), now=world.now)
+                await start_replay(tx, confirmed, StartOrder(cause, "why"), now=world.now)
             break
         except Died:
-            for table in ("replays", "audit_log", "outbox"):
+            for table in ("replays", "outbox"):
                 assert await world.value(f"SELECT count(*) FROM {table}") == 0
             assert await world.value("SELECT count(*) FROM billing_events") == log
     assert fatal > 4
-    assert [row["actor"] for row in await world.fetch("SELECT actor FROM audit_log")] == [ACTOR]
+    assert [row["actor"] for row in await world.fetch("SELECT actor FROM replays")] == [ACTOR]
 
 
 async def test_a_worker_that_dies_at_any_statement_is_followed_without_loss_or_double(

@@ -90,7 +90,7 @@ async def test_a_backfill_takes_old_records_and_gives_them_back_as_a_whole(
     voided = usage.USAGE_STATE_VOIDED
     assert await listed(client, backfill_id=job.id, state=voided) == ["c", "b", "a"]
     assert await reason_of(batch(client, job.id, record("d", old))) == "BACKFILL_CLOSED"
-    assert await world.value("SELECT count(*) FROM audit_log WHERE note = 'wrong file'") == 1
+    assert await world.value("SELECT count(*) FROM audit_log WHERE note = 'wrong file'") == 2
 
 
 async def test_backfills_are_listed_and_have_names_of_their_own(

@@ -54,7 +54,7 @@ async def client(databases: Databases) -> AsyncIterator[Client]:
     async with webhook_world(databases) as world, open_rim(databases) as rim:
         draft = keys.NewKey("test", (keys.Scope.ADMIN,))
         async with databases.worker.transaction() as tx:
-            _, key = await keys.create_tenant_key(
+            _, key = await keys.create_key(
                 tx, world.tenant_id, draft, world.cause, now=databases.clock.now()
             )
         yield Client(world, rim, key)
@@ -139,7 +139,8 @@ async def test_a_resend_has_its_own_id_counts_as_matched_and_is_audited(client: 
     assert first.delivery.message_id == f"{event}_1"
     assert world.receiver.ids("/hook") == [event, f"{event}_1"]
     [entry] = await world.rows("SELECT * FROM audit_log WHERE method LIKE '%ResendDelivery'")
-    assert (entry["resource"], entry["note"]) == (endpoint_id(webhook), f"{event}_1 lost")
+    assert entry["resource"] == f"{endpoint_id(webhook)}/{event}_1"
+    assert (entry["note"], entry["request_id"]) == ("lost", "once")
     [books] = (await client.ask("GetBalance")).endpoints
     assert (books.matched, books.resent, books.delivered, books.balanced) == (2, 1, 2, True)
     both = await asyncio.gather(*(client.ask("ResendDelivery", **asked) for _ in range(2)))

@@ -14,7 +14,7 @@ from tollway.webhook.v1 import recovery_service_pb2 as pb
 from billing.domain.ids import Prefix, decode, encode
 from billing.services import webhook_endpoints as endpoints
 from billing.services import webhook_recoveries
-from billing.services.keys import NewKey, Scope, create_tenant_key
+from billing.services.keys import NewKey, Scope, create_key
 from tests.conftest import Databases
 from tests.server.rim import open_rim
 from tests.server.test_webhook_delivery_calls import Client
@@ -29,7 +29,7 @@ async def client(databases: Databases) -> AsyncIterator[Client]:
     async with webhook_world(databases) as world, open_rim(databases) as rim:
         draft = NewKey("test", (Scope.ADMIN,))
         async with databases.worker.transaction() as tx:
-            _, key = await create_tenant_key(
+            _, key = await create_key(
                 tx, world.tenant_id, draft, world.cause, now=databases.clock.now()
             )
         yield Client(world, rim, key)
@@ -108,8 +108,8 @@ async def test_what_is_dead_is_previewed_and_sent_again_under_ids_of_its_own(
     assert (got.recovery.status, got.recovery.made) == (pb.RECOVERY_STATUS_FINISHED, 5)
     assert {f"{event}_1" for event in dead} <= set(world.receiver.ids("/hook"))
     assert await world.statuses() == {"dead": 5, "delivered": 8}
-    [audit] = await world.rows("SELECT note FROM audit_log WHERE method LIKE '%RecoverEndpoint'")
-    assert audit["note"] == f"{started.recovery.id} it was down"
+    [audit] = await world.rows("SELECT * FROM audit_log WHERE method LIKE '%RecoverEndpoint'")
+    assert (audit["resource"], audit["note"]) == (started.recovery.id, "it was down")
     await world.check_balance()
 
     # Their latest deliveries have arrived, so nothing of them is dead any more.
@@ -178,7 +178,9 @@ async def test_one_recovery_at_a_time_that_can_be_canceled(client: Client) -> No
     assert await refused(client, "RecoverEndpoint", filter=wanted) == "RECOVERY_RUNNING"
     ended = (await ask(client, "CancelRecovery", recovery_id=job.id)).recovery
     assert ended.status == pb.RECOVERY_STATUS_CANCELED
-    audit = await client.world.rows("SELECT method, note FROM audit_log ORDER BY id DESC LIMIT 1")
+    audit = await client.world.rows(
+        "SELECT method, resource FROM audit_log ORDER BY id DESC LIMIT 1"
+    )
     assert [tuple(row) for row in audit] == [(f"{SERVICE}/CancelRecovery", job.id)]
     assert await refused(client, "CancelRecovery", recovery_id=job.id) == "RECOVERY_NOT_RUNNING"
     other = encode(Prefix.RECOVERY, client.world.tenant_id)

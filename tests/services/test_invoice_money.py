@@ -308,3 +308,39 @@ async def given_back(house: Driver, invoice: UUID, at: datetime) -> UUID:
         at,
     )
     return draft
+
+
+async def test_a_discount_counts_a_change_that_ends_a_period_and_none_within_one(
+    databases: Databases,
+) -> None:
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(fee="31.00")
+    weekly = await house.plan("weekly", fee="7.00", interval="week")
+    await discount(house, customer, percent="50", periods=3)
+    desk = Desk(house)
+    made = await desk.subscribe()
+    fee = made.items[0].id
+    await house.advance(START + 5 * DAY)
+    await desk.change(made.row.id, ItemChange(fee, quantity="2"))
+    await house.advance(START + 10 * DAY)
+    price = (await desk.prices("weekly"))["Fee"]
+    await desk.change(made.row.id, ItemChange(fee, price), plan_id=weekly)
+    await house.advance(START + 40 * DAY)
+    # The activation, the change of interval and one week; the change of the quantity lies within the first period.
+    assert [row["discount"] != 0 for row in await house.invoices()] == [
+        *(True, True, True),
+        *(True, False, False),
+        False,
+    ]
+    counted = await house.rows(
+        "SELECT i.kind, d.counted FROM invoices i"
+        " JOIN invoice_discounts d ON d.tenant_id = i.tenant_id AND d.invoice_id = i.id"
+        " ORDER BY i.boundary"
+    )
+    assert [tuple(row) for row in counted] == [
+        ("activation", True),
+        ("change", False),
+        ("change", True),
+        ("period", True),
+    ]

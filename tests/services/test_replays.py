@@ -35,7 +35,6 @@ from tests.replay_world import (
     CHANGED,
     DRAFTED,
     KEY_MADE,
-    METHOD,
     REPORTED,
     SUBSCRIBED,
     ReplayWorld,
@@ -86,7 +85,7 @@ async def test_a_plan_counts_by_subject_and_consumer_and_stores_nothing(world: R
 
 
 async def footprint(world: ReplayWorld) -> list[int]:
-    tables = ("billing_events", "outbox", "replays", "audit_log", "inbox", "idempotent_requests")
+    tables = ("billing_events", "outbox", "replays", "inbox", "idempotent_requests")
     return [await world.value(f"SELECT count(*) FROM {table}") for table in tables]
 
 
@@ -286,7 +285,7 @@ def test_a_derived_key_is_another_for_each_label_and_house() -> None:
 # --- starts
 
 
-async def test_a_start_commits_the_replay_its_audit_and_its_event_together(
+async def test_a_start_commits_the_replay_and_its_event_together(
     world: ReplayWorld,
 ) -> None:
     await world.history(DRAFTED, CHANGED)
@@ -297,9 +296,7 @@ async def test_a_start_commits_the_replay_its_audit_and_its_event_together(
     assert (view.row.status, view.row.matched, view.published, view.failed) == ("running", 2, 0, 0)
     assert view.row.plan_hash == planned.plan.digest
     assert ReplayPlan.parse(view.row.plan) == planned.plan
-    audit = await world.fetch("SELECT actor, method, resource, note FROM audit_log")
-    why = f"bus {planned.plan.digest.hex()} because"
-    assert [tuple(line) for line in audit] == [(ACTOR, METHOD, resource, why)]
+    assert (view.row.actor, view.row.note) == (ACTOR, "because")
     (row,) = await world.fetch(
         "SELECT envelope, resource_version FROM billing_events WHERE resource = $1", resource
     )
@@ -309,10 +306,6 @@ async def test_a_start_commits_the_replay_its_audit_and_its_event_together(
         replay_id=resource, matched=2, plan_hash=planned.plan.digest.hex(), target="bus"
     )
     assert row["resource_version"] == view.row.version == 1
-    for role in (world.databases.api, world.databases.worker):
-        async with role.connection() as connection:
-            with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute("UPDATE audit_log SET note = 'nothing' WHERE true")
 
 
 async def test_each_refusal_of_a_start_has_its_own_reason(world: ReplayWorld) -> None:
@@ -334,7 +327,6 @@ async def test_each_refusal_of_a_start_has_its_own_reason(world: ReplayWorld) ->
     await world.emit(DRAFTED)
     await refused(world.start(again), replays.RangeDrifted, {"planned": "1", "found": "2"})
     assert await world.value("SELECT count(*) FROM replays") == 1
-    assert await world.value("SELECT count(*) FROM audit_log") == 1
 
 
 async def refused(

@@ -13,6 +13,8 @@ from billing.runtime.ids import new_id
 from billing.services.catalog import PlanNotFound
 from billing.services.customers import CustomerNotFound
 from billing.services.prices import PriceNotFound
+from billing.services.subscription_edits import ItemChange
+from billing.services.subscription_requests import Later
 from billing.services.subscriptions import (
     MeterAlreadyPriced,
     NewItem,
@@ -26,6 +28,7 @@ from billing.services.usage_batch import UsageBatch
 from billing.services.usage_checks import instant_us
 from billing.services.usage_ingest import record_usage
 from tests.conftest import Databases
+from tests.desk import Desk
 from tests.driver import DAY, Driver, house_of, subscription_text, utc
 
 NOW = utc(2024, 5, 1)
@@ -229,3 +232,66 @@ async def test_a_tenant_sees_no_subscription_of_another(
             await get_subscription(tx, other.tenant_id, subscription_id=made.row.id)
         with pytest.raises(SubscriptionNotFound):
             await get_subscription(tx, house.tenant_id, subscription_id=made.row.id)
+
+
+async def test_an_item_that_is_added_can_demand_that_usage_names_the_subscription(
+    house: Driver,
+) -> None:
+    """So a second subscription of a customer comes to price a meter that the first prices."""
+    price = await house.value("SELECT id FROM prices WHERE meter_id IS NOT NULL")
+    first = await house.subscribe(items=[NewItem(price, subscription_required=True)])
+    await house.plan("both", fee="1.00", per_minute="0.30")
+    desk = Desk(house)
+    second = await desk.subscribe(plan="both", items={"Fee": "1"})
+    dear = (await desk.prices("both"))["Minutes"]
+    await house.deliver()
+    named = ItemChange(price_id=dear, subscription_required=True)
+    later = ItemChange(second.items[0].id, quantity="2", subscription_required=True)
+    with pytest.raises(Invalid, match="is said when an item is added"):
+        await desk.change(second.row.id, later)
+    with pytest.raises(Invalid, match="only the usage of a metered price"):
+        seats = ItemChange(
+            price_id=await desk.price("Seats", plan="both", amount="2.00"),
+            subscription_required=True,
+        )
+        await desk.change(second.row.id, seats)
+
+    asked = await desk.change(second.row.id, named)
+
+    added = next(item for item in asked.view.items if item.meter_id)
+    assert added.subscription_required
+    batch = UsageBatch(
+        ["for-first", "for-second", "for-none"],
+        ["minutes"] * 3,
+        [""] * 3,
+        ["UA"] * 3,
+        [instant_us(NOW)] * 3,
+        ["1"] * 3,
+        subscription_ids=[subscription_text(first), subscription_text(second), ""],
+    )
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        answer = await record_usage(tx, house.tenant_id, batch, house.cause(), now=house.now)
+    assert {place: one.reason for place, one in answer.verdicts.items()} == {
+        2: "SUBSCRIPTION_REQUIRED"
+    }
+    await house.deliver()
+    owners = await house.rows(
+        "SELECT r.idempotency_key, i.subscription_id FROM usage_records r"
+        " JOIN subscription_items i ON i.id = r.item_id ORDER BY 1"
+    )
+    assert [tuple(row) for row in owners] == [
+        ("for-first", first.row.id),
+        ("for-second", second.row.id),
+    ]
+
+
+async def test_an_item_that_demands_to_be_named_can_be_added_later(house: Driver) -> None:
+    """What waits for the period's end is stored and read again."""
+    await house.plan("both", fee="1.00", per_minute="0.30")
+    desk = Desk(house)
+    made = await desk.subscribe(plan="both", items={"Fee": "1"})
+    named = ItemChange(price_id=(await desk.prices("both"))["Minutes"], subscription_required=True)
+    await desk.change(made.row.id, named, later=Later(NOW + 2 * DAY))
+    await house.advance(NOW + 3 * DAY)
+    required = "SELECT subscription_required FROM subscription_items WHERE meter_id IS NOT NULL"
+    assert [row[0] for row in await house.rows(required)] == [True]

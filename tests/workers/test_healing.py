@@ -11,10 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from billing.domain.backoff import ExponentialBackoff
 from billing.domain.ids import Prefix, encode
-from billing.runtime.ids import new_id
 from billing.services import dead_letters
-from billing.services.actor import Cause
-from billing.services.dead_letters import Order
 from billing.services.leases import LeaseKind
 from tests.backbone import SHARDS, Backbone, Effects, Routing, wipe_streams
 from workers.healing import Healer, HealingSettings
@@ -127,10 +124,9 @@ async def test_an_outbox_dead_letter_that_is_redriven_is_checked_again(backbone:
     async with backbone.router([one.consumer(), two.consumer()]) as routing:
         await heal_all(backbone, healer, routing, lost)
         assert metrics.events_healed._value.get() == 0
-        order = Order(Cause("opr_test", new_id(backbone.now)), "/test/redrive", "[why]")
         async with backbone.databases.worker.transaction() as tx:
             [dead] = await dead_letters.list_dead(tx, None, before=None, limit=1)
-            await dead_letters.redrive(tx, dead.id, order, now=backbone.now)
+            await dead_letters.redrive(tx, dead.id, None, now=backbone.now)
         [state] = await backbone.fetch("SELECT healed_until FROM healing")
         assert state["healed_until"] < lost
         await heal_all(backbone, healer, routing, lost)

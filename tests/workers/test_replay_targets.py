@@ -24,7 +24,7 @@ from billing.services.replay_safety import (
 from billing.services.replays import ReplayView, StartOrder, start_replay
 from tests.backbone import Backbone, Effects
 from tests.conftest import Databases
-from tests.replay_world import CHANGED, DRAFTED, METHOD, REPORTED, ReplayWorld, make_world
+from tests.replay_world import CHANGED, DRAFTED, REPORTED, ReplayWorld, make_world
 from tests.services.usage_world import World as UsageWorld
 from tests.workers.test_replay import run_out, start_over, worker_of
 from workers.replay import ReplayWorker
@@ -285,7 +285,7 @@ async def test_what_the_inbox_no_longer_knows_is_not_replayed_unless_that_is_all
     planned = await world.plan(allow_older_than_inbox=True)
     assert any("older than the inbox" in warning for warning in planned.warnings)
     async with world.databases.worker.transaction() as tx:
-        order = StartOrder(world.cause(), METHOD, "why")
+        order = StartOrder(world.cause(), "why")
         await start_replay(tx, world.confirm(planned), order, now=world.now)
     assert await world.value("SELECT oldest_inbox_id()") <= old[0]
     await world.handle(["feed"], old)  # there is room for its mark
@@ -305,7 +305,7 @@ async def test_the_inbox_gets_room_where_the_events_are_and_not_where_the_range_
     begin = datetime(1999, 1, 1, tzinfo=UTC)
     planned = await world.plan(start=begin, allow_older_than_inbox=True)
     async with world.databases.worker.transaction() as tx:
-        order = StartOrder(world.cause(), METHOD, "why")
+        order = StartOrder(world.cause(), "why")
         await start_replay(tx, world.confirm(planned), order, now=world.now)
     await world.handle(["feed"], old)
     assert await world.value("SELECT oldest_inbox_id()") > UUID(

@@ -80,6 +80,11 @@ class OperationsServiceStub:
                 request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/tollway.operations.v1.OperationsService/ListAuditEntries',
+                request_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class OperationsServiceServicer:
@@ -190,6 +195,18 @@ class OperationsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEntries(self, request, context):
+        """Lists who changed what, when, and why: an entry for every call that changed something, the latest first. A call that
+        was repeated with its request_id has one. An operator that names no tenant sees the entries of all.
+
+        Permission: operator for the whole house; admin for the key's own tenant.
+        Errors: SCOPE_MISSING, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"method": "CreateApiKey", "page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListAuditEntries
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperationsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -237,6 +254,11 @@ def add_OperationsServiceServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeRequest.FromString,
                     response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -483,6 +505,33 @@ class OperationsService:
             '/tollway.operations.v1.OperationsService/Resume',
             tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeRequest.SerializeToString,
             tollway_dot_operations_dot_v1_dot_operations__service__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.operations.v1.OperationsService/ListAuditEntries',
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListAuditEntriesRequest.SerializeToString,
+            tollway_dot_operations_dot_v1_dot_operations__service__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,14 @@ class OperationsServiceStub:
     Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
     Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
     """
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_operations_service_pb2.ListAuditEntriesRequest, _operations_service_pb2.ListAuditEntriesResponse]
+    """Lists who changed what, when, and why: an entry for every call that changed something, the latest first. A call that
+    was repeated with its request_id has one. An operator that names no tenant sees the entries of all.
+
+    Permission: operator for the whole house; admin for the key's own tenant.
+    Errors: SCOPE_MISSING, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"method": "CreateApiKey", "page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListAuditEntries
+    """
 
 class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The state of the pipeline, for operators."""
@@ -208,6 +216,20 @@ class OperationsServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: operator.
         Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
         Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _operations_service_pb2.ListAuditEntriesRequest,
+        context: _aio.ServicerContext[_operations_service_pb2.ListAuditEntriesRequest, _abc.Awaitable[_operations_service_pb2.ListAuditEntriesResponse]],
+    ) -> _abc.Awaitable[_operations_service_pb2.ListAuditEntriesResponse]:
+        """Lists who changed what, when, and why: an entry for every call that changed something, the latest first. A call that
+        was repeated with its request_id has one. An operator that names no tenant sees the entries of all.
+
+        Permission: operator for the whole house; admin for the key's own tenant.
+        Errors: SCOPE_MISSING, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"method": "CreateApiKey", "page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListAuditEntries
         """
 
 def add_OperationsServiceServicer_to_server(servicer: OperationsServiceServicer, server: _aio.Server) -> None: ...

@@ -715,6 +715,7 @@ class ItemChange(_message.Message):
     PRICE_ID_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTION_REQUIRED_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item, "sit_…"; empty adds one."""
     price_id: _builtins.str
@@ -723,6 +724,8 @@ class ItemChange(_message.Message):
     """Its licensed quantity as a decimal string; empty leaves it."""
     remove: _builtins.bool
     """Removes the item."""
+    subscription_required: _builtins.bool
+    """Of an item to add: whether usage of its meter must name the subscription; see NewSubscriptionItem."""
     def __init__(
         self,
         *,
@@ -730,10 +733,11 @@ class ItemChange(_message.Message):
         price_id: _builtins.str = ...,
         quantity: _builtins.str = ...,
         remove: _builtins.bool = ...,
+        subscription_required: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "price_id", b"price_id", "quantity", b"quantity", "remove", b"remove"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_id", b"item_id", "price_id", b"price_id", "quantity", b"quantity", "remove", b"remove", "subscription_required", b"subscription_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

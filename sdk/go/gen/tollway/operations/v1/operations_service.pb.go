@@ -2010,6 +2010,279 @@ func (x *ListWaitingResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Which entries of the audit to list; what is left out does not matter.
+type ListAuditEntriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who did it: a key, "key_…" or "opr_…".
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The RPC, by its name such as "VoidInvoice", or in full.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// What it was done to, as the entry has it.
+	Resource string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Made at this instant or later, to the millisecond.
+	CreatedFrom *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_from,json=createdFrom,proto3" json:"created_from,omitempty"`
+	// Made before this instant, to the millisecond.
+	CreatedUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_until,json=createdUntil,proto3" json:"created_until,omitempty"`
+	// How many at most; 0 means 50, more than 200 is taken as 200.
+	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditEntriesRequest) Reset() {
+	*x = ListAuditEntriesRequest{}
+	mi := &file_tollway_operations_v1_operations_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditEntriesRequest) ProtoMessage() {}
+
+func (x *ListAuditEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_operations_v1_operations_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditEntriesRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_tollway_operations_v1_operations_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListAuditEntriesRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ListAuditEntriesRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ListAuditEntriesRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ListAuditEntriesRequest) GetCreatedFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedFrom
+	}
+	return nil
+}
+
+func (x *ListAuditEntriesRequest) GetCreatedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedUntil
+	}
+	return nil
+}
+
+func (x *ListAuditEntriesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditEntriesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// That something was changed. Entries are written with the change, and never changed themselves.
+type AuditEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id, "aud_…".
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The tenant whose data it was; empty for what concerns all.
+	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// Who did it: the key, "key_…" or "opr_…", or a part of the house, "worker:…".
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The RPC in full, such as "/tollway.invoice.v1.InvoiceService/VoidInvoice".
+	Method string `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
+	// What it was done to, such as "inv_…"; a batch of usage, "bat_…"; the tenant where there is nothing smaller.
+	Resource string `protobuf:"bytes,5,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The request_id of the call, where it had one.
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Its events have the same correlation id, "cor_…".
+	CorrelationId string `protobuf:"bytes,7,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	// Why, where the caller said so.
+	Note string `protobuf:"bytes,8,opt,name=note,proto3" json:"note,omitempty"`
+	// When.
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_tollway_operations_v1_operations_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_operations_v1_operations_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_tollway_operations_v1_operations_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AuditEntry) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetCorrelationId() string {
+	if x != nil {
+		return x.CorrelationId
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// A page of the audit.
+type ListAuditEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The latest first.
+	Entries []*AuditEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Give it back for the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditEntriesResponse) Reset() {
+	*x = ListAuditEntriesResponse{}
+	mi := &file_tollway_operations_v1_operations_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditEntriesResponse) ProtoMessage() {}
+
+func (x *ListAuditEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_operations_v1_operations_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditEntriesResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_tollway_operations_v1_operations_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListAuditEntriesResponse) GetEntries() []*AuditEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListAuditEntriesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 var File_tollway_operations_v1_operations_service_proto protoreflect.FileDescriptor
 
 const file_tollway_operations_v1_operations_service_proto_rawDesc = "" +
@@ -2160,6 +2433,31 @@ const file_tollway_operations_v1_operations_service_proto_rawDesc = "" +
 	"\tpark_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\bparkTime\"z\n" +
 	"\x13ListWaitingResponse\x12;\n" +
 	"\x06events\x18\x01 \x03(\v2#.tollway.operations.v1.WaitingEventR\x06events\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9f\x02\n" +
+	"\x17ListAuditEntriesRequest\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
+	"\bresource\x18\x03 \x01(\tR\bresource\x12=\n" +
+	"\fcreated_from\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedFrom\x12?\n" +
+	"\rcreated_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fcreatedUntil\x12\x1b\n" +
+	"\tpage_size\x18\x06 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tR\tpageToken\"\x9a\x02\n" +
+	"\n" +
+	"AuditEntry\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06method\x18\x04 \x01(\tR\x06method\x12\x1a\n" +
+	"\bresource\x18\x05 \x01(\tR\bresource\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x12%\n" +
+	"\x0ecorrelation_id\x18\a \x01(\tR\rcorrelationId\x12\x12\n" +
+	"\x04note\x18\b \x01(\tR\x04note\x12;\n" +
+	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"\x7f\n" +
+	"\x18ListAuditEntriesResponse\x12;\n" +
+	"\aentries\x18\x01 \x03(\v2!.tollway.operations.v1.AuditEntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\x8a\x02\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
@@ -2171,7 +2469,7 @@ const file_tollway_operations_v1_operations_service_proto_rawDesc = "" +
 	"\x1eWAIT_REASON_USAGE_PERIOD_TAKEN\x10\x05\x12\x18\n" +
 	"\x14WAIT_REASON_DEFERRED\x10\x06\x12\x13\n" +
 	"\x0fWAIT_REASON_DUE\x10\a\x12 \n" +
-	"\x1cWAIT_REASON_UNKNOWN_CONSUMER\x10\b2\xa9\a\n" +
+	"\x1cWAIT_REASON_UNKNOWN_CONSUMER\x10\b2\x9e\b\n" +
 	"\x11OperationsService\x12^\n" +
 	"\tGetStatus\x12'.tollway.operations.v1.GetStatusRequest\x1a(.tollway.operations.v1.GetStatusResponse\x12p\n" +
 	"\x0fListDeadLetters\x12-.tollway.operations.v1.ListDeadLettersRequest\x1a..tollway.operations.v1.ListDeadLettersResponse\x12j\n" +
@@ -2181,7 +2479,8 @@ const file_tollway_operations_v1_operations_service_proto_rawDesc = "" +
 	"\x06GetLag\x12$.tollway.operations.v1.GetLagRequest\x1a%.tollway.operations.v1.GetLagResponse\x12d\n" +
 	"\vListWaiting\x12).tollway.operations.v1.ListWaitingRequest\x1a*.tollway.operations.v1.ListWaitingResponse\x12R\n" +
 	"\x05Pause\x12#.tollway.operations.v1.PauseRequest\x1a$.tollway.operations.v1.PauseResponse\x12U\n" +
-	"\x06Resume\x12$.tollway.operations.v1.ResumeRequest\x1a%.tollway.operations.v1.ResumeResponseBf\n" +
+	"\x06Resume\x12$.tollway.operations.v1.ResumeRequest\x1a%.tollway.operations.v1.ResumeResponse\x12s\n" +
+	"\x10ListAuditEntries\x12..tollway.operations.v1.ListAuditEntriesRequest\x1a/.tollway.operations.v1.ListAuditEntriesResponseBf\n" +
 	"\x18io.tollway.operations.v1P\x01ZHgithub.com/tollway/tollway/sdk/go/gen/tollway/operations/v1;operationsv1b\x06proto3"
 
 var (
@@ -2197,7 +2496,7 @@ func file_tollway_operations_v1_operations_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tollway_operations_v1_operations_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tollway_operations_v1_operations_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_tollway_operations_v1_operations_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_tollway_operations_v1_operations_service_proto_goTypes = []any{
 	(WaitReason)(0),                   // 0: tollway.operations.v1.WaitReason
 	(*DeadLetter)(nil),                // 1: tollway.operations.v1.DeadLetter
@@ -2226,55 +2525,64 @@ var file_tollway_operations_v1_operations_service_proto_goTypes = []any{
 	(*ListWaitingRequest)(nil),        // 24: tollway.operations.v1.ListWaitingRequest
 	(*WaitingEvent)(nil),              // 25: tollway.operations.v1.WaitingEvent
 	(*ListWaitingResponse)(nil),       // 26: tollway.operations.v1.ListWaitingResponse
-	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
+	(*ListAuditEntriesRequest)(nil),   // 27: tollway.operations.v1.ListAuditEntriesRequest
+	(*AuditEntry)(nil),                // 28: tollway.operations.v1.AuditEntry
+	(*ListAuditEntriesResponse)(nil),  // 29: tollway.operations.v1.ListAuditEntriesResponse
+	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
 }
 var file_tollway_operations_v1_operations_service_proto_depIdxs = []int32{
-	27, // 0: tollway.operations.v1.DeadLetter.die_time:type_name -> google.protobuf.Timestamp
+	30, // 0: tollway.operations.v1.DeadLetter.die_time:type_name -> google.protobuf.Timestamp
 	1,  // 1: tollway.operations.v1.ListDeadLettersResponse.dead_letters:type_name -> tollway.operations.v1.DeadLetter
 	1,  // 2: tollway.operations.v1.GetDeadLetterResponse.dead_letter:type_name -> tollway.operations.v1.DeadLetter
 	1,  // 3: tollway.operations.v1.RedriveDeadLetterResponse.dead_letter:type_name -> tollway.operations.v1.DeadLetter
 	1,  // 4: tollway.operations.v1.DiscardDeadLetterResponse.dead_letter:type_name -> tollway.operations.v1.DeadLetter
-	27, // 5: tollway.operations.v1.Queue.oldest_time:type_name -> google.protobuf.Timestamp
+	30, // 5: tollway.operations.v1.Queue.oldest_time:type_name -> google.protobuf.Timestamp
 	11, // 6: tollway.operations.v1.GetStatusResponse.queues:type_name -> tollway.operations.v1.Queue
 	12, // 7: tollway.operations.v1.GetStatusResponse.leases:type_name -> tollway.operations.v1.Lease
 	14, // 8: tollway.operations.v1.GetStatusResponse.pauses:type_name -> tollway.operations.v1.ActivePause
-	27, // 9: tollway.operations.v1.GetStatusResponse.reconcile_time:type_name -> google.protobuf.Timestamp
-	27, // 10: tollway.operations.v1.ActivePause.pause_time:type_name -> google.protobuf.Timestamp
-	27, // 11: tollway.operations.v1.ActivePause.resume_time:type_name -> google.protobuf.Timestamp
+	30, // 9: tollway.operations.v1.GetStatusResponse.reconcile_time:type_name -> google.protobuf.Timestamp
+	30, // 10: tollway.operations.v1.ActivePause.pause_time:type_name -> google.protobuf.Timestamp
+	30, // 11: tollway.operations.v1.ActivePause.resume_time:type_name -> google.protobuf.Timestamp
 	14, // 12: tollway.operations.v1.PauseResponse.pause:type_name -> tollway.operations.v1.ActivePause
 	14, // 13: tollway.operations.v1.ResumeResponse.pause:type_name -> tollway.operations.v1.ActivePause
-	27, // 14: tollway.operations.v1.ShardLag.oldest_time:type_name -> google.protobuf.Timestamp
-	27, // 15: tollway.operations.v1.ConsumerLag.oldest_time:type_name -> google.protobuf.Timestamp
+	30, // 14: tollway.operations.v1.ShardLag.oldest_time:type_name -> google.protobuf.Timestamp
+	30, // 15: tollway.operations.v1.ConsumerLag.oldest_time:type_name -> google.protobuf.Timestamp
 	20, // 16: tollway.operations.v1.GetLagResponse.shards:type_name -> tollway.operations.v1.ShardLag
 	21, // 17: tollway.operations.v1.GetLagResponse.partitions:type_name -> tollway.operations.v1.PartitionLag
 	22, // 18: tollway.operations.v1.GetLagResponse.consumers:type_name -> tollway.operations.v1.ConsumerLag
 	0,  // 19: tollway.operations.v1.WaitingEvent.reason:type_name -> tollway.operations.v1.WaitReason
-	27, // 20: tollway.operations.v1.WaitingEvent.next_attempt_time:type_name -> google.protobuf.Timestamp
-	27, // 21: tollway.operations.v1.WaitingEvent.park_time:type_name -> google.protobuf.Timestamp
+	30, // 20: tollway.operations.v1.WaitingEvent.next_attempt_time:type_name -> google.protobuf.Timestamp
+	30, // 21: tollway.operations.v1.WaitingEvent.park_time:type_name -> google.protobuf.Timestamp
 	25, // 22: tollway.operations.v1.ListWaitingResponse.events:type_name -> tollway.operations.v1.WaitingEvent
-	10, // 23: tollway.operations.v1.OperationsService.GetStatus:input_type -> tollway.operations.v1.GetStatusRequest
-	2,  // 24: tollway.operations.v1.OperationsService.ListDeadLetters:input_type -> tollway.operations.v1.ListDeadLettersRequest
-	4,  // 25: tollway.operations.v1.OperationsService.GetDeadLetter:input_type -> tollway.operations.v1.GetDeadLetterRequest
-	6,  // 26: tollway.operations.v1.OperationsService.RedriveDeadLetter:input_type -> tollway.operations.v1.RedriveDeadLetterRequest
-	8,  // 27: tollway.operations.v1.OperationsService.DiscardDeadLetter:input_type -> tollway.operations.v1.DiscardDeadLetterRequest
-	19, // 28: tollway.operations.v1.OperationsService.GetLag:input_type -> tollway.operations.v1.GetLagRequest
-	24, // 29: tollway.operations.v1.OperationsService.ListWaiting:input_type -> tollway.operations.v1.ListWaitingRequest
-	15, // 30: tollway.operations.v1.OperationsService.Pause:input_type -> tollway.operations.v1.PauseRequest
-	17, // 31: tollway.operations.v1.OperationsService.Resume:input_type -> tollway.operations.v1.ResumeRequest
-	13, // 32: tollway.operations.v1.OperationsService.GetStatus:output_type -> tollway.operations.v1.GetStatusResponse
-	3,  // 33: tollway.operations.v1.OperationsService.ListDeadLetters:output_type -> tollway.operations.v1.ListDeadLettersResponse
-	5,  // 34: tollway.operations.v1.OperationsService.GetDeadLetter:output_type -> tollway.operations.v1.GetDeadLetterResponse
-	7,  // 35: tollway.operations.v1.OperationsService.RedriveDeadLetter:output_type -> tollway.operations.v1.RedriveDeadLetterResponse
-	9,  // 36: tollway.operations.v1.OperationsService.DiscardDeadLetter:output_type -> tollway.operations.v1.DiscardDeadLetterResponse
-	23, // 37: tollway.operations.v1.OperationsService.GetLag:output_type -> tollway.operations.v1.GetLagResponse
-	26, // 38: tollway.operations.v1.OperationsService.ListWaiting:output_type -> tollway.operations.v1.ListWaitingResponse
-	16, // 39: tollway.operations.v1.OperationsService.Pause:output_type -> tollway.operations.v1.PauseResponse
-	18, // 40: tollway.operations.v1.OperationsService.Resume:output_type -> tollway.operations.v1.ResumeResponse
-	32, // [32:41] is the sub-list for method output_type
-	23, // [23:32] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	30, // 23: tollway.operations.v1.ListAuditEntriesRequest.created_from:type_name -> google.protobuf.Timestamp
+	30, // 24: tollway.operations.v1.ListAuditEntriesRequest.created_until:type_name -> google.protobuf.Timestamp
+	30, // 25: tollway.operations.v1.AuditEntry.create_time:type_name -> google.protobuf.Timestamp
+	28, // 26: tollway.operations.v1.ListAuditEntriesResponse.entries:type_name -> tollway.operations.v1.AuditEntry
+	10, // 27: tollway.operations.v1.OperationsService.GetStatus:input_type -> tollway.operations.v1.GetStatusRequest
+	2,  // 28: tollway.operations.v1.OperationsService.ListDeadLetters:input_type -> tollway.operations.v1.ListDeadLettersRequest
+	4,  // 29: tollway.operations.v1.OperationsService.GetDeadLetter:input_type -> tollway.operations.v1.GetDeadLetterRequest
+	6,  // 30: tollway.operations.v1.OperationsService.RedriveDeadLetter:input_type -> tollway.operations.v1.RedriveDeadLetterRequest
+	8,  // 31: tollway.operations.v1.OperationsService.DiscardDeadLetter:input_type -> tollway.operations.v1.DiscardDeadLetterRequest
+	19, // 32: tollway.operations.v1.OperationsService.GetLag:input_type -> tollway.operations.v1.GetLagRequest
+	24, // 33: tollway.operations.v1.OperationsService.ListWaiting:input_type -> tollway.operations.v1.ListWaitingRequest
+	15, // 34: tollway.operations.v1.OperationsService.Pause:input_type -> tollway.operations.v1.PauseRequest
+	17, // 35: tollway.operations.v1.OperationsService.Resume:input_type -> tollway.operations.v1.ResumeRequest
+	27, // 36: tollway.operations.v1.OperationsService.ListAuditEntries:input_type -> tollway.operations.v1.ListAuditEntriesRequest
+	13, // 37: tollway.operations.v1.OperationsService.GetStatus:output_type -> tollway.operations.v1.GetStatusResponse
+	3,  // 38: tollway.operations.v1.OperationsService.ListDeadLetters:output_type -> tollway.operations.v1.ListDeadLettersResponse
+	5,  // 39: tollway.operations.v1.OperationsService.GetDeadLetter:output_type -> tollway.operations.v1.GetDeadLetterResponse
+	7,  // 40: tollway.operations.v1.OperationsService.RedriveDeadLetter:output_type -> tollway.operations.v1.RedriveDeadLetterResponse
+	9,  // 41: tollway.operations.v1.OperationsService.DiscardDeadLetter:output_type -> tollway.operations.v1.DiscardDeadLetterResponse
+	23, // 42: tollway.operations.v1.OperationsService.GetLag:output_type -> tollway.operations.v1.GetLagResponse
+	26, // 43: tollway.operations.v1.OperationsService.ListWaiting:output_type -> tollway.operations.v1.ListWaitingResponse
+	16, // 44: tollway.operations.v1.OperationsService.Pause:output_type -> tollway.operations.v1.PauseResponse
+	18, // 45: tollway.operations.v1.OperationsService.Resume:output_type -> tollway.operations.v1.ResumeResponse
+	29, // 46: tollway.operations.v1.OperationsService.ListAuditEntries:output_type -> tollway.operations.v1.ListAuditEntriesResponse
+	37, // [37:47] is the sub-list for method output_type
+	27, // [27:37] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_tollway_operations_v1_operations_service_proto_init() }
@@ -2304,7 +2612,7 @@ func file_tollway_operations_v1_operations_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollway_operations_v1_operations_service_proto_rawDesc), len(file_tollway_operations_v1_operations_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	OperationsService_ListWaiting_FullMethodName       = "/tollway.operations.v1.OperationsService/ListWaiting"
 	OperationsService_Pause_FullMethodName             = "/tollway.operations.v1.OperationsService/Pause"
 	OperationsService_Resume_FullMethodName            = "/tollway.operations.v1.OperationsService/Resume"
+	OperationsService_ListAuditEntries_FullMethodName  = "/tollway.operations.v1.OperationsService/ListAuditEntries"
 )
 
 // OperationsServiceClient is the client API for OperationsService service.
@@ -95,6 +96,13 @@ type OperationsServiceClient interface {
 	// Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
 	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
+	// Lists who changed what, when, and why: an entry for every call that changed something, the latest first. A call that
+	// was repeated with its request_id has one. An operator that names no tenant sees the entries of all.
+	//
+	// Permission: operator for the whole house; admin for the key's own tenant.
+	// Errors: SCOPE_MISSING, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"method": "CreateApiKey", "page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListAuditEntries
+	ListAuditEntries(ctx context.Context, in *ListAuditEntriesRequest, opts ...grpc.CallOption) (*ListAuditEntriesResponse, error)
 }
 
 type operationsServiceClient struct {
@@ -195,6 +203,16 @@ func (c *operationsServiceClient) Resume(ctx context.Context, in *ResumeRequest,
 	return out, nil
 }
 
+func (c *operationsServiceClient) ListAuditEntries(ctx context.Context, in *ListAuditEntriesRequest, opts ...grpc.CallOption) (*ListAuditEntriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditEntriesResponse)
+	err := c.cc.Invoke(ctx, OperationsService_ListAuditEntries_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperationsServiceServer is the server API for OperationsService service.
 // All implementations must embed UnimplementedOperationsServiceServer
 // for forward compatibility.
@@ -260,6 +278,13 @@ type OperationsServiceServer interface {
 	// Errors: OPERATOR_REQUIRED, INVALID_ARGUMENT, INVALID_ID, NOT_PAUSED.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"consumer": "invoice", "reason": "the tax rates are mended"}' $ADDR tollway.operations.v1.OperationsService/Resume
 	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	// Lists who changed what, when, and why: an entry for every call that changed something, the latest first. A call that
+	// was repeated with its request_id has one. An operator that names no tenant sees the entries of all.
+	//
+	// Permission: operator for the whole house; admin for the key's own tenant.
+	// Errors: SCOPE_MISSING, INVALID_ARGUMENT, PAGE_TOKEN_INVALID.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"method": "CreateApiKey", "page_size": 20}' $ADDR tollway.operations.v1.OperationsService/ListAuditEntries
+	ListAuditEntries(context.Context, *ListAuditEntriesRequest) (*ListAuditEntriesResponse, error)
 	mustEmbedUnimplementedOperationsServiceServer()
 }
 
@@ -296,6 +321,9 @@ func (UnimplementedOperationsServiceServer) Pause(context.Context, *PauseRequest
 }
 func (UnimplementedOperationsServiceServer) Resume(context.Context, *ResumeRequest) (*ResumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Resume not implemented")
+}
+func (UnimplementedOperationsServiceServer) ListAuditEntries(context.Context, *ListAuditEntriesRequest) (*ListAuditEntriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuditEntries not implemented")
 }
 func (UnimplementedOperationsServiceServer) mustEmbedUnimplementedOperationsServiceServer() {}
 func (UnimplementedOperationsServiceServer) testEmbeddedByValue()                           {}
@@ -480,6 +508,24 @@ func _OperationsService_Resume_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperationsService_ListAuditEntries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditEntriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperationsServiceServer).ListAuditEntries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperationsService_ListAuditEntries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperationsServiceServer).ListAuditEntries(ctx, req.(*ListAuditEntriesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // OperationsService_ServiceDesc is the grpc.ServiceDesc for OperationsService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -522,6 +568,10 @@ var OperationsService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Resume",
 			Handler:    _OperationsService_Resume_Handler,
+		},
+		{
+			MethodName: "ListAuditEntries",
+			Handler:    _OperationsService_ListAuditEntries_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

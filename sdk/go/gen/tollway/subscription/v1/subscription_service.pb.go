@@ -1473,9 +1473,11 @@ type ItemChange struct {
 	// Its licensed quantity as a decimal string; empty leaves it.
 	Quantity string `protobuf:"bytes,3,opt,name=quantity,proto3" json:"quantity,omitempty"`
 	// Removes the item.
-	Remove        bool `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Remove bool `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
+	// Of an item to add: whether usage of its meter must name the subscription; see NewSubscriptionItem.
+	SubscriptionRequired bool `protobuf:"varint,5,opt,name=subscription_required,json=subscriptionRequired,proto3" json:"subscription_required,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *ItemChange) Reset() {
@@ -1532,6 +1534,13 @@ func (x *ItemChange) GetQuantity() string {
 func (x *ItemChange) GetRemove() bool {
 	if x != nil {
 		return x.Remove
+	}
+	return false
+}
+
+func (x *ItemChange) GetSubscriptionRequired() bool {
+	if x != nil {
+		return x.SubscriptionRequired
 	}
 	return false
 }
@@ -2784,13 +2793,14 @@ const file_tollway_subscription_v1_subscription_service_proto_rawDesc = "" +
 	"\x06status\x18\x05 \x01(\x0e2+.tollway.subscription.v1.SubscriptionStatusR\x06status\"\x90\x01\n" +
 	"\x19ListSubscriptionsResponse\x12K\n" +
 	"\rsubscriptions\x18\x01 \x03(\v2%.tollway.subscription.v1.SubscriptionR\rsubscriptions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"t\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa9\x01\n" +
 	"\n" +
 	"ItemChange\x12\x17\n" +
 	"\aitem_id\x18\x01 \x01(\tR\x06itemId\x12\x19\n" +
 	"\bprice_id\x18\x02 \x01(\tR\apriceId\x12\x1a\n" +
 	"\bquantity\x18\x03 \x01(\tR\bquantity\x12\x16\n" +
-	"\x06remove\x18\x04 \x01(\bR\x06remove\"\xd1\x03\n" +
+	"\x06remove\x18\x04 \x01(\bR\x06remove\x123\n" +
+	"\x15subscription_required\x18\x05 \x01(\bR\x14subscriptionRequired\"\xd1\x03\n" +
 	"\x19ChangeSubscriptionRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12'\n" +
