@@ -10,12 +10,11 @@ from typing import Any
 import click
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
-from rich.table import Table
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 SCOPES = ("read", "write", "admin")
 OVERLAP_HOURS_MAX = 30 * 24
@@ -92,12 +91,12 @@ def list_keys(connection: Connection, for_tenant: str) -> None:
             if not page.next_page_token:
                 return keys
 
-    table = Table("key", "name", "scopes", "state", "ends", "last used", box=None)
+    rows = table("key", "name", "scopes", "state", "ends", "last used")
     for key in _call(connection, work):
         ends = _time(key, "expire_time") or "never"
         used = _time(key, "last_used_time") or "never"
-        table.add_row(key.id, key.display_name, _scopes(key), _state(key), ends, used)
-    Console().print(table)
+        rows.add_row(key.id, key.display_name, _scopes(key), _state(key), ends, used)
+    print_table(rows)
 
 
 @command.command()
