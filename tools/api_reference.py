@@ -14,6 +14,9 @@ HEAD = """\
 
 Generated from `proto/` by `make gen`; do not edit. The errors are explained in
 [errors.md](errors.md), the events in [events.md](events.md).
+
+The grpcurl lines run as they are on the house that `tollway demo` leaves behind, with `$KEY`, `$ADDR` and the like in
+the shell; each of them is a test. `python -m tools.grpcurl` fetches grpcurl, and says where it is.
 """
 
 TYPE: Final = re.compile(r"tollway(?:\.\w+)+")

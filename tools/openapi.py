@@ -6,15 +6,14 @@ has; nothing in it is written by hand but the paragraph for newcomers.
 
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from string import Template
 from typing import Any, Final
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
 from tools.contract import Contract, Rpc, Service, read
 from tools.error_catalog import ENUM, PREFIX, split
+from tools.examples import request_of
 from tools.openapi_schema import SCHEMAS, WELL_KNOWN, Json, Schemas
 
 STATUS: Final = "google.rpc.Status"
@@ -105,7 +104,7 @@ class Writer:
                 "description": _description(rpc),
             }
             in_path = re.findall(r"\{(\w+)\}", path)
-            example = _example(rpc)
+            example = request_of(rpc)
             has_body = verb in {"POST", "PATCH", "PUT"}
             left_out = self._decided_by(rpc.request, in_path)
             parameters = list(
@@ -230,16 +229,6 @@ def _description(rpc: Rpc) -> str:
 def _reasons(rpc: Rpc) -> list[str]:
     line = re.search(r"^Errors: (.+?)\.$", rpc.comment, re.MULTILINE | re.DOTALL)
     return re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b|\bINTERNAL\b", line[1]) if line else []
-
-
-def _example(rpc: Rpc) -> Mapping[str, Any] | None:
-    """The request of the grpcurl line, with the shell's variables as they stand there."""
-    line = re.search(r"^Example: (grpcurl .+)$", rpc.comment, re.MULTILINE)
-    if line is None:
-        return None
-    words = shlex.split(Template(line[1]).safe_substitute(NOW="2026-01-01T00:00:00Z"))
-    body: Json = json.loads(words[words.index("-d") + 1]) if "-d" in words else {}
-    return body
 
 
 def _short(service: str) -> str:

@@ -83,7 +83,7 @@ def _tell_how_to_go_on(console: Console, data: Path, address: Address, outcome: 
         f".venv/bin/tollway up --data-dir {data}\n",
         f"export ADDR=127.0.0.1:7070 KEY={outcome.airline.key} OPERATOR_KEY={address.operator_key}",
         f"export FRESH_KEY={outcome.fresh_key}  # of a tenant with nothing in it yet\n",
-        "grpcurl -plaintext $ADDR list",
+        "grpcurl -plaintext $ADDR list  # `.venv/bin/python -m tools.grpcurl` fetches it, and says where it is",
         f"""{call} -d '{{"external_id": "UA"}}' $ADDR tollway.customer.v1.CustomerService/GetCustomer""",
         f"{call} $ADDR tollway.invoice.v1.InvoiceService/ListInvoices\n",
     )

@@ -1,15 +1,14 @@
 """The proto is a promise: what each RPC must say, take and answer."""
 
 import re
-import shlex
 from collections.abc import Iterator
-from string import Template
 
 import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 
 from tests.house.tree import contract, descriptors
 from tools.contract import Message, Rpc, Service
+from tools.examples import line_of, request_of, words_of
 
 SCOPES = ("read", "write", "admin", "operator")
 
@@ -57,14 +56,12 @@ def test_every_example_calls_its_own_rpc_with_a_request_that_parses(
     pool: descriptor_pool.DescriptorPool,
 ) -> None:
     for service, rpc in rpcs():
-        line = re.search(r"^Example: (grpcurl .+)$", rpc.comment, re.MULTILINE)
+        line, body = line_of(rpc), request_of(rpc)
         assert line is not None, f"{service.name}/{rpc.name} has no example"
-        words = shlex.split(Template(line[1]).safe_substitute(NOW="2026-01-01T00:00:00Z"))
-        assert words[-1] == f"{service.name}/{rpc.name}"
-        body = words[words.index("-d") + 1] if "-d" in words else "{}"
+        assert body is not None
+        assert words_of(line)[-1] == f"{service.name}/{rpc.name}"
         request = message_factory.GetMessageClass(pool.FindMessageTypeByName(rpc.request))
-        # The other variables of the shell stand for ids, which are strings in the request too.
-        json_format.Parse(body, request(), descriptor_pool=pool)
+        json_format.ParseDict(body, request(), descriptor_pool=pool)
 
 
 def test_every_rpc_has_its_own_request_and_response() -> None:

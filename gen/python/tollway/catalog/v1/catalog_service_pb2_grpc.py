@@ -188,7 +188,7 @@ class CatalogServiceServicer:
 
         Permission: write.
         Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": \"displayName\", \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": {\"paths\": [\"display_name\"]}, \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +222,7 @@ class CatalogServiceServicer:
 
         Permission: write.
         Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": \"displayName\", \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": {\"paths\": [\"display_name\"]}, \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

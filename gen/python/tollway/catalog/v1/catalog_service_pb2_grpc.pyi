@@ -64,7 +64,7 @@ class CatalogServiceStub:
 
     Permission: write.
     Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Minutes flown\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\", \\"update_mask\\": {\\"paths\\": [\\"display_name\\"]}, \\"display_name\\": \\"Minutes flown\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
     """
     ArchiveMeter: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ArchiveMeterRequest, _catalog_service_pb2.ArchiveMeterResponse]
     """Archives a meter: it takes no new prices and no new usage. What was recorded is billed as ever. Once is enough; again
@@ -86,7 +86,7 @@ class CatalogServiceStub:
 
     Permission: write.
     Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Airline 2026\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\", \\"update_mask\\": {\\"paths\\": [\\"display_name\\"]}, \\"display_name\\": \\"Airline 2026\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
     """
     ArchivePlan: _aio.UnaryUnaryMultiCallable[_catalog_service_pb2.ArchivePlanRequest, _catalog_service_pb2.ArchivePlanResponse]
     """Archives a plan: it takes no new prices and no new subscriptions; those that it has go on. Again changes nothing.
@@ -217,7 +217,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Minutes flown\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_id\\": \\"$METER\\", \\"update_mask\\": {\\"paths\\": [\\"display_name\\"]}, \\"display_name\\": \\"Minutes flown\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
         """
 
     @_abc_1.abstractmethod
@@ -257,7 +257,7 @@ class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\", \\"update_mask\\": \\"displayName\\", \\"display_name\\": \\"Airline 2026\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"plan_id\\": \\"$PLAN\\", \\"update_mask\\": {\\"paths\\": [\\"display_name\\"]}, \\"display_name\\": \\"Airline 2026\\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
         """
 
     @_abc_1.abstractmethod

@@ -77,7 +77,7 @@ class CustomerServiceServicer:
 
         Permission: write.
         Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": \"address,taxPercent,paymentTermsDays\", \"address\": \"1 Main St\", \"tax_percent\": \"20\", \"payment_terms_days\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": {\"paths\": [\"address\", \"tax_percent\", \"payment_terms_days\"]}, \"address\": \"1 Main St\", \"tax_percent\": \"20\", \"payment_terms_days\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -28,7 +28,7 @@ class CustomerServiceStub:
 
     Permission: write.
     Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"customer_id\\": \\"$CUSTOMER\\", \\"update_mask\\": \\"address,taxPercent,paymentTermsDays\\", \\"address\\": \\"1 Main St\\", \\"tax_percent\\": \\"20\\", \\"payment_terms_days\\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"customer_id\\": \\"$CUSTOMER\\", \\"update_mask\\": {\\"paths\\": [\\"address\\", \\"tax_percent\\", \\"payment_terms_days\\"]}, \\"address\\": \\"1 Main St\\", \\"tax_percent\\": \\"20\\", \\"payment_terms_days\\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
     """
     GetCustomer: _aio.UnaryUnaryMultiCallable[_customer_service_pb2.GetCustomerRequest, _customer_service_pb2.GetCustomerResponse]
     """Gets a customer by id or external id.
@@ -71,7 +71,7 @@ class CustomerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"customer_id\\": \\"$CUSTOMER\\", \\"update_mask\\": \\"address,taxPercent,paymentTermsDays\\", \\"address\\": \\"1 Main St\\", \\"tax_percent\\": \\"20\\", \\"payment_terms_days\\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"customer_id\\": \\"$CUSTOMER\\", \\"update_mask\\": {\\"paths\\": [\\"address\\", \\"tax_percent\\", \\"payment_terms_days\\"]}, \\"address\\": \\"1 Main St\\", \\"tax_percent\\": \\"20\\", \\"payment_terms_days\\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
         """
 
     @_abc_1.abstractmethod

@@ -209,7 +209,7 @@ class SubscriptionServiceServicer:
 
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": \"externalId\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": {\"paths\": [\"external_id\"]}}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

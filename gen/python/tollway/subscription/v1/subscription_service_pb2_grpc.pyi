@@ -93,7 +93,7 @@ class SubscriptionServiceStub:
 
     Permission: write.
     Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"externalId\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": {\\"paths\\": [\\"external_id\\"]}}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
     """
     ApplyLifecycle: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.ApplyLifecycleRequest, _subscription_service_pb2.ApplyLifecycleResponse]
     """Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
@@ -243,7 +243,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": \\"externalId\\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"external_id\\": \\"sub-UA\\", \\"update_mask\\": {\\"paths\\": [\\"external_id\\"]}}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
         """
 
     @_abc_1.abstractmethod

@@ -107,7 +107,7 @@ class ThresholdServiceServicer:
 
         Permission: write.
         Errors: THRESHOLD_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"threshold_id\": \"$THRESHOLD\", \"update_mask\": \"quantity\", \"quantity\": \"200000\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"threshold_id\": \"$THRESHOLD\", \"update_mask\": {\"paths\": [\"quantity\"]}, \"quantity\": \"200000\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class ThresholdServiceStub:
 
     Permission: write.
     Errors: THRESHOLD_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"threshold_id\\": \\"$THRESHOLD\\", \\"update_mask\\": \\"quantity\\", \\"quantity\\": \\"200000\\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"threshold_id\\": \\"$THRESHOLD\\", \\"update_mask\\": {\\"paths\\": [\\"quantity\\"]}, \\"quantity\\": \\"200000\\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
     """
     DeleteThreshold: _aio.UnaryUnaryMultiCallable[_threshold_service_pb2.DeleteThresholdRequest, _threshold_service_pb2.DeleteThresholdResponse]
     """Deletes a threshold, and what it knows of having been crossed.
@@ -110,7 +110,7 @@ class ThresholdServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: THRESHOLD_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"threshold_id\\": \\"$THRESHOLD\\", \\"update_mask\\": \\"quantity\\", \\"quantity\\": \\"200000\\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"threshold_id\\": \\"$THRESHOLD\\", \\"update_mask\\": {\\"paths\\": [\\"quantity\\"]}, \\"quantity\\": \\"200000\\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
         """
 
     @_abc_1.abstractmethod

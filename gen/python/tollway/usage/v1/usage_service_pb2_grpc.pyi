@@ -59,7 +59,7 @@ class UsageServiceStub:
 
     Permission: write.
     Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": {"paths": ["quantity"]}, "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
     """
     VoidUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.VoidUsageRequest, _usage_service_pb2.VoidUsageResponse]
     """Lets a record count no more, by a further revision; the original is kept, and so is its key. Voiding it again changes
@@ -85,7 +85,7 @@ class UsageServiceStub:
     Permission: read.
     Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
     CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"grain\\": \\"USAGE_GRAIN_MONTH\\", \\"range\\": {\\"start\\": \\"2024-01-01T00:00:00Z\\", \\"end\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"grain\\": \\"USAGE_GRAIN_MONTH\\", \\"range\\": {\\"start\\": \\"2013-01-01T00:00:00Z\\", \\"end\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
     """
     ListUnassignedUsage: _aio.UnaryUnaryMultiCallable[_usage_service_pb2.ListUnassignedUsageRequest, _usage_service_pb2.ListUnassignedUsageResponse]
     """Lists what belongs to no subscription, by customer and meter. It is assigned by itself when a subscription comes to
@@ -119,7 +119,7 @@ class UsageServiceStub:
 
     Permission: write.
     Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_item_id\\": \\"$ITEM\\", \\"period_start_time\\": \\"2026-01-01T00:00:00Z\\", \\"action\\": \\"USAGE_PERIOD_ACTION_RATE\\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_item_id\\": \\"$ITEM\\", \\"period_start_time\\": \\"2013-02-01T05:00:00Z\\", \\"action\\": \\"USAGE_PERIOD_ACTION_RATE\\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
     """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -197,7 +197,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": {"paths": ["quantity"]}, "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
         """
 
     @_abc_1.abstractmethod
@@ -241,7 +241,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: read.
         Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
         CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"grain\\": \\"USAGE_GRAIN_MONTH\\", \\"range\\": {\\"start\\": \\"2024-01-01T00:00:00Z\\", \\"end\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"meter_key\\": \\"minutes\\", \\"external_customer_id\\": \\"UA\\", \\"grain\\": \\"USAGE_GRAIN_MONTH\\", \\"range\\": {\\"start\\": \\"2013-01-01T00:00:00Z\\", \\"end\\": \\"$NOW\\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
         """
 
     @_abc_1.abstractmethod
@@ -299,7 +299,7 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_item_id\\": \\"$ITEM\\", \\"period_start_time\\": \\"2026-01-01T00:00:00Z\\", \\"action\\": \\"USAGE_PERIOD_ACTION_RATE\\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_item_id\\": \\"$ITEM\\", \\"period_start_time\\": \\"2013-02-01T05:00:00Z\\", \\"action\\": \\"USAGE_PERIOD_ACTION_RATE\\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
         """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

@@ -132,7 +132,7 @@ class WebhookServiceServicer:
         Permission: admin.
         Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
         SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": \"subjects\", \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": {\"paths\": [\"subjects\"]}, \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

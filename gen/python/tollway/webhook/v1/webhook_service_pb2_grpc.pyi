@@ -45,7 +45,7 @@ class WebhookServiceStub:
     Permission: admin.
     Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
     SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
-    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": \\"subjects\\", \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": {\\"paths\\": [\\"subjects\\"]}, \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
     """
     EnableEndpoint: _aio.UnaryUnaryMultiCallable[_webhook_service_pb2.EnableEndpointRequest, _webhook_service_pb2.EnableEndpointResponse]
     """Enables a disabled endpoint; its parked deliveries are due at once.
@@ -149,7 +149,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         Permission: admin.
         Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
         SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
-        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": \\"subjects\\", \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"endpoint_id\\": \\"$ENDPOINT\\", \\"update_mask\\": {\\"paths\\": [\\"subjects\\"]}, \\"subjects\\": [\\"invoice.*\\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
         """
 
     @_abc_1.abstractmethod

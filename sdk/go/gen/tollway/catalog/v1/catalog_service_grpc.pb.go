@@ -83,7 +83,7 @@ type CatalogServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": \"displayName\", \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": {\"paths\": [\"display_name\"]}, \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
 	UpdateMeter(ctx context.Context, in *UpdateMeterRequest, opts ...grpc.CallOption) (*UpdateMeterResponse, error)
 	// Archives a meter: it takes no new prices and no new usage. What was recorded is billed as ever. Once is enough; again
 	// changes nothing.
@@ -102,7 +102,7 @@ type CatalogServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": \"displayName\", \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": {\"paths\": [\"display_name\"]}, \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
 	UpdatePlan(ctx context.Context, in *UpdatePlanRequest, opts ...grpc.CallOption) (*UpdatePlanResponse, error)
 	// Archives a plan: it takes no new prices and no new subscriptions; those that it has go on. Again changes nothing.
 	//
@@ -342,7 +342,7 @@ type CatalogServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: METER_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": \"displayName\", \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_id\": \"$METER\", \"update_mask\": {\"paths\": [\"display_name\"]}, \"display_name\": \"Minutes flown\"}" $ADDR tollway.catalog.v1.CatalogService/UpdateMeter
 	UpdateMeter(context.Context, *UpdateMeterRequest) (*UpdateMeterResponse, error)
 	// Archives a meter: it takes no new prices and no new usage. What was recorded is billed as ever. Once is enough; again
 	// changes nothing.
@@ -361,7 +361,7 @@ type CatalogServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: PLAN_NOT_FOUND, INVALID_ID, ETAG_MISMATCH.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": \"displayName\", \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"plan_id\": \"$PLAN\", \"update_mask\": {\"paths\": [\"display_name\"]}, \"display_name\": \"Airline 2026\"}" $ADDR tollway.catalog.v1.CatalogService/UpdatePlan
 	UpdatePlan(context.Context, *UpdatePlanRequest) (*UpdatePlanResponse, error)
 	// Archives a plan: it takes no new prices and no new subscriptions; those that it has go on. Again changes nothing.
 	//

@@ -41,7 +41,7 @@ type CustomerServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": \"address,taxPercent,paymentTermsDays\", \"address\": \"1 Main St\", \"tax_percent\": \"20\", \"payment_terms_days\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": {\"paths\": [\"address\", \"tax_percent\", \"payment_terms_days\"]}, \"address\": \"1 Main St\", \"tax_percent\": \"20\", \"payment_terms_days\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
 	UpdateCustomer(ctx context.Context, in *UpdateCustomerRequest, opts ...grpc.CallOption) (*UpdateCustomerResponse, error)
 	// Gets a customer by id or external id.
 	//
@@ -121,7 +121,7 @@ type CustomerServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: CUSTOMER_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": \"address,taxPercent,paymentTermsDays\", \"address\": \"1 Main St\", \"tax_percent\": \"20\", \"payment_terms_days\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"customer_id\": \"$CUSTOMER\", \"update_mask\": {\"paths\": [\"address\", \"tax_percent\", \"payment_terms_days\"]}, \"address\": \"1 Main St\", \"tax_percent\": \"20\", \"payment_terms_days\": 14}" $ADDR tollway.customer.v1.CustomerService/UpdateCustomer
 	UpdateCustomer(context.Context, *UpdateCustomerRequest) (*UpdateCustomerResponse, error)
 	// Gets a customer by id or external id.
 	//

@@ -105,7 +105,7 @@ type SubscriptionServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": \"externalId\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": {\"paths\": [\"external_id\"]}}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
 	UpdateSubscription(ctx context.Context, in *UpdateSubscriptionRequest, opts ...grpc.CallOption) (*UpdateSubscriptionResponse, error)
 	// Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
 	// its time and is refused before.
@@ -307,7 +307,7 @@ type SubscriptionServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: SUBSCRIPTION_NOT_FOUND, ALREADY_EXISTS, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": \"externalId\"}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"external_id\": \"sub-UA\", \"update_mask\": {\"paths\": [\"external_id\"]}}" $ADDR tollway.subscription.v1.SubscriptionService/UpdateSubscription
 	UpdateSubscription(context.Context, *UpdateSubscriptionRequest) (*UpdateSubscriptionResponse, error)
 	// Takes one step of a subscription's lifecycle now. Activating a trialing subscription ends its trial; a start comes with
 	// its time and is refused before.

@@ -56,7 +56,7 @@ type ThresholdServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: THRESHOLD_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"threshold_id\": \"$THRESHOLD\", \"update_mask\": \"quantity\", \"quantity\": \"200000\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"threshold_id\": \"$THRESHOLD\", \"update_mask\": {\"paths\": [\"quantity\"]}, \"quantity\": \"200000\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
 	UpdateThreshold(ctx context.Context, in *UpdateThresholdRequest, opts ...grpc.CallOption) (*UpdateThresholdResponse, error)
 	// Deletes a threshold, and what it knows of having been crossed.
 	//
@@ -154,7 +154,7 @@ type ThresholdServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: THRESHOLD_NOT_FOUND, INVALID_DECIMAL, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"threshold_id\": \"$THRESHOLD\", \"update_mask\": \"quantity\", \"quantity\": \"200000\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"threshold_id\": \"$THRESHOLD\", \"update_mask\": {\"paths\": [\"quantity\"]}, \"quantity\": \"200000\"}" $ADDR tollway.usage.v1.ThresholdService/UpdateThreshold
 	UpdateThreshold(context.Context, *UpdateThresholdRequest) (*UpdateThresholdResponse, error)
 	// Deletes a threshold, and what it knows of having been crossed.
 	//

@@ -77,7 +77,7 @@ type UsageServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": {"paths": ["quantity"]}, "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
 	AmendUsage(ctx context.Context, in *AmendUsageRequest, opts ...grpc.CallOption) (*AmendUsageResponse, error)
 	// Lets a record count no more, by a further revision; the original is kept, and so is its key. Voiding it again changes
 	// nothing.
@@ -100,7 +100,7 @@ type UsageServiceClient interface {
 	// Permission: read.
 	// Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
 	// CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"grain\": \"USAGE_GRAIN_MONTH\", \"range\": {\"start\": \"2024-01-01T00:00:00Z\", \"end\": \"$NOW\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"grain\": \"USAGE_GRAIN_MONTH\", \"range\": {\"start\": \"2013-01-01T00:00:00Z\", \"end\": \"$NOW\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
 	SummarizeUsage(ctx context.Context, in *SummarizeUsageRequest, opts ...grpc.CallOption) (*SummarizeUsageResponse, error)
 	// Lists what belongs to no subscription, by customer and meter. It is assigned by itself when a subscription comes to
 	// cover it; ListUsage shows the records.
@@ -130,7 +130,7 @@ type UsageServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_item_id\": \"$ITEM\", \"period_start_time\": \"2026-01-01T00:00:00Z\", \"action\": \"USAGE_PERIOD_ACTION_RATE\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_item_id\": \"$ITEM\", \"period_start_time\": \"2013-02-01T05:00:00Z\", \"action\": \"USAGE_PERIOD_ACTION_RATE\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
 	ApplyLifecycle(ctx context.Context, in *ApplyLifecycleRequest, opts ...grpc.CallOption) (*ApplyLifecycleResponse, error)
 }
 
@@ -309,7 +309,7 @@ type UsageServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: USAGE_RECORD_NOT_FOUND, USAGE_RECORD_VOIDED, USAGE_AMENDMENT_INVALID, TIMESTAMP_TOO_OLD, TOO_MANY_REVISIONS.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": "quantity", "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"idempotency_key": "by-hand-1", "update_mask": {"paths": ["quantity"]}, "quantity": "13", "note": "read again"}' $ADDR tollway.usage.v1.UsageService/AmendUsage
 	AmendUsage(context.Context, *AmendUsageRequest) (*AmendUsageResponse, error)
 	// Lets a record count no more, by a further revision; the original is kept, and so is its key. Voiding it again changes
 	// nothing.
@@ -332,7 +332,7 @@ type UsageServiceServer interface {
 	// Permission: read.
 	// Errors: INVALID_ARGUMENT for more than 32 days by hour, 400 by day or 3700 otherwise, INVALID_ID, INVALID_TIME_ZONE,
 	// CUSTOMER_NOT_FOUND, METER_NOT_FOUND.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"grain\": \"USAGE_GRAIN_MONTH\", \"range\": {\"start\": \"2024-01-01T00:00:00Z\", \"end\": \"$NOW\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"meter_key\": \"minutes\", \"external_customer_id\": \"UA\", \"grain\": \"USAGE_GRAIN_MONTH\", \"range\": {\"start\": \"2013-01-01T00:00:00Z\", \"end\": \"$NOW\"}}" $ADDR tollway.usage.v1.UsageService/SummarizeUsage
 	SummarizeUsage(context.Context, *SummarizeUsageRequest) (*SummarizeUsageResponse, error)
 	// Lists what belongs to no subscription, by customer and meter. It is assigned by itself when a subscription comes to
 	// cover it; ListUsage shows the records.
@@ -362,7 +362,7 @@ type UsageServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: USAGE_PERIOD_NOT_FOUND, INVALID_TRANSITION, NOTHING_TO_RATE, RATING_FAILED, BILLED_BY_INVOICE, INVOICE_PARTLY_PAID, INVALID_ID.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_item_id\": \"$ITEM\", \"period_start_time\": \"2026-01-01T00:00:00Z\", \"action\": \"USAGE_PERIOD_ACTION_RATE\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_item_id\": \"$ITEM\", \"period_start_time\": \"2013-02-01T05:00:00Z\", \"action\": \"USAGE_PERIOD_ACTION_RATE\"}" $ADDR tollway.usage.v1.UsageService/ApplyLifecycle
 	ApplyLifecycle(context.Context, *ApplyLifecycleRequest) (*ApplyLifecycleResponse, error)
 	mustEmbedUnimplementedUsageServiceServer()
 }

@@ -62,7 +62,7 @@ type WebhookServiceClient interface {
 	// Permission: admin.
 	// Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
 	// SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": \"subjects\", \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": {\"paths\": [\"subjects\"]}, \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
 	UpdateEndpoint(ctx context.Context, in *UpdateEndpointRequest, opts ...grpc.CallOption) (*UpdateEndpointResponse, error)
 	// Enables a disabled endpoint; its parked deliveries are due at once.
 	//
@@ -245,7 +245,7 @@ type WebhookServiceServer interface {
 	// Permission: admin.
 	// Errors: ENDPOINT_NOT_FOUND, INVALID_ID, URL_NOT_ALLOWED, SUBJECT_INVALID, HEADER_NOT_ALLOWED,
 	// SCHEMA_VERSION_UNKNOWN, ETAG_MISMATCH.
-	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": \"subjects\", \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"endpoint_id\": \"$ENDPOINT\", \"update_mask\": {\"paths\": [\"subjects\"]}, \"subjects\": [\"invoice.*\"]}" $ADDR tollway.webhook.v1.WebhookService/UpdateEndpoint
 	UpdateEndpoint(context.Context, *UpdateEndpointRequest) (*UpdateEndpointResponse, error)
 	// Enables a disabled endpoint; its parked deliveries are due at once.
 	//
