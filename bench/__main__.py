@@ -25,6 +25,7 @@ CASES = (
     "usage_growth",
     "dispatch",
     "replay",
+    "replay_live",
     "route",
     "unary_read",
     "cycles",

@@ -21,7 +21,7 @@ from billing.services import outbox
 from billing.services.actor import Cause
 from billing.services.events import NewEvent, emit
 from billing.services.leases import LeaseKind, shard_count
-from billing.services.outbox import Claim
+from billing.services.outbox import Claim, Priority
 from workers.dispatcher.dispatcher import Dispatcher
 from workers.dispatcher.messages import message_of
 from workers.dispatcher.settings import DispatcherSettings
@@ -102,7 +102,10 @@ async def _from_memory(env: Environment, shards: int) -> float:
     batches: list[list[BusMessage]] = []
     for shard in range(shards):
         rows = await outbox.read_pending(
-            env.worker, [Claim(shard, EVENTS, EVENTS)], in_flight=[], now=env.clock.now()
+            env.worker,
+            [Claim(shard, Priority.LIVE, EVENTS, EVENTS)],
+            in_flight=[],
+            now=env.clock.now(),
         )
         for start in range(0, len(rows), BATCH_MAX_MESSAGES):
             part = rows[start : start + BATCH_MAX_MESSAGES]

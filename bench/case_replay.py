@@ -55,7 +55,7 @@ async def _replay(env: Environment, shards: int, events: int) -> float:
     dispatcher = Dispatcher(ground, keeper, settings, metrics)
     # Nothing is routed here, so the replay ends when everything is on the bus.
     worker = ReplayWorker(env.worker, env.clock, {})
-    await _start(env, events)
+    await start(env, events)
     done = asyncio.Event()
 
     async def dispatch() -> None:
@@ -64,7 +64,7 @@ async def _replay(env: Environment, shards: int, events: int) -> float:
             await asyncio.sleep(0)
 
     async def arm() -> None:
-        while not await _is_finished(env):
+        while not await is_finished(env):
             if not await worker.step():
                 await asyncio.sleep(0.001)
         done.set()
@@ -84,7 +84,8 @@ async def _replay(env: Environment, shards: int, events: int) -> float:
     return events / seconds
 
 
-async def _start(env: Environment, events: int) -> None:
+async def start(env: Environment, events: int) -> None:
+    """Plans and starts a replay of so many events to the bus."""
     now = env.clock.now()
     draft = PlanDraft(
         FilterDraft(env.tenant.id, ("usage.reported",)),
@@ -102,7 +103,8 @@ async def _start(env: Environment, events: int) -> None:
         await start_replay(tx, confirmations.read(token), order, now=now)
 
 
-async def _is_finished(env: Environment) -> bool:
+async def is_finished(env: Environment) -> bool:
+    """Whether the replay is."""
     async with env.worker.connection() as connection:
         status = await connection.fetchval("SELECT status FROM replays")
     return bool(status == "finished")

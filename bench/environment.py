@@ -89,7 +89,7 @@ async def environment(scale: float = 1.0) -> AsyncIterator[Environment]:
                     tx, tenants.NewTenant("bench", "live", "UTC"), cause, now=now
                 )
                 draft = keys.NewKey("bench", (keys.Scope.ADMIN,))
-                _, secret = await keys.create_tenant_key(tx, tenant.id, draft, cause, now=now)
+                _, secret = await keys.create_key(tx, tenant.id, draft, cause, now=now)
             house = House(api, worker, clock, Vault.parse(new_key_text()))
             try:
                 yield Environment(

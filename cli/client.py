@@ -72,14 +72,16 @@ def connection_options(command: Decorated) -> Decorated:
             "--key",
             envvar="TOLLWAY_API_KEY",
             required=True,
-            help="The API key. [env: TOLLWAY_API_KEY]",
+            show_envvar=True,
+            help="The API key; `tollway keys create` makes one.",
         ),
         click.option(
             "--address",
             envvar="TOLLWAY_ADDRESS",
             default="127.0.0.1:7070",
             show_default=True,
-            help="Where the server is. [env: TOLLWAY_ADDRESS]",
+            show_envvar=True,
+            help="Where the server is.",
         ),
     ):
         option(wrapped)

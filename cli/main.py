@@ -27,7 +27,7 @@ COMMANDS: Final = {
     "serve": ("cli.commands.serve", "Run API servers against your PostgreSQL and bus."),
     "work": ("cli.commands.work", "Run workers against your PostgreSQL and bus."),
     "migrate": ("cli.commands.migrate", "Bring the database's schema up to date."),
-    "keys": ("cli.commands.keys", "Create, list and revoke API keys."),
+    "keys": ("cli.commands.keys", "Create, list, show, rotate and revoke API keys."),
     "limits": ("cli.commands.limits", "See and set what a tenant may do: rates and quotas."),
     "clock": ("cli.commands.clock", "Make a test clock, send it on, and watch what happens."),
     "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),

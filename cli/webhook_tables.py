@@ -9,8 +9,6 @@ from typing import Any, Final, TypeVar
 import click
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
-from rich.table import Table
 from tollway.webhook.v1 import delivery_service_pb2 as pb
 
 from cli.client import DEADLINE_S, Connection, channel_to, run
@@ -44,21 +42,6 @@ def call(
             return await ask(stub(channel), how)
 
     return run(work())
-
-
-def table(*columns: str) -> Table:
-    """An empty one."""
-    return Table(*columns, box=None, pad_edge=False)
-
-
-def show(filled: Table, next_page: str = "") -> None:
-    """Prints it: a terminal's width for people, whole lines where the output goes to a file or another program."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=400)
-    console.print(filled if filled.row_count else "nothing", highlight=False)
-    if next_page:
-        click.echo(f"more: --page {next_page}")
 
 
 def word(status: int) -> str:

@@ -14,15 +14,35 @@ VALUES (@id, sqlc.narg(tenant_id), @secret_hash, @display_name, @scopes, @now, s
 RETURNING *;
 
 -- name: RevokeApiKey :one
--- No row when there is no such key, or it is revoked already.
+-- No row when there is no such key, or it is revoked already. Without a tenant it is an operator's, as below.
 UPDATE api_keys SET revoked_at = @now, version = version + 1
-WHERE tenant_id = @tenant_id::uuid AND id = @id AND revoked_at IS NULL
+WHERE id = @id AND revoked_at IS NULL
+  AND (tenant_id = sqlc.narg(tenant_id)::uuid OR sqlc.narg(tenant_id)::uuid IS NULL AND tenant_id IS NULL)
+RETURNING *;
+
+-- name: EndApiKey :one
+-- It works until then, if it would have worked for longer. No row when there is no such key, or it works no more.
+UPDATE api_keys SET expires_at = least(expires_at, @end_at::timestamptz), version = version + 1
+WHERE id = @id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > @now)
+  AND (tenant_id = sqlc.narg(tenant_id)::uuid OR sqlc.narg(tenant_id)::uuid IS NULL AND tenant_id IS NULL)
 RETURNING *;
 
 -- name: GetApiKey :one
-SELECT * FROM api_keys WHERE tenant_id = @tenant_id::uuid AND id = @id;
+SELECT * FROM api_keys
+WHERE id = @id
+  AND (tenant_id = sqlc.narg(tenant_id)::uuid OR sqlc.narg(tenant_id)::uuid IS NULL AND tenant_id IS NULL);
 
 -- name: ListApiKeys :many
 SELECT * FROM api_keys
-WHERE tenant_id = @tenant_id::uuid AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
+WHERE (tenant_id = sqlc.narg(tenant_id)::uuid OR sqlc.narg(tenant_id)::uuid IS NULL AND tenant_id IS NULL)
+  AND (sqlc.narg(before)::uuid IS NULL OR id < sqlc.narg(before)::uuid)
 ORDER BY id DESC LIMIT @limit_;
+
+-- name: NoteKeysUsed :exec
+-- Several processes note the same keys: in one order, and the later time stays.
+WITH used AS (
+    SELECT k.id, u.used_at
+    FROM unnest(@ids::uuid[], @times::timestamptz[]) AS u (id, used_at) JOIN api_keys k ON k.id = u.id
+    ORDER BY k.id FOR NO KEY UPDATE OF k
+)
+UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.used_at) FROM used WHERE k.id = used.id;

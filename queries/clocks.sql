@@ -112,6 +112,13 @@ WHERE tenant_id = @tenant_id
 ORDER BY last_error DESC, event_id
 LIMIT 1;
 
+-- name: FindPauseInTheWay :one
+-- A pause that a tenant's events may wait for: its own, or that of a consumer or a shard.
+SELECT coalesce('the consumer ' || consumer, 'the shard ' || shard, 'the tenant')::text AS paused, reason FROM pauses
+WHERE resumed_at IS NULL AND (tenant_id = @tenant_id OR tenant_id IS NULL)
+ORDER BY tenant_id NULLS LAST, paused_at
+LIMIT 1;
+
 -- name: FindUnpublishedEvent :one
 SELECT event_id, subject, coalesce(last_error, '')::text AS last_error FROM outbox
 WHERE tenant_id = @tenant_id

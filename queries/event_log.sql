@@ -10,11 +10,11 @@ WHERE e.id = @event_id AND e.tenant_id = @tenant_id;
 -- name: GetCorrelationOfEvent :one
 SELECT correlation_id FROM billing_events WHERE id = @event_id AND tenant_id = @tenant_id;
 
--- name: GetCorrelationOfResource :one
--- That of the resource's latest event.
+-- name: ListCorrelationsOfResource :many
+-- Those of the resource's latest events; one correlation stands as often as it has events there.
 SELECT correlation_id FROM billing_events
 WHERE tenant_id = @tenant_id AND resource = @resource
-ORDER BY id DESC LIMIT 1;
+ORDER BY id DESC LIMIT @most::integer;
 
 -- name: ListLinkedCorrelations :many
 -- One link away in either direction: what the events of these correlations name as causes, and what names them.

@@ -1,25 +1,26 @@
 -- Publish path, steps 2 and 4: the publications that are still to be made.
 
 -- name: ListPending :many
--- The head of each shard: by priority, then tenant by tenant from behind `after_tenant` on and round to it, at most
--- `per_tenant` rows of each in the order of their positions, and `per_shard` in all. So whoever is cut off is the first of
--- the next read, and the rows of a paused tenant, or of one that has had its share, are stepped over unread.
+-- The heads of queues, each a shard's rows of one priority: tenant by tenant from behind `after_tenant` on and round to
+-- it, at most `per_tenant` rows of each in the order of their positions, and `per_queue` in all. So whoever is cut off is
+-- the first of the next read, and the rows of a paused tenant, or of one that has had its share, are stepped over unread.
 -- Left out are paused shards, rows that an earlier read is publishing just now (in_flight), and rows of a resource that
 -- waits for an earlier row of the same purpose: one that was refused and is not due again, or a `first` one that is dead.
 -- The two probes without a column of `q` run once per statement, and nearly always spare the probes per row.
-SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.position, o.subject, o.resource, o.target, o.replay_id, o.attempts
-FROM unnest(@shards::smallint[], @after_tenants::uuid[], @per_tenant::integer[], @per_shard::integer[])
-     AS s (shard, after_tenant, per_tenant, per_shard)
+SELECT o.event_id, o.purpose, o.tenant_id, o.shard, o.priority, o.position, o.subject, o.resource, o.target, o.replay_id,
+       o.attempts
+FROM unnest(@shards::smallint[], @priorities::smallint[], @after_tenants::uuid[], @per_tenant::integer[],
+            @per_queue::integer[])
+     AS s (shard, priority, after_tenant, per_tenant, per_queue)
 CROSS JOIN LATERAL (
-    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.position, h.subject, h.resource, h.target, h.replay_id,
-           h.attempts, row_number() OVER () AS place
-    FROM (VALUES (0::smallint), (1::smallint)) AS p (priority)
-    CROSS JOIN LATERAL outbox_tenants(s.shard, p.priority, s.after_tenant) AS t (tenant_id)
+    SELECT h.event_id, h.purpose, h.tenant_id, h.shard, h.priority, h.position, h.subject, h.resource, h.target,
+           h.replay_id, h.attempts, row_number() OVER () AS place
+    FROM outbox_tenants(s.shard, s.priority, s.after_tenant) AS t (tenant_id)
     CROSS JOIN LATERAL (
-        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.position, q.subject, q.resource, q.target, q.replay_id,
-               q.attempts
+        SELECT q.event_id, q.purpose, q.tenant_id, q.shard, q.priority, q.position, q.subject, q.resource, q.target,
+               q.replay_id, q.attempts
         FROM outbox q
-        WHERE q.shard = s.shard AND q.priority = p.priority AND q.tenant_id = t.tenant_id
+        WHERE q.shard = s.shard AND q.priority = s.priority AND q.tenant_id = t.tenant_id
           AND q.position NOT IN (SELECT f.position FROM unnest(@in_flight::bigint[]) AS f (position))
           AND (NOT (SELECT EXISTS (SELECT 1 FROM outbox r WHERE r.shard = ANY (@shards::smallint[]) AND r.attempts > 0))
                OR NOT EXISTS (
@@ -35,10 +36,10 @@ CROSS JOIN LATERAL (
         ORDER BY q.shard, q.priority, q.tenant_id, q.position
         LIMIT s.per_tenant
     ) AS h
-    LIMIT s.per_shard
+    LIMIT s.per_queue
 ) AS o
 WHERE s.shard NOT IN (SELECT x.shard FROM pauses x WHERE x.shard IS NOT NULL)
-ORDER BY o.shard, o.place;
+ORDER BY o.shard, o.priority, o.place;
 
 -- name: ListRouted :many
 -- How far each partition is routed, where a router is at work: it holds a lease that has not run out.

@@ -117,33 +117,31 @@ class GrpcServer:
         state: health.aio.HealthServicer,
         methods: Mapping[str, Handler],
         port: int,
-        limits: RimLimits,
+        rim: Rim,
         grace_s: float,
     ) -> None:
         self._server, self._health, self._grace_s = server, state, grace_s
-        self.methods, self.port, self.limits = methods, port, limits
+        self.methods, self.port, self._rim, self.limits = methods, port, rim, rim.limits
 
     async def stop(self) -> None:
         """Says NOT_SERVING, lets running calls finish within the grace, and stops."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._grace_s)
         try:
-            await self.limits.allowances.flush()
-        except (
-            Exception
-        ) as error:  # the database is away; what was accepted in the last seconds is not counted
-            log.warning("the accepted usage records could not be counted: %s", error)
+            await self._rim.store_counts(at_once=True)
+        except Exception as error:  # the database is away; the last seconds are not counted
+            log.warning("what was counted of calls could not be stored: %s", error)
 
     async def keep_counts(self, stop: asyncio.Event) -> None:
-        """Stores how many usage records were accepted, every few seconds until the stop."""
+        """Stores what was counted of calls, every few seconds until the stop."""
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FLUSH_EVERY_S):
                     await stop.wait()
             try:
-                await self.limits.allowances.flush()
-            except Exception as error:  # the next flush takes it along
-                log.warning("the accepted usage records could not be counted: %s", error)
+                await self._rim.store_counts()
+            except Exception as error:  # the next time takes it along
+                log.warning("what was counted of calls could not be stored: %s", error)
 
 
 async def start_grpc(
@@ -182,7 +180,7 @@ async def start_grpc(
     except BaseException:
         await server.stop(None)
         raise
-    return GrpcServer(server, state, methods, port, limits, settings.stop_grace_s)
+    return GrpcServer(server, state, methods, port, rim, settings.stop_grace_s)
 
 
 def _listen(server: grpc.aio.Server, settings: ServerSettings) -> int:

@@ -24,6 +24,7 @@ AUTHORIZATION_METADATA: Final = "authorization"
 TENANT_METADATA: Final = "tollway-tenant"
 CACHED_KEYS_MAX: Final = 10_000
 KNOWN_TENANTS_MAX: Final = 10_000
+USES_STORED_EVERY: Final = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
@@ -43,6 +44,9 @@ class Authenticator:
         self._cache_ttl = timedelta(seconds=cache_ttl_s)
         self._tenants: set[UUID] = set()
         self._cache: OrderedDict[bytes, _Known] = OrderedDict()
+        # When keys were last used, of those since the last store.
+        self._used: dict[UUID, datetime] = {}
+        self._stored_at: datetime | None = None
 
     async def principal(self, method: str, metadata: Mapping[str, str], now: datetime) -> Principal:
         """Who calls. Raises KeyMissing, KeyInvalid, ScopeMissing or OperatorRequired.
@@ -55,12 +59,28 @@ class Authenticator:
         known = self._cache.get(hashed)
         if known is None or now >= known.until:
             known = await self._look_up(secret, hashed, now)
+        self._used[known.principal.key_id] = now
         if method not in known.allowed:
             _authorize(known.principal, PERMISSIONS[method])
             known.allowed.add(method)
         if known.principal.tenant_id is None:
             return await self._operator(method, known.principal, metadata)
         return known.principal
+
+    async def store_uses(self, now: datetime, *, at_once: bool = False) -> None:
+        """Stores when keys were last used: all at once, and at most once a minute, so that no call writes."""
+        if self._stored_at is None:
+            self._stored_at = now
+        if not self._used or not (at_once or now - self._stored_at >= USES_STORED_EVERY):
+            return
+        used, self._used = self._used, {}
+        try:
+            async with self._worker.transaction() as tx:
+                await keys.note_used(tx, used)
+        except BaseException:
+            self._used = used | self._used
+            raise
+        self._stored_at = now
 
     async def _operator(
         self, method: str, principal: Principal, metadata: Mapping[str, str]

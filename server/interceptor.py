@@ -21,7 +21,7 @@ from google.rpc.status_pb2 import Status
 
 from billing.domain.errors import Invalid, Unavailable
 from billing.runtime.clock import Clock
-from server.admission import Admission, Overloaded
+from server.admission import Admission, Held, Overloaded
 from server.allowance import Allowances
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, current_call, enter_call
@@ -38,6 +38,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method = Callable[[Any, Context], Awaitable[Message]]
 Stream = Callable[[Any, Context], AsyncIterator[Message]]
 Dialogue = Callable[[AsyncIterator[Any], Context], AsyncIterator[Message]]
+# What a call is handed: its request, or how to read it, which happens when its caller is known.
+Body: TypeAlias = bytes | Callable[[Held], Awaitable[bytes]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WANTED_METADATA: Final = frozenset(
@@ -65,11 +67,17 @@ class Rim(grpc.aio.ServerInterceptor):
         limits: RimLimits,
     ) -> None:
         self._authenticator, self._clock, self._metrics = authenticator, clock, metrics
+        self.limits = limits
         self._admission, self._deadlines = limits.admission, limits.deadlines
         self._allowances = limits.allowances
         self._wrapped: dict[str, Handler] = {}
         # As a stream, so that nothing of the request is read.
         self._refusing: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    async def store_counts(self, *, at_once: bool = False) -> None:
+        """Stores what was counted of calls and not written by them: accepted records, and when keys were used."""
+        await self._allowances.flush()
+        await self._authenticator.store_uses(self._clock.now(), at_once=at_once)
 
     async def intercept_service(
         self,
@@ -102,9 +110,11 @@ class Rim(grpc.aio.ServerInterceptor):
         inner = cast(Method, handler.unary_unary)
         assert inner is not None, f"{method}: streams in and one answer need a wrapper of their own"
 
-        async def guarded(body: bytes, context: Context) -> bytes:
-            async with self._guard(method, context, len(body)):
-                answer = await inner(_read(parse, body), context)
+        async def guarded(body: Body, context: Context) -> bytes:
+            size = len(body) if isinstance(body, bytes) else 0
+            async with self._guard(method, context, size) as held:
+                read = body if isinstance(body, bytes) else await body(held)
+                answer = await inner(_read(parse, read), context)
                 # Deterministic: the answer to a repeated request equals the first one byte for byte.
                 return answer.SerializeToString(deterministic=True)
 
@@ -115,8 +125,11 @@ class Rim(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """The same for a method that answers with a stream, whatever ends it."""
 
-        async def guarded(body: bytes, context: Context) -> AsyncIterator[bytes]:
+        async def guarded(body: Body, context: Context) -> AsyncIterator[bytes]:
             async with self._guard(method, context):
+                if not isinstance(body, bytes):
+                    with self._admission.held(0) as held:
+                        body = await body(held)
                 answers = inner(_read(parse, body), context)
                 async with self._answers(answers, context) as bounded:
                     async for answer in bounded:
@@ -158,8 +171,8 @@ class Rim(grpc.aio.ServerInterceptor):
     @contextlib.asynccontextmanager
     async def _guard(
         self, method: str, context: Context, size: int | None = None
-    ) -> AsyncIterator[None]:
-        """Admits and enters a call whose request has this size, or a stream, which has none.
+    ) -> AsyncIterator[Held]:
+        """Admits and enters a call whose request has this size, or a stream, which has none; its place in hand.
 
         What is raised inside leaves as one rich status, and how it ended is counted.
         """
@@ -167,9 +180,9 @@ class Rim(grpc.aio.ServerInterceptor):
         code = "OK"
         most_s = None if size is None else longest(context, self._deadlines.call_s_max)
         try:
-            with self._admission.held(size), Within(most_s):
+            with self._admission.held(size) as held, Within(most_s):
                 await self._enter(method, context)
-                yield
+                yield held
         except GeneratorExit:
             code = "CANCELLED"
             raise

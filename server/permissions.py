@@ -31,6 +31,8 @@ _OPERATOR: Final = Permission(None, without_tenant=True)
 PERMISSIONS: Final[Mapping[str, Permission]] = {
     "/tollway.tenant.v1.TenantService/CreateTenant": Permission(None, without_tenant=True),
     "/tollway.tenant.v1.TenantService/CreateApiKey": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/GetApiKey": Permission(Scope.ADMIN, without_tenant=True),
+    "/tollway.tenant.v1.TenantService/RotateApiKey": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.tenant.v1.TenantService/ListApiKeys": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.tenant.v1.TenantService/RevokeApiKey": Permission(Scope.ADMIN, without_tenant=True),
     "/tollway.catalog.v1.CatalogService/CreateMeter": _WRITE,

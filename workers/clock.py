@@ -1,7 +1,8 @@
 """Business time, step 2: the worker that moves test clocks.
 
 Invariant: a step moves a clock by one due instant at most, and only when all of the present one is done; a clock that
-waits too long for the same thing fails with what it waits for, so none hangs. The clock's own due work is done here
+waits too long for the same thing fails with what it waits for, so none hangs; while
+an operator has something paused, it waits. The clock's own due work is done here
 as well as by the scheduler, whoever is first, so that an advance need not wait for anyone's poll.
 """
 
@@ -54,13 +55,16 @@ class ClockWorker:
             return done
         async with self._database.transaction(snapshot=True) as tx:
             waiting = await clock_walk.waiting_for(tx, clock, self._wanted)
+            pause = await clock_walk.paused(tx, clock) if waiting else ""
             to = await clock_walk.next_instant(tx, clock)
         now = self._clock.now()
         async with self._database.transaction() as tx:
             if not waiting:
                 return int(await clock_walk.move(tx, clock, to, now=now))
-            await clock_walk.tell(tx, clock, waiting, now=now)
-            await clock_walk.fail_if_stalled(tx, clock, waiting, watched=self._watched, now=now)
+            # Its end changes what is told, so that the time to stall in begins anew.
+            await clock_walk.tell(tx, clock, waiting + pause, now=now)
+            if not pause:
+                await clock_walk.fail_if_stalled(tx, clock, waiting, watched=self._watched, now=now)
         return 0
 
     async def _do_due(self, clock: AdvancingClock) -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "list_advancing",
     "move",
     "next_instant",
+    "paused",
     "tell",
     "waiting_for",
 ]
@@ -54,6 +55,15 @@ async def waiting_for(tx: Connection, clock: AdvancingClock, wanted: Wanted) -> 
         or await _parked(tx, clock.tenant_id)
         or await _on_its_way(tx, clock.tenant_id)
     )
+
+
+async def paused(tx: Connection, clock: AdvancingClock) -> str:
+    """The pause that the clock may have to wait for, for people; empty when there is none.
+
+    While there is one a clock never fails: what an operator holds back comes when he lets it go.
+    """
+    found = await queries.clocks.find_pause_in_the_way(tx, tenant_id=clock.tenant_id)
+    return f"; {found.paused} is paused: {found.reason}" if found else ""
 
 
 async def next_instant(tx: Connection, clock: AdvancingClock) -> datetime:

@@ -1,11 +1,11 @@
-"""Publish path, beside it: reading the log. One event with the state of its dispatch, and the trail of a cause.
+"""Publish path, beside it: reading the log. One event with its dispatch, and the trail of a cause or a resource.
 
 Invariant: a trail is cut only by named limits, and says so; what it shows is what was committed, envelope for envelope.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -72,54 +72,56 @@ async def correlation_of_event(tx: Connection, tenant_id: UUID, event_id: UUID) 
     return found
 
 
-async def correlation_of_resource(tx: Connection, tenant_id: UUID, resource: str) -> UUID:
-    """The correlation id of the resource's latest event. Raises EventNotFound."""
-    found = await queries.event_log.get_correlation_of_resource(
-        tx, tenant_id=tenant_id, resource=resource
+async def correlations_of_resource(
+    tx: Connection, tenant_id: UUID, resource: str
+) -> frozenset[UUID]:
+    """The correlation ids of the resource's latest TRAIL_EVENTS_MAX events. Raises EventNotFound."""
+    found = await queries.event_log.list_correlations_of_resource(
+        tx, tenant_id=tenant_id, resource=resource, most=TRAIL_EVENTS_MAX
     )
-    if found is None:
+    if not found:
         message = f"No event of this tenant is about {resource}."
         raise EventNotFound(message, metadata={"event": resource})
-    return found
+    return frozenset(found)
 
 
 async def get_trail(
-    tx: Connection, tenant_id: UUID, correlation_id: UUID, *, link_depth: int = LINK_DEPTH_DEFAULT
+    tx: Connection, tenant_id: UUID, starts: Set[UUID], *, link_depth: int = LINK_DEPTH_DEFAULT
 ) -> Trail:
-    """All events of a correlation id and of those linked to it, in either direction, up to a depth.
+    """All events of these correlation ids and of those linked to them, in either direction, up to a depth.
 
-    Raises EventNotFound when the tenant has no event under the correlation id.
+    Raises EventNotFound when the tenant has no event under the correlation ids.
     """
-    distances, cut = await _linked(tx, tenant_id, correlation_id, link_depth)
+    distances, cut = await _linked(tx, tenant_id, starts, link_depth)
     rows = await queries.event_log.list_trail(
         tx,
         tenant_id=tenant_id,
         correlation_ids=sorted(distances),
         most=TRAIL_EVENTS_MAX + 1,
     )
-    if not any(row.correlation_id == correlation_id for row in rows[:TRAIL_EVENTS_MAX]):
-        rows = await _nearest(tx, tenant_id, correlation_id)
+    if not starts <= {row.correlation_id for row in rows[:TRAIL_EVENTS_MAX]}:
+        rows = await _nearest(tx, tenant_id, starts)
         cut = True
     shown = rows[:TRAIL_EVENTS_MAX]
     return Trail(_nodes(shown, distances), cut or len(rows) > len(shown))
 
 
-async def _nearest(tx: Connection, tenant_id: UUID, correlation_id: UUID) -> list[ListTrailRow]:
-    """The starting correlation's own events: linked ones, older and too many, must not crowd them out."""
+async def _nearest(tx: Connection, tenant_id: UUID, starts: Set[UUID]) -> list[ListTrailRow]:
+    """The starting correlations' own events: linked ones, older and too many, must not crowd them out."""
     rows = await queries.event_log.list_trail(
-        tx, tenant_id=tenant_id, correlation_ids=[correlation_id], most=TRAIL_EVENTS_MAX + 1
+        tx, tenant_id=tenant_id, correlation_ids=sorted(starts), most=TRAIL_EVENTS_MAX + 1
     )
     if not rows:
-        raise EventNotFound(metadata={"event": encode(Prefix.CORRELATION, correlation_id)})
+        raise EventNotFound(metadata={"event": encode(Prefix.CORRELATION, min(starts))})
     return rows
 
 
 async def _linked(
-    tx: Connection, tenant_id: UUID, correlation_id: UUID, link_depth: int
+    tx: Connection, tenant_id: UUID, starts: Set[UUID], link_depth: int
 ) -> tuple[dict[UUID, int], bool]:
-    """The correlation ids within `link_depth` links with their distances, and whether some were left out."""
-    distances = {correlation_id: 0}
-    frontier = [correlation_id]
+    """All correlation ids within `link_depth` links with their distances, and whether some were left out."""
+    distances = dict.fromkeys(starts, 0)
+    frontier = sorted(starts)
     for distance in range(1, link_depth + 1):
         room = TRAIL_CORRELATIONS_MAX - len(distances)
         found = await queries.event_log.list_linked_correlations(

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import queries.api_keys
 from queries.models import ApiKey
 from tollway.tenant.v1 import tenant_events_pb2, tenant_service_pb2
 
-from billing.domain.errors import Invalid, NotFound, PermissionDenied, Unauthenticated
+from billing.domain.errors import (
+    Invalid,
+    NotFound,
+    PermissionDenied,
+    Precondition,
+    Unauthenticated,
+)
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
@@ -29,6 +35,7 @@ from billing.services.tenant_limits import CHANGEABLE, Overrides
 
 SECRET_PREFIX: Final = "twk_"  # noqa: S105 - so that a leaked key can be recognized by scanners
 SECRET_BYTES: Final = 32
+OVERLAP_DEFAULT: Final = timedelta(hours=24)
 SECRET_LENGTH: Final = len(SECRET_PREFIX) + 43  # base64 of 32 bytes, without its padding
 
 
@@ -41,6 +48,11 @@ class Scope(StrEnum):
     OPERATOR = "operator"
 
 
+Payload: TypeAlias = (
+    tenant_events_pb2.ApiKeyCreated
+    | tenant_events_pb2.ApiKeyRotated
+    | tenant_events_pb2.ApiKeyRevoked
+)
 _RANK: Final = {Scope.READ: 1, Scope.WRITE: 2, Scope.ADMIN: 3, Scope.OPERATOR: 4}
 
 
@@ -72,6 +84,12 @@ class KeyNotFound(NotFound):
     """There is no such API key."""
 
     reason = "KEY_NOT_FOUND"
+
+
+class KeyNotActive(Precondition):
+    """The API key is revoked or has expired, so it cannot be replaced; create another."""
+
+    reason = "KEY_NOT_ACTIVE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,50 +148,6 @@ async def authenticate(tx: Connection, secret: str, *, now: datetime) -> Princip
     )
 
 
-async def create_tenant_key(
-    tx: Connection, tenant_id: UUID, draft: NewKey, cause: Cause, *, now: datetime
-) -> tuple[ApiKey, str]:
-    """A new key of a tenant and its secret; emits api_key.created. Raises Invalid when it would be expired already."""
-    if draft.expires_at is not None and draft.expires_at <= now:
-        raise Invalid.field("expire_time", "must be in the future; leave it out for never")
-    key, secret = await _insert(tx, tenant_id, draft, now=now)
-    payload = tenant_events_pb2.ApiKeyCreated(
-        api_key_id=encode(Prefix.API_KEY, key.id),
-        scopes=[tenant_service_pb2.Scope.Value(f"SCOPE_{scope.upper()}") for scope in key.scopes],
-    )
-    await _emit(tx, key, payload, cause, now)
-    return key, secret
-
-
-async def create_operator_key(
-    tx: Connection, display_name: str, *, now: datetime
-) -> tuple[ApiKey, str]:
-    """A new operator key and its secret. It belongs to no tenant, so no tenant's log tells of it."""
-    return await _insert(tx, None, NewKey(display_name, (Scope.OPERATOR,)), now=now)
-
-
-async def revoke_key(
-    tx: Connection, tenant_id: UUID, key_id: UUID, cause: Cause, *, now: datetime
-) -> ApiKey:
-    """Revokes a tenant's key; a second time changes nothing. Raises KeyNotFound."""
-    revoked = await queries.api_keys.revoke_api_key(tx, tenant_id=tenant_id, id=key_id, now=now)
-    if revoked is None:
-        earlier = await queries.api_keys.get_api_key(tx, tenant_id=tenant_id, id=key_id)
-        if earlier is None:
-            raise KeyNotFound(metadata={"key": encode(Prefix.API_KEY, key_id)})
-        return earlier
-    payload = tenant_events_pb2.ApiKeyRevoked(api_key_id=encode(Prefix.API_KEY, key_id))
-    await _emit(tx, revoked, payload, cause, now)
-    return revoked
-
-
-async def list_keys(
-    tx: Connection, tenant_id: UUID, *, before: UUID | None, limit: int
-) -> list[ApiKey]:
-    """A tenant's keys, newest first, those made before the key `before`."""
-    return await queries.api_keys.list_api_keys(tx, tenant_id=tenant_id, before=before, limit=limit)
-
-
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """A key to make."""
@@ -183,9 +157,23 @@ class NewKey:
     expires_at: datetime | None = None
 
 
-async def _insert(
-    tx: Connection, tenant_id: UUID | None, draft: NewKey, *, now: datetime
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How long the old key works on, and when the new one ends; None takes a life as long as the old one's was."""
+
+    overlap: timedelta = OVERLAP_DEFAULT
+    expires_at: datetime | None = None
+
+
+async def create_key(
+    tx: Connection, tenant_id: UUID | None, draft: NewKey, cause: Cause, *, now: datetime
 ) -> tuple[ApiKey, str]:
+    """A new key of a tenant, or without one of an operator, and its secret; a tenant's emits api_key.created.
+
+    Raises Invalid when it would be expired already.
+    """
+    if draft.expires_at is not None and draft.expires_at <= now:
+        raise Invalid.field("expire_time", "must be in the future; leave it out for never")
     secret = new_secret()
     key = await queries.api_keys.insert_api_key(
         tx,
@@ -200,17 +188,95 @@ async def _insert(
         expires_at=draft.expires_at,
     )
     assert key is not None, "an INSERT without a conflict clause returns its row"
+    payload = tenant_events_pb2.ApiKeyCreated(
+        api_key_id=key_name(key),
+        scopes=[tenant_service_pb2.Scope.Value(f"SCOPE_{scope.upper()}") for scope in key.scopes],
+    )
+    await _emit(tx, key, payload, cause, now)
     return key, secret
 
 
-async def _emit(
+async def create_operator_key(
+    tx: Connection, display_name: str, *, now: datetime
+) -> tuple[ApiKey, str]:
+    """The house's own first key: an operator's, that nobody asked for by a call."""
+    draft = NewKey(display_name, (Scope.OPERATOR,))
+    return await create_key(tx, None, draft, Cause("worker:up", new_id(now)), now=now)
+
+
+async def rotate_key(
     tx: Connection,
-    key: ApiKey,
-    payload: tenant_events_pb2.ApiKeyCreated | tenant_events_pb2.ApiKeyRevoked,
+    tenant_id: UUID | None,
+    key_id: UUID,
+    order: Rotation,
     cause: Cause,
+    *,
     now: datetime,
-) -> None:
-    assert key.tenant_id is not None, "operator keys have no events"
-    resource = encode(Prefix.API_KEY, key.id)
-    event = events.NewEvent(key.tenant_id, resource, key.version, payload, now, cause)
-    await events.emit(tx, [event], now=now)
+) -> tuple[ApiKey, str, ApiKey]:
+    """A new key like another one, its secret, and the other, which ends after the overlap; emits api_key.rotated.
+
+    Raises KeyNotFound, KeyNotActive or Invalid.
+    """
+    old = await get_key(tx, tenant_id, key_id)
+    ended = await queries.api_keys.end_api_key(
+        tx, tenant_id=tenant_id, id=key_id, end_at=now + order.overlap, now=now
+    )
+    if ended is None:
+        raise KeyNotActive(metadata={"key": key_name(old)})
+    expires_at = order.expires_at
+    if expires_at is None and old.expires_at is not None:
+        expires_at = now + (old.expires_at - old.created_at)
+    draft = NewKey(old.display_name, list(map(Scope, old.scopes)), expires_at)
+    key, secret = await create_key(tx, tenant_id, draft, cause, now=now)
+    payload = tenant_events_pb2.ApiKeyRotated(
+        api_key_id=key_name(ended), replacement_id=key_name(key)
+    )
+    assert ended.expires_at is not None, "it has just been given its end"
+    payload.end_time.FromDatetime(ended.expires_at)
+    await _emit(tx, ended, payload, cause, now)
+    return key, secret, ended
+
+
+async def revoke_key(
+    tx: Connection, tenant_id: UUID | None, key_id: UUID, cause: Cause, *, now: datetime
+) -> ApiKey:
+    """Revokes a key; a second time changes nothing. Emits api_key.revoked. Raises KeyNotFound."""
+    revoked = await queries.api_keys.revoke_api_key(tx, tenant_id=tenant_id, id=key_id, now=now)
+    if revoked is None:
+        return await get_key(tx, tenant_id, key_id)
+    payload = tenant_events_pb2.ApiKeyRevoked(api_key_id=key_name(revoked))
+    await _emit(tx, revoked, payload, cause, now)
+    return revoked
+
+
+async def get_key(tx: Connection, tenant_id: UUID | None, key_id: UUID) -> ApiKey:
+    """A tenant's key, or without one an operator's. Raises KeyNotFound."""
+    key = await queries.api_keys.get_api_key(tx, tenant_id=tenant_id, id=key_id)
+    if key is None:
+        prefix = Prefix.API_KEY if tenant_id else Prefix.OPERATOR_KEY
+        raise KeyNotFound(metadata={"key": encode(prefix, key_id)})
+    return key
+
+
+async def list_keys(
+    tx: Connection, tenant_id: UUID | None, *, before: UUID | None, limit: int
+) -> list[ApiKey]:
+    """A tenant's keys, or without one operators', newest first, those made before the key `before`."""
+    return await queries.api_keys.list_api_keys(tx, tenant_id=tenant_id, before=before, limit=limit)
+
+
+async def note_used(tx: Connection, used: Mapping[UUID, datetime]) -> None:
+    """Stores when keys were last used."""
+    await queries.api_keys.note_keys_used(tx, ids=list(used), times=list(used.values()))
+
+
+def key_name(key: ApiKey) -> str:
+    """A key's id as people see it."""
+    return encode(Prefix.API_KEY if key.tenant_id else Prefix.OPERATOR_KEY, key.id)
+
+
+async def _emit(tx: Connection, key: ApiKey, payload: Payload, cause: Cause, now: datetime) -> None:
+    """Tells the tenant. An operator's key belongs to none, so only the audit has it."""
+    if key.tenant_id is not None:
+        event = events.NewEvent(key.tenant_id, key_name(key), key.version, payload, now, cause)
+        await events.emit(tx, [event], now=now)

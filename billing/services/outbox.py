@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -23,6 +24,7 @@ __all__ = [
     "NOBODY",
     "Claim",
     "Pending",
+    "Priority",
     "Publication",
     "Refusal",
     "Routed",
@@ -38,11 +40,20 @@ _ANY_SIZE: Final = 2**31 - 1
 ERROR_LENGTH_MAX: Final = 500
 
 
+class Priority(IntEnum):
+    """What a row of the outbox is: an event's own publication, or one more by a replay or a healing."""
+
+    LIVE = 0
+    REPLAY = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What to read of a shard: from behind a tenant on, at most so many rows of each tenant, and so many in all."""
+    """What to read of a shard's queue: from behind a tenant on, at most so many rows of each tenant, and so many in
+    all."""
 
     shard: int
+    priority: Priority
     rows_max: int
     tenant_rows_max: int
     after_tenant: UUID = NOBODY
@@ -80,7 +91,7 @@ async def read_pending(
     in_flight: Collection[int],
     now: datetime,
 ) -> list[Pending]:
-    """The head of each claimed shard, in order per resource and fair across tenants.
+    """The head of each claimed queue, in order per resource and fair across tenants.
 
     `in_flight` are the positions of rows that are being published or deleted just now. There is no lock: whoever
     calls owns the shards. A later call sees every row that an earlier one saw and that was not deleted.
@@ -89,9 +100,10 @@ async def read_pending(
         return await queries.outbox.list_pending(
             connection,
             shards=[claim.shard for claim in claims],
+            priorities=[claim.priority for claim in claims],
             after_tenants=[claim.after_tenant for claim in claims],
             per_tenant=[claim.tenant_rows_max for claim in claims],
-            per_shard=[claim.rows_max for claim in claims],
+            per_queue=[claim.rows_max for claim in claims],
             in_flight=list(in_flight),
             now=now,
         )

@@ -151,7 +151,8 @@ def line_of(clock: pb.TestClock) -> str:
         case pb.TEST_CLOCK_STATUS_ADVANCING:
             return f"{at}  on its way to {to}{waiting}"
         case pb.TEST_CLOCK_STATUS_FAILED:
-            return f"{at}  failed on its way to {to}{waiting}"
+            again = f"; mend that and send it on: tollway clock advance --to {to}"
+            return f"{at}  failed on its way to {to}{waiting}{again}"
         case _:
             return f"{at}  ready"
 

@@ -11,7 +11,6 @@ from uuid import uuid4
 import click
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.struct_pb2 import Struct
-from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 from tollway.event.v1 import event_pb2
@@ -21,6 +20,7 @@ from tollway.event.v1.event_service_pb2_grpc import EventServiceStub
 from cli.client import Connection, channel_to, connection_options, run
 from cli.commands.events_watch import event_as_dict, line_of, watch
 from cli.commands.replay import Instant
+from cli.tables import print_whole
 
 STATUSES: Final = ("pending", "dispatched", "failed", "dead_letter")
 PAGE_SIZE: Final = 200
@@ -183,7 +183,7 @@ def trail(connection: Connection, start: str, depth: int, ids: bool) -> None:
             request = trail_request(start, depth)
             return await EventServiceStub(channel).GetTrail(request, metadata=connection.metadata)
 
-    Console().print(trail_tree(run(work()), with_ids=ids))
+    print_whole(trail_tree(run(work()), with_ids=ids))
 
 
 def trail_request(start: str, depth: int) -> pb.GetTrailRequest:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
 
@@ -16,9 +15,10 @@ from tollway.invoice.v1 import document_service_pb2 as documents
 from tollway.invoice.v1.document_service_pb2_grpc import DocumentServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.commands.usage_records import Instant
+from cli.references import customer_id, invoice_id
 
 _OUT: Final = click.Path(dir_okay=False, path_type=Path)
-_DAY: Final = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 
 @click.command()
@@ -26,7 +26,7 @@ _DAY: Final = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 @click.argument("document")
 @click.option("--out", type=_OUT, help="Write to this file; without it to standard output.")
 def html(connection: Connection, document: str, out: Path | None) -> None:
-    """Write DOCUMENT, an invoice (inv_…) or a credit note (crn_…), as a page that prints on A4."""
+    """Write DOCUMENT, an invoice (inv_… or its number) or a credit note (crn_…), as a page that prints on A4."""
 
     async def work() -> str:
         async with channel_to(connection) as channel:
@@ -34,7 +34,9 @@ def html(connection: Connection, document: str, out: Path | None) -> None:
             if document.startswith("crn_"):
                 note = documents.RenderCreditNoteRequest(credit_note_id=document)
                 return (await stub.RenderCreditNote(note, metadata=connection.metadata)).html
-            invoice = documents.RenderInvoiceRequest(invoice_id=document)
+            invoice = documents.RenderInvoiceRequest(
+                invoice_id=await invoice_id(channel, connection, document)
+            )
             return (await stub.RenderInvoice(invoice, metadata=connection.metadata)).html
 
     with _written(out) as file:
@@ -44,28 +46,30 @@ def html(connection: Connection, document: str, out: Path | None) -> None:
 @click.command()
 @connection_options
 @click.option("--lines", is_flag=True, help="A row per line instead of a row per invoice.")
-@click.option("--customer", default="", help="Only of this customer (cus_…).")
-@click.option("--from", "since", type=_DAY, help="Only those final from this instant on (UTC).")
-@click.option("--until", type=_DAY, help="Only those final before this instant (UTC).")
+@click.option("--customer", default="", help="Only of this customer: cus_… or your own id.")
+@click.option(
+    "--from", "since", type=Instant(), help="Only those final from this instant on (UTC)."
+)
+@click.option("--until", type=Instant(), help="Only those final before this instant (UTC).")
 @click.option("--out", type=_OUT, help="Write to this file; without it to standard output.")
 def export(
     connection: Connection,
     lines: bool,
     customer: str,
-    since: datetime | None,
-    until: datetime | None,
+    since: Timestamp | None,
+    until: Timestamp | None,
     out: Path | None,
 ) -> None:
     """Write final invoices as CSV, oldest first."""
     request = documents.ExportInvoicesRequest(
         content=documents.EXPORT_CONTENT_LINES if lines else documents.EXPORT_CONTENT_INVOICES,
-        customer_id=customer,
-        finalized_from=_stamp(since),
-        finalized_until=_stamp(until),
+        finalized_from=since,
+        finalized_until=until,
     )
 
     async def pieces() -> AsyncIterator[str]:
         async with channel_to(connection) as channel:
+            request.customer_id = await customer_id(channel, connection, customer)
             answers = DocumentServiceStub(channel).ExportInvoices(
                 request, metadata=connection.metadata
             )
@@ -94,11 +98,3 @@ def _written(out: Path | None) -> Iterator[IO[str]]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def _stamp(at: datetime | None) -> Timestamp | None:
-    if at is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(at.replace(tzinfo=UTC))
-    return stamp

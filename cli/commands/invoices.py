@@ -9,21 +9,22 @@ from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import click
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
+from grpc.aio import Channel
 from rich.markup import escape
-from rich.table import Table
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
+from cli.asking import Asked
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.commands import invoice_files
+from cli.references import customer_id, invoice_id
+from cli.tables import json_text, print_table, table
 
-Answer = TypeVar("Answer", bound=Message)
+Answer = TypeVar("Answer")
 STATUSES: Final = ("draft", "open", "paid", "void")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -37,7 +38,7 @@ def command() -> None:
 @command.command("list")
 @connection_options
 @click.option("--status", type=click.Choice(STATUSES), help="Only in this state.")
-@click.option("--customer", default="", help="Only of this customer: cus_….")
+@click.option("--customer", default="", help="Only of this customer: cus_… or your own id.")
 @click.option("--subscription", default="", help="Only of this subscription: sub_….")
 @click.option(
     "--blocked", is_flag=True, help="Only drafts that cannot become final, with the reason."
@@ -50,27 +51,29 @@ def list_invoices(connection: Connection, as_json: bool, **options: Any) -> None
     status = f"INVOICE_STATUS_{(options['status'] or 'unspecified').upper()}"
     request = pb.ListInvoicesRequest(
         status=pb.InvoiceStatus.Value(status),
-        customer_id=options["customer"],
         subscription_id=options["subscription"],
         blocked=options["blocked"],
         page_size=options["limit"],
         page_token=options["page"],
     )
-    answer = _call(connection, lambda stub, how: stub.ListInvoices(request, **how))
+
+    async def ask(channel: Channel, how: dict[str, Any]) -> pb.ListInvoicesResponse:
+        request.customer_id = await customer_id(channel, connection, options["customer"])
+        return await InvoiceServiceStub(channel).ListInvoices(request, **how)
+
+    answer = _called(connection, ask)
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
-    table = _table("invoice", "number", "kind", "boundary", "state", "total", "due", "")
+    rows = table("invoice", "number", "kind", "boundary", "state", "total", "due", "")
     for row in answer.invoices:
         is_draft = row.status == pb.INVOICE_STATUS_DRAFT
         amounts = ("", "") if is_draft else (_money(row.total), _money(row.amount_due))
         state, kind = _word(pb.InvoiceStatus, row.status), _word(pb.InvoiceKind, row.kind)
-        table.add_row(
+        rows.add_row(
             row.id, row.number, kind, _at(row.boundary_time), state, *amounts, row.blocked_reason
         )
-    _print(table)
-    if answer.next_page_token:
-        click.echo(f"more: --page {answer.next_page_token}")
+    print_table(rows, answer.next_page_token)
 
 
 @command.command()
@@ -78,9 +81,9 @@ def list_invoices(connection: Connection, as_json: bool, **options: Any) -> None
 @click.argument("invoice")
 @json_option
 def show(connection: Connection, invoice: str, as_json: bool) -> None:
-    """Show an invoice (inv_…) with its lines; of a draft, as they stand now."""
+    """Show an invoice (inv_… or its number) with its lines; of a draft, as they stand now."""
     request = pb.GetInvoiceRequest(invoice_id=invoice)
-    answer = _call(connection, lambda stub, how: stub.GetInvoice(request, **how))
+    answer = _call(connection, "GetInvoice", request)
     _show(answer, answer.invoice, as_json=as_json)
 
 
@@ -95,8 +98,8 @@ def preview(connection: Connection, what: str, is_now: bool, as_json: bool) -> N
     if what.startswith("sub_"):
         moment = pb.PREVIEW_MOMENT_NOW if is_now else pb.PREVIEW_MOMENT_NEXT_BOUNDARY
         request = pb.PreviewInvoiceRequest(subscription_id=what, moment=moment)
-    answer = _call(connection, lambda stub, how: stub.PreviewInvoice(request, **how))
-    _show(answer, answer.invoice, as_json=as_json)
+    answer = _call(connection, "PreviewInvoice", request)
+    _show(answer, answer.invoice, as_json=as_json, is_preview=True)
 
 
 @command.command()
@@ -106,7 +109,7 @@ def preview(connection: Connection, what: str, is_now: bool, as_json: bool) -> N
 def finalize(connection: Connection, invoice: str, as_json: bool) -> None:
     """Make a draft (inv_…) final now: it gets its number and never changes again."""
     request = pb.FinalizeInvoiceRequest(invoice_id=invoice, request_id=str(uuid.uuid4()))
-    answer = _call(connection, lambda stub, how: stub.FinalizeInvoice(request, **how))
+    answer = _call(connection, "FinalizeInvoice", request)
     _show(answer, answer.invoice, as_json=as_json)
 
 
@@ -114,16 +117,16 @@ def finalize(connection: Connection, invoice: str, as_json: bool) -> None:
 @connection_options
 @click.argument("invoice")
 @click.option("--waive", is_flag=True, help="Do not make it again: nobody pays what it billed.")
-@click.option("--reason", prompt="Why", help="Why, for whoever reads the invoice later.")
+@click.option("--reason", cls=Asked, prompt="Why", help="Why, for whoever reads the invoice later.")
 @json_option
 def void(connection: Connection, invoice: str, waive: bool, reason: str, as_json: bool) -> None:
-    """Take an open invoice (inv_…) back; a new draft bills its periods again."""
+    """Take an open invoice (inv_… or its number) back; a new draft bills its periods again."""
     request = pb.VoidInvoiceRequest(
         invoice_id=invoice, reissue=not waive, reason=reason, request_id=str(uuid.uuid4())
     )
-    answer = _call(connection, lambda stub, how: stub.VoidInvoice(request, **how))
+    answer = _call(connection, "VoidInvoice", request)
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     click.echo(f"void: {answer.invoice.number} ({answer.invoice.id})")
     if answer.HasField("replacement"):
@@ -141,11 +144,11 @@ def void(connection: Connection, invoice: str, waive: bool, reason: str, as_json
 @click.argument("line", type=click.IntRange(1))
 @json_option
 def explain(connection: Connection, invoice: str, line: int, as_json: bool) -> None:
-    """Explain a line of an invoice (inv_…) by its number: quantities, tiers, rounding, earlier amounts."""
+    """Explain a line, by its place, of an invoice (inv_… or its number): tiers, rounding, earlier amounts."""
     request = pb.ExplainLineRequest(invoice_id=invoice, line_number=line)
-    answer = _call(connection, lambda stub, how: stub.ExplainLine(request, **how))
+    answer = _call(connection, "ExplainLine", request)
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     for text in explanation(answer):
         click.echo(text)
@@ -206,17 +209,14 @@ def _sum(answer: pb.ExplainLineResponse) -> list[str]:
     return [*told, f"leaves {_money(line.amount)}"]
 
 
-def _show(answer: Message, invoice: pb.Invoice, *, as_json: bool) -> None:
+def _show(answer: Message, invoice: pb.Invoice, *, as_json: bool, is_preview: bool = False) -> None:
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
-    state = _word(pb.InvoiceStatus, invoice.status)
-    blocked = f", blocked: {invoice.blocked_reason}" if invoice.blocked_reason else ""
-    click.echo(f"{invoice.number or invoice.id}  {state}{blocked}")
-    click.echo(f"{_word(pb.InvoiceKind, invoice.kind)} of {_at(invoice.boundary_time)}")
-    table = _table("#", "what", "from", "to", "quantity", "amount", "discount", "tax")
+    click.echo(_heading(invoice, is_preview=is_preview))
+    rows = table("#", "what", "from", "to", "quantity", "amount", "discount", "tax")
     for line in invoice.lines:
-        table.add_row(
+        rows.add_row(
             str(line.line_number),
             escape(line.description),
             _at(line.period.start),
@@ -224,7 +224,7 @@ def _show(answer: Message, invoice: pb.Invoice, *, as_json: bool) -> None:
             line.quantity,
             *[_money(amount) for amount in (line.amount, line.discount, line.tax)],
         )
-    _print(table)
+    print_table(rows)
     for name, amount in (
         ("subtotal", invoice.subtotal),
         ("- discount", invoice.discount),
@@ -240,11 +240,34 @@ def _show(answer: Message, invoice: pb.Invoice, *, as_json: bool) -> None:
             click.echo(f"{name:>24}  {_money(amount)}")
 
 
-def _call(connection: Connection, ask: Callable[[Any, dict[str, Any]], Awaitable[Answer]]) -> Any:
+def _heading(invoice: pb.Invoice, *, is_preview: bool) -> str:
+    """What it is: a preview would be open or paid, but is neither."""
+    state = _word(pb.InvoiceStatus, invoice.status)
+    blocked = f", blocked: {invoice.blocked_reason}" if invoice.blocked_reason else ""
+    name = invoice.number or invoice.id
+    if is_preview:
+        name, state = f"preview {invoice.id}".rstrip(), "as it would be, were it final now"
+    kind = _word(pb.InvoiceKind, invoice.kind)
+    return f"{name}  {state}{blocked}\n{kind} invoice, at the boundary {_at(invoice.boundary_time)}"
+
+
+def _call(connection: Connection, method: str, request: Any) -> Any:
+    """The answer of a method about one invoice, which the request may name by its number."""
+
+    async def ask(channel: Channel, how: dict[str, Any]) -> Any:
+        if request.invoice_id:
+            request.invoice_id = await invoice_id(channel, connection, request.invoice_id)
+        return await getattr(InvoiceServiceStub(channel), method)(request, **how)
+
+    return _called(connection, ask)
+
+
+def _called(
+    connection: Connection, ask: Callable[[Channel, dict[str, Any]], Awaitable[Answer]]
+) -> Answer:
     async def work() -> Answer:
         async with channel_to(connection) as channel:
-            how = {"metadata": connection.metadata, "timeout": DEADLINE_S}
-            return await ask(InvoiceServiceStub(channel), how)
+            return await ask(channel, {"metadata": connection.metadata, "timeout": DEADLINE_S})
 
     return run(work())
 
@@ -266,18 +289,6 @@ def _at(stamp: Timestamp) -> str:
     if not stamp.seconds:
         return ""
     return stamp.ToDatetime(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False)
-
-
-def _print(table: Table) -> None:
-    # A terminal's width for people; whole lines where the output goes to a file or another program.
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=400)
-    console.print(table if table.row_count else "nothing", highlight=False)
 
 
 command.add_command(invoice_files.html)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import click
-from rich.console import Console
-from rich.table import Table
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 SCOPES = ("read", "write", "admin")
+OVERLAP_HOURS_MAX = 30 * 24
 
 
 @click.group()
 def command() -> None:
-    """Create, list and revoke API keys."""
+    """Create, list, show, rotate and revoke API keys."""
+
+
+def _for_tenant(work: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--for-tenant", default="", help="The tenant's id, with an operator's key."
+    )(work)
 
 
 @command.command()
@@ -24,7 +37,9 @@ def command() -> None:
 @click.option(
     "--scope", type=click.Choice(SCOPES), multiple=True, default=("admin",), show_default=True
 )
-@click.option("--for-tenant", default="", help="The tenant's id, with an operator's key.")
+@click.option("--operator", is_flag=True, help="An operator's key, with an operator's key.")
+@click.option("--expires", type=click.DateTime(), help="When it stops working (UTC).")
+@_for_tenant
 @click.option(
     "--new-tenant", default="", help="Make a tenant of this name first, with an operator's key."
 )
@@ -34,80 +49,176 @@ def command() -> None:
 @click.option(
     "--time-zone", default="UTC", show_default=True, help="The new tenant's IANA time zone."
 )
-def create(connection: Connection, name: str, scope: tuple[str, ...], **tenant: str | bool) -> None:
+def create(connection: Connection, name: str, expires: datetime | None, **given: Any) -> None:
     """Create a key and print its secret, which is shown only this once."""
+    scopes = ("operator",) if given["operator"] else given["scope"]
+    request = pb.CreateApiKeyRequest(
+        request_id=str(uuid.uuid4()),
+        tenant_id=given["for_tenant"],
+        display_name=name,
+        scopes=[pb.Scope.Value(f"SCOPE_{each.upper()}") for each in scopes],
+        expire_time=_stamp(expires),
+    )
 
-    async def work() -> tuple[pb.ApiKey, str]:
-        async with channel_to(connection) as channel:
-            stub = TenantServiceStub(channel)
-            tenant_id = str(tenant["for_tenant"])
-            if tenant["new_tenant"]:
-                request = pb.CreateTenantRequest(
-                    display_name=str(tenant["new_tenant"]),
-                    mode=pb.TENANT_MODE_TEST if tenant["test"] else pb.TENANT_MODE_LIVE,
-                    time_zone=str(tenant["time_zone"]),
-                )
-                made = await stub.CreateTenant(request, metadata=connection.metadata)
-                tenant_id = made.tenant.id
-            answer = await stub.CreateApiKey(
-                pb.CreateApiKeyRequest(
-                    tenant_id=tenant_id,
-                    display_name=name,
-                    scopes=[pb.Scope.Value(f"SCOPE_{each.upper()}") for each in scope],
-                ),
-                metadata=connection.metadata,
+    async def work(stub: Any) -> Any:
+        if given["new_tenant"]:
+            tenant = pb.CreateTenantRequest(
+                request_id=str(uuid.uuid4()),
+                display_name=given["new_tenant"],
+                mode=pb.TENANT_MODE_TEST if given["test"] else pb.TENANT_MODE_LIVE,
+                time_zone=given["time_zone"],
             )
-            return answer.api_key, answer.secret
+            made = await stub.CreateTenant(tenant, metadata=connection.metadata)
+            request.tenant_id = made.tenant.id
+        return await stub.CreateApiKey(request, metadata=connection.metadata)
 
-    key, secret = run(work())
-    click.echo(f"tenant  {key.tenant_id}\nkey     {key.id}\nsecret  {secret}")
-    click.echo("\nThe secret is not shown again. Use it:  export TOLLWAY_API_KEY=" + secret)
+    _print_secret(_call(connection, work))
 
 
 @command.command("list")
 @connection_options
-@click.option("--for-tenant", default="", help="The tenant's id, with an operator's key.")
+@_for_tenant
 def list_keys(connection: Connection, for_tenant: str) -> None:
-    """List the keys of a tenant, newest first."""
+    """List the keys of a tenant, newest first; of operators, with an operator's key and no tenant."""
+    request = pb.ListApiKeysRequest(tenant_id=for_tenant, page_size=200)
 
-    async def work() -> list[pb.ApiKey]:
+    async def work(stub: Any) -> list[pb.ApiKey]:
         keys: list[pb.ApiKey] = []
-        token = ""
-        async with channel_to(connection) as channel:
-            stub = TenantServiceStub(channel)
-            while not keys or token:
-                request = pb.ListApiKeysRequest(
-                    tenant_id=for_tenant, page_size=200, page_token=token
-                )
-                page = await stub.ListApiKeys(request, metadata=connection.metadata)
-                keys += page.api_keys
-                token = page.next_page_token
-                if not token:
-                    break
-        return keys
+        while True:
+            page = await stub.ListApiKeys(request, metadata=connection.metadata)
+            keys += page.api_keys
+            request.page_token = page.next_page_token
+            if not page.next_page_token:
+                return keys
 
-    table = Table("key", "name", "scopes", "state", box=None)
-    for key in run(work()):
-        scopes = ", ".join(
-            pb.Scope.Name(scope).removeprefix("SCOPE_").lower() for scope in key.scopes
-        )
-        table.add_row(
-            key.id, key.display_name, scopes, "revoked" if key.HasField("revoke_time") else "active"
-        )
-    Console().print(table)
+    rows = table("key", "name", "scopes", "state", "ends", "last used")
+    for key in _call(connection, work):
+        ends = _time(key, "expire_time") or "never"
+        used = _time(key, "last_used_time") or "never"
+        rows.add_row(key.id, key.display_name, _scopes(key), _state(key), ends, used)
+    print_table(rows)
 
 
 @command.command()
 @connection_options
 @click.argument("key_id")
-@click.option("--for-tenant", default="", help="The tenant's id, with an operator's key.")
+@_for_tenant
+def show(connection: Connection, key_id: str, for_tenant: str) -> None:
+    """Show a key: what it may do, when it ends, and when it was last used."""
+    request = pb.GetApiKeyRequest(api_key_id=key_id, tenant_id=for_tenant)
+
+    async def work(stub: Any) -> pb.ApiKey:
+        answer = await stub.GetApiKey(request, metadata=connection.metadata)
+        return answer.api_key  # type: ignore[no-any-return]
+
+    key = _call(connection, work)
+    lines = {
+        "key": key.id,
+        "tenant": key.tenant_id or "none: an operator's",
+        "name": key.display_name,
+        "scopes": _scopes(key),
+        "state": _state(key),
+        "created": _time(key, "create_time"),
+        "ends": _time(key, "expire_time") or "never",
+        "revoked": _time(key, "revoke_time"),
+        "last used": _time(key, "last_used_time") or "never",
+    }
+    for name, text in lines.items():
+        if text:
+            click.echo(f"{name:<10} {text}")
+
+
+@command.command()
+@connection_options
+@click.argument("key_id")
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, OVERLAP_HOURS_MAX),
+    default=24.0,
+    show_default=True,
+    help="How long the old key works on.",
+)
+@click.option("--expires", type=click.DateTime(), help="When the new one stops working (UTC).")
+@_for_tenant
+def rotate(
+    connection: Connection,
+    key_id: str,
+    overlap_hours: float,
+    expires: datetime | None,
+    for_tenant: str,
+) -> None:
+    """Replace a key by a new one and print its secret; the old one works on for the overlap."""
+    overlap = Duration()
+    overlap.FromTimedelta(timedelta(hours=overlap_hours))
+    request = pb.RotateApiKeyRequest(
+        request_id=str(uuid.uuid4()),
+        api_key_id=key_id,
+        tenant_id=for_tenant,
+        overlap=overlap,
+        expire_time=_stamp(expires),
+    )
+
+    async def work(stub: Any) -> Any:
+        return await stub.RotateApiKey(request, metadata=connection.metadata)
+
+    answer = _call(connection, work)
+    _print_secret(answer)
+    ends = _time(answer.replaced_key, "expire_time")
+    click.echo(f"The old key {answer.replaced_key.id} ends at {ends}.")
+
+
+@command.command()
+@connection_options
+@click.argument("key_id")
+@_for_tenant
 def revoke(connection: Connection, key_id: str, for_tenant: str) -> None:
     """Revoke a key; calls with it fail within seconds."""
+    request = pb.RevokeApiKeyRequest(
+        request_id=str(uuid.uuid4()), api_key_id=key_id, tenant_id=for_tenant
+    )
 
-    async def work() -> None:
-        async with channel_to(connection) as channel:
-            request = pb.RevokeApiKeyRequest(api_key_id=key_id, tenant_id=for_tenant)
-            await TenantServiceStub(channel).RevokeApiKey(request, metadata=connection.metadata)
+    async def work(stub: Any) -> None:
+        await stub.RevokeApiKey(request, metadata=connection.metadata)
 
-    run(work())
+    _call(connection, work)
     click.echo(f"revoked {key_id}")
+
+
+def _call(connection: Connection, work: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def called() -> Any:
+        async with channel_to(connection) as channel:
+            return await work(TenantServiceStub(channel))
+
+    return run(called())
+
+
+def _print_secret(answer: Any) -> None:
+    key = answer.api_key
+    tenant = f"tenant  {key.tenant_id}\n" if key.tenant_id else ""
+    click.echo(f"{tenant}key     {key.id}\nsecret  {answer.secret}")
+    click.echo("\nThe secret is not shown again. Use it:  export TOLLWAY_API_KEY=" + answer.secret)
+
+
+def _scopes(key: pb.ApiKey) -> str:
+    return ", ".join(pb.Scope.Name(scope).removeprefix("SCOPE_").lower() for scope in key.scopes)
+
+
+def _state(key: pb.ApiKey) -> str:
+    if key.HasField("revoke_time"):
+        return "revoked"
+    ended = key.HasField("expire_time") and key.expire_time.ToDatetime(UTC) <= datetime.now(UTC)
+    return "expired" if ended else "active"
+
+
+def _time(key: pb.ApiKey, field: Any) -> str:
+    if not key.HasField(field):
+        return ""
+    return str(getattr(key, field).ToDatetime(UTC).isoformat(sep=" ", timespec="seconds"))
+
+
+def _stamp(instant: datetime | None) -> Timestamp | None:
+    if instant is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(instant)
+    return stamp

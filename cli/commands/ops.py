@@ -6,13 +6,13 @@ import uuid
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
+from cli.asking import Asked
 from cli.client import Connection, channel_to, connection_options, run
 from cli.commands import ops_pipeline, ops_rating
+from cli.tables import print_table, table
 
 
 @click.group()
@@ -35,12 +35,12 @@ def dead_letters() -> None:
 def list_dead(connection: Connection, limit: int) -> None:
     """List the latest."""
     answer = _call(connection, "ListDeadLetters", pb.ListDeadLettersRequest(page_size=limit))
-    table = Table("dead letter", "consumer", "event", "subject", "attempts", "error", box=None)
+    rows = table("dead letter", "consumer", "event", "subject", "attempts", "error")
     for dead in answer.dead_letters:
         consumer = dead.consumer or "(publishing)"
         row = (dead.id, consumer, dead.event_id, dead.subject, str(dead.attempts), dead.last_error)
-        table.add_row(*row)
-    Console().print(table)
+        rows.add_row(*row)
+    print_table(rows)
     if answer.next_page_token:
         click.echo("There are more.")
 
@@ -57,7 +57,7 @@ def show(connection: Connection, dead_letter_id: str) -> None:
 @dead_letters.command()
 @connection_options
 @click.argument("dead_letter_id")
-@click.option("--reason", prompt="Why", help="Why, for the audit.")
+@click.option("--reason", cls=Asked, prompt="Why", help="Why, for the audit.")
 def redrive(connection: Connection, dead_letter_id: str, reason: str) -> None:
     """Try one again; what waits behind it follows when it succeeds."""
     request = pb.RedriveDeadLetterRequest(
@@ -70,7 +70,7 @@ def redrive(connection: Connection, dead_letter_id: str, reason: str) -> None:
 @dead_letters.command()
 @connection_options
 @click.argument("dead_letter_id")
-@click.option("--reason", prompt="Why", help="Why, for the audit.")
+@click.option("--reason", cls=Asked, prompt="Why", help="Why, for the audit.")
 def discard(connection: Connection, dead_letter_id: str, reason: str) -> None:
     """Give one up for good; what waits behind it goes on."""
     request = pb.DiscardDeadLetterRequest(

@@ -12,12 +12,12 @@ from typing import Any, Final
 import click
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
-from rich.table import Table
 from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
+from cli.asking import Asked
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 _REASON: Final = "WAIT_REASON_"
 
@@ -27,23 +27,23 @@ _REASON: Final = "WAIT_REASON_"
 def status(connection: Connection) -> None:
     """Show the queues, what is paused, and who owns the shards."""
     answer = _call(connection, "GetStatus", pb.GetStatusRequest())
-    queues = Table("queue", "pending", "oldest", box=None)
+    queues = table("queue", "pending", "oldest")
     for queue in answer.queues:
         queues.add_row(queue.name, str(queue.pending), _age(queue, "oldest_time"))
-    Console().print(queues)
+    print_table(queues)
     if answer.pauses:
-        paused = Table("paused", "since", "by", "why", box=None)
+        paused = table("paused", "since", "by", "why")
         for pause in answer.pauses:
             why = pause.reason + (" (being resumed)" if pause.HasField("resume_time") else "")
             paused.add_row(_target(pause), _age(pause, "pause_time"), pause.actor, why)
-        Console().print(paused)
-    owned = Table("owned", "processes", "shards", "unowned", box=None)
+        print_table(paused)
+    owned = table("owned", "processes", "shards", "unowned")
     for kind in dict.fromkeys(lease.kind for lease in answer.leases):
         leases = [lease for lease in answer.leases if lease.kind == kind]
         holders = {lease.holder for lease in leases} - {""}
         free = sum(1 for lease in leases if not lease.holder)
         owned.add_row(kind, str(len(holders)), str(len(leases)), str(free))
-    Console().print(owned)
+    print_table(owned)
     if answer.unreconciled_buckets:
         click.echo(f"{answer.unreconciled_buckets} usage buckets differ from the records")
     compared = _age(answer, "reconcile_time")
@@ -56,9 +56,7 @@ def lag(connection: Connection) -> None:
     """Show how far each shard, partition and consumer is behind."""
     answer = _call(connection, "GetLag", pb.GetLagRequest())
     partitions = {partition.partition: partition for partition in answer.partitions}
-    shards = Table(
-        "shard", "to publish", "oldest", "refused", "unrouted", "position", "router", box=None
-    )
+    shards = table("shard", "to publish", "oldest", "refused", "unrouted", "position", "router")
     for shard in answer.shards:
         partition = partitions.get(shard.shard)
         shards.add_row(
@@ -68,12 +66,12 @@ def lag(connection: Connection) -> None:
             str(shard.refused),
             *(_routing(partition) if partition is not None else ("-", "-", "none")),
         )
-    Console().print(shards)
-    consumers = Table("consumer", "waiting", "oldest", "dead", box=None)
+    print_table(shards)
+    consumers = table("consumer", "waiting", "oldest", "dead")
     for consumer in answer.consumers:
         age = _age(consumer, "oldest_time")
         consumers.add_row(consumer.consumer, str(consumer.waiting), age, str(consumer.dead))
-    Console().print(consumers)
+    print_table(consumers)
 
 
 @click.command()
@@ -86,12 +84,12 @@ def waiting(connection: Connection, consumer: str, resource: str, limit: int) ->
     request = pb.ListWaitingRequest(page_size=limit, consumer=consumer, resource_id=resource)
     answer = _call(connection, "ListWaiting", request)
     headings = ("consumer", "event", "subject", "resource", "why", "since", "attempts", "error")
-    table = Table(*headings, box=None)
+    rows = table(*headings)
     for event in answer.events:
         why = pb.WaitReason.Name(event.reason).removeprefix(_REASON).lower().replace("_", " ")
         if event.behind_event_id:
             why = f"behind {event.behind_event_id}"
-        table.add_row(
+        rows.add_row(
             event.consumer,
             event.event_id,
             event.subject,
@@ -101,14 +99,14 @@ def waiting(connection: Connection, consumer: str, resource: str, limit: int) ->
             str(event.attempts),
             event.last_error,
         )
-    Console().print(table)
+    print_table(rows)
     if answer.next_page_token:
         click.echo("There are more.")
 
 
 def _target_options(command: Any) -> Any:
     for option in (
-        click.option("--reason", prompt="Why", help="Why, for the audit."),
+        click.option("--reason", cls=Asked, prompt="Why", help="Why, for the audit."),
         click.option("--paused-tenant", default="", metavar="TENANT", help="A tenant, tnt_…"),
         click.option("--consumer", default="", help="A consumer of the router, such as invoice."),
         click.option("--shard", type=click.IntRange(0, 255), help="A shard of the dispatcher."),

@@ -9,13 +9,12 @@ import uuid
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 from tollway.error.v1.error_reason_pb2 import ErrorReason
 from tollway.rating.v1 import rating_service_pb2 as pb
 from tollway.rating.v1.rating_service_pb2_grpc import RatingServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 
 @click.command("rating-failures")
@@ -25,12 +24,12 @@ def rating_failures(connection: Connection, limit: int) -> None:
     """List the subscriptions whose usage could not be rated, and why."""
     request = pb.ListRatingFailuresRequest(page_size=limit)
     answer = _call(connection, "ListRatingFailures", request)
-    table = Table("subscription", "tenant", "reason", "attempts", "message", box=None)
+    rows = table("subscription", "tenant", "reason", "attempts", "message")
     for failure in answer.failures:
         reason = ErrorReason.Name(failure.reason).removeprefix("ERROR_REASON_")
         name = failure.external_subscription_id or failure.subscription_id
-        table.add_row(name, failure.tenant_id, reason, str(failure.attempts), failure.message)
-    Console().print(table)
+        rows.add_row(name, failure.tenant_id, reason, str(failure.attempts), failure.message)
+    print_table(rows)
     if answer.next_page_token:
         click.echo("There are more.")
 
@@ -42,7 +41,9 @@ def retry_rating(connection: Connection, subscription_id: str) -> None:
     """Rate a subscription again now, and the invoices that wait for it."""
     request = pb.RetryRatingRequest(subscription_id=subscription_id, request_id=str(uuid.uuid4()))
     failure = _call(connection, "RetryRating", request).failure
-    click.echo(f"{subscription_id} is rated again; it failed with: {failure.message or 'nothing'}")
+    before = f"; before, it failed with: {failure.message}" if failure.message else ""
+    click.echo(f"{subscription_id} is being rated again{before}")
+    click.echo("`tollway ops rating-failures` lists it for as long as it fails.")
 
 
 def _call(connection: Connection, method: str, request: Any) -> Any:

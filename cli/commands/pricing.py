@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from billing.domain import pricing
 from billing.domain.cases import Failed, Outcome, Passed, run_case
 from billing.domain.decimals import parse_exact
+from cli.tables import print_table, table
 
 CASE_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -57,10 +56,10 @@ def quote(file: Path, quantity: str, as_json: bool) -> None:
             )
         )
         return
-    table = Table("step", "quantity", "unit amount", "amount", box=None)
+    rows = table("step", "quantity", "unit amount", "amount")
     for step in steps:
-        table.add_row(step["label"], step["quantity"], step["unit_amount"], step["amount"])
-    Console().print(table)
+        rows.add_row(step["label"], step["quantity"], step["unit_amount"], step["amount"])
+    print_table(rows)
     if rated.true_up is not None:
         click.echo(f"true-up to the minimum or maximum: {rated.true_up.to_text()} {currency}")
     click.echo(f"{rated.total.to_text()} {currency}, rounded once, half away from zero")

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
-from google.protobuf.json_format import MessageToJson
-from rich.console import Console
 from tollway.replay.v1 import replay_service_pb2 as pb
 from tollway.replay.v1.replay_service_pb2_grpc import ReplayServiceStub
 
+from cli.asking import Asked
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.replay.request import STATUSES, plan_request
 from cli.replay.view import STATES, follow, show_plan, show_replay, show_replays
+from cli.tables import json_text
 
 # Counting may read a long stretch of the log.
 PLAN_DEADLINE_S: Final = 4 * DEADLINE_S
 
 
 class DryRunFirst(click.Group):
-    """Options without a command mean `plan`."""
+    """Without a command, `plan` is meant."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts the default in front."""
-        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
             args = ["plan", *args]
         return super().parse_args(ctx, args)
 
@@ -108,12 +109,13 @@ def command() -> None:
 @click.option("--stop-on-errors", is_flag=True, help="Pause at the first event that fails.")
 @click.option("--follow-ups", is_flag=True, help="With --force: rate all periods again.")
 @click.option("--all-tenants", is_flag=True, help="With an operator's key; asks for a phrase.")
+@click.option("--phrase", default="", help="With --all-tenants: the phrase, not asked for then.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def plan(connection: Connection, as_json: bool, **options: Any) -> None:
     """Count what a replay would send; nothing is sent."""
     request = plan_request(options)
     if options["all_tenants"]:
-        request.phrase = click.prompt('This is about every tenant. Type "replay all tenants"')
+        request.phrase = options["phrase"] or _asked_phrase()
 
     async def work() -> pb.PlanReplayResponse:
         async with channel_to(connection) as channel:
@@ -123,19 +125,27 @@ def plan(connection: Connection, as_json: bool, **options: Any) -> None:
 
     answer = run(work())
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
     else:
-        show_plan(answer, Console())
+        show_plan(answer)
+
+
+def _asked_phrase() -> str:
+    if not sys.stdin.isatty():
+        raise click.UsageError('Give the phrase: --phrase "replay all tenants".')
+    phrase: str = click.prompt('This is about every tenant. Type "replay all tenants"')
+    return phrase
 
 
 @command.command()
 @connection_options
 @click.option(
     "--token",
+    cls=Asked,
     prompt="The plan's token",
     help="The token that `plan` printed; asked for if missing.",
 )
-@click.option("--note", prompt="Why", help="Why, for the audit; asked for if missing.")
+@click.option("--note", prompt="Why", cls=Asked, help="Why, for the audit; asked for if missing.")
 @click.option("--request-id", default="", help="The same id answers like the first time.")
 @click.option("--plan-hash", default="", help="The plan that you agreed to; another is refused.")
 @click.option("--no-wait", is_flag=True, help="Return when it is started.")
@@ -158,7 +168,7 @@ def start(connection: Connection, no_wait: bool, **options: Any) -> None:
                 return list(answer.replays)
             return [await follow(stub, connection, answer.replay)]
 
-    show_replays(run(work()), Console())
+    show_replays(run(work()))
 
 
 @command.command()
@@ -178,9 +188,9 @@ def show(connection: Connection, replay_id: str, as_json: bool) -> None:
 
     replay = run(work())
     if as_json:
-        click.echo(MessageToJson(replay))
+        click.echo(json_text(replay))
     else:
-        show_replay(replay, Console())
+        show_replay(replay)
 
 
 @command.command()
@@ -194,7 +204,7 @@ def watch(connection: Connection, replay_id: str) -> None:
             stub = ReplayServiceStub(channel)
             return await follow(stub, connection, pb.Replay(id=replay_id))
 
-    show_replay(run(work()), Console())
+    show_replay(run(work()))
 
 
 @command.command(name="list")
@@ -214,46 +224,37 @@ def list_(connection: Connection, status: str | None, limit: int) -> None:
             )
             return list(answer.replays)
 
-    show_replays(run(work()), Console())
+    show_replays(run(work()))
 
 
-@command.command()
-@connection_options
-@click.argument("replay_id")
-@click.option("--note", default="", help="Why, for the audit.")
-def pause(connection: Connection, replay_id: str, note: str) -> None:
-    """Pause a replay at once."""
-    request = pb.PauseReplayRequest(replay_id=replay_id, note=note)
-    _order(connection, lambda stub: stub.PauseReplay, request)
+_note = click.option("--note", default="", help="Why, for the audit.")
+_asked_note = click.option(
+    "--note", cls=Asked, prompt="Why", help="Why, for the audit; asked for if missing."
+)
+# The order, how it takes its reason, and its help.
+_ORDERS: Final = (
+    ("Pause", _note, "Pause a replay at once."),
+    ("Resume", _note, "Let a paused replay go on; failures so far are accepted."),
+    ("Cancel", _asked_note, "End a replay before its time; what was sent stays sent."),
+)
 
 
-@command.command()
-@connection_options
-@click.argument("replay_id")
-@click.option("--note", default="", help="Why, for the audit.")
-def resume(connection: Connection, replay_id: str, note: str) -> None:
-    """Let a paused replay go on; failures so far are accepted."""
-    request = pb.ResumeReplayRequest(replay_id=replay_id, note=note)
-    _order(connection, lambda stub: stub.ResumeReplay, request)
+def _order(verb: str) -> Callable[..., None]:
+    def give(connection: Connection, replay_id: str, note: str) -> None:
+        request = getattr(pb, f"{verb}ReplayRequest")(replay_id=replay_id, note=note)
+
+        async def work() -> pb.Replay:
+            async with channel_to(connection) as channel:
+                method = getattr(ReplayServiceStub(channel), f"{verb}Replay")
+                answer = await method(request, metadata=connection.metadata, timeout=DEADLINE_S)
+                replay: pb.Replay = answer.replay
+                return replay
+
+        show_replay(run(work()))
+
+    return give
 
 
-@command.command()
-@connection_options
-@click.argument("replay_id")
-@click.option("--note", prompt="Why", help="Why, for the audit; asked for if missing.")
-def cancel(connection: Connection, replay_id: str, note: str) -> None:
-    """End a replay before its time; what was sent stays sent."""
-    request = pb.CancelReplayRequest(replay_id=replay_id, note=note)
-    _order(connection, lambda stub: stub.CancelReplay, request)
-
-
-def _order(connection: Connection, method: Callable[[Any], Any], request: Any) -> None:
-    async def work() -> pb.Replay:
-        async with channel_to(connection) as channel:
-            answer = await method(ReplayServiceStub(channel))(
-                request, metadata=connection.metadata, timeout=DEADLINE_S
-            )
-            replay: pb.Replay = answer.replay
-            return replay
-
-    show_replay(run(work()), Console())
+for verb, note_option, told in _ORDERS:
+    taking = click.argument("replay_id")(note_option(_order(verb)))
+    command.command(verb.lower(), help=told)(connection_options(taking))

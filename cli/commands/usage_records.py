@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import click
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
+from grpc.aio import Channel
 from rich.markup import escape
-from rich.table import Table
 from tollway.error.v1 import error_reason_pb2
 from tollway.type.v1.time_range_pb2 import TimeRange
 from tollway.usage.v1 import usage_service_pb2 as pb
 from tollway.usage.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
+from cli.references import business_now, customer_fields
+from cli.tables import json_text, print_table, table
 
 Answer = TypeVar("Answer", bound=Message)
+How = dict[str, Any]
 STATES: Final = ("pending", "assigned", "billed", "unassigned", "voided")
 GRAINS: Final = ("hour", "day", "month", "period")
 _REFUSED: Final = (pb.RECORD_OUTCOME_CONFLICT, pb.RECORD_OUTCOME_REJECTED)
@@ -66,9 +66,13 @@ class Instant(click.ParamType[Timestamp]):
 @connection_options
 @click.argument("record_key", metavar="KEY")
 @click.option("--meter", required=True, help="The key of the meter.")
-@click.option("--customer", required=True, help="The tenant's own id of the customer.")
+@click.option("--customer", required=True, help="The customer: your own id, or cus_….")
 @click.option("--quantity", default="", help="How much; a count meter needs none.")
-@click.option("--at", type=Instant(), help="When it was used. [default: now]")
+@click.option(
+    "--at",
+    type=Instant(),
+    help="When it was used. [default: now, by the test clock if there is one]",
+)
 @click.option("--subscription", default="", help="The subscription that it is for: sub_….")
 @click.option("--property", "properties", multiple=True, metavar="NAME=VALUE")
 @backfill_option
@@ -76,20 +80,25 @@ def record(
     connection: Connection, record_key: str, properties: tuple[str, ...], **given: Any
 ) -> None:
     """Record one use under KEY, which is its own for ever. Ends with status 1 when it was refused."""
-    stamp = given["at"] or Timestamp(seconds=int(time.time()))
     request = pb.RecordUsageRequest(
         record=pb.UsageRecord(
             idempotency_key=record_key,
             meter_key=given["meter"],
-            external_customer_id=given["customer"],
-            timestamp=stamp,
+            timestamp=given["at"],
             quantity=given["quantity"],
             subscription_id=given["subscription"],
             properties=dict(_pair(one) for one in properties),
+            **customer_fields(given["customer"]),
         ),
         allow_backfill=given["allow_backfill"],
     )
-    answer = _call(connection, lambda stub, how: stub.RecordUsage(request, **how))
+
+    async def ask(channel: Channel, how: How) -> pb.RecordUsageResponse:
+        if given["at"] is None:
+            request.record.timestamp.CopyFrom(await business_now(channel, connection))
+        return await UsageServiceStub(channel).RecordUsage(request, **how)
+
+    answer = _called(connection, ask)
     result = answer.result
     word = pb.RecordOutcome.Name(result.outcome).removeprefix("RECORD_OUTCOME_").lower()
     if result.outcome in _REFUSED:
@@ -107,11 +116,11 @@ def get(connection: Connection, record_key: str, as_json: bool) -> None:
     request = pb.GetUsageRecordRequest(idempotency_key=record_key)
     answer = _call(connection, lambda stub, how: stub.GetUsageRecord(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
-    table = _table("revision", "state", "used", "quantity", "period from", "batch", "note")
+    rows = table("revision", "state", "used", "quantity", "period from", "batch", "note")
     for row in answer.revisions:
-        table.add_row(
+        rows.add_row(
             str(row.revision),
             _state(row),
             _at(row.timestamp),
@@ -120,12 +129,12 @@ def get(connection: Connection, record_key: str, as_json: bool) -> None:
             row.batch_id,
             escape(row.note),
         )
-    _print(table)
+    print_table(rows)
 
 
 @click.command("list")
 @connection_options
-@click.option("--customer", default="", help="The tenant's own id of the customer.")
+@click.option("--customer", default="", help="The customer: your own id, or cus_….")
 @click.option("--subscription", default="", help="sub_…")
 @click.option("--meter", default="", help="The key of the meter.")
 @click.option("--state", type=click.Choice(STATES))
@@ -151,16 +160,15 @@ def list_(connection: Connection, as_json: bool, **given: Any) -> None:
         used=TimeRange(start=given["since"], end=given["until"]),
         page_size=given["limit"],
         page_token=given["page"],
+        **customer_fields(given["customer"]),
     )
-    if given["customer"]:
-        request.external_customer_id = given["customer"]
     answer = _call(connection, lambda stub, how: stub.ListUsage(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
-    table = _table("key", "meter", "used", "quantity", "state", "subscription", "revision")
+    rows = table("key", "meter", "used", "quantity", "state", "subscription", "revision")
     for row in answer.records:
-        table.add_row(
+        rows.add_row(
             escape(row.idempotency_key),
             escape(row.meter_key),
             _at(row.timestamp),
@@ -169,38 +177,45 @@ def list_(connection: Connection, as_json: bool, **given: Any) -> None:
             row.subscription_id,
             str(row.revision or ""),
         )
-    _print(table, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
 
 
 @click.command("summarize")
 @connection_options
-@click.option("--customer", required=True, help="The tenant's own id of the customer.")
+@click.option("--customer", required=True, help="The customer: your own id, or cus_….")
 @click.option("--meter", required=True, help="The key of the meter.")
 @click.option("--by", "grain", type=click.Choice(GRAINS), default="day", show_default=True)
 @click.option("--since", type=Instant(), required=True)
-@click.option("--until", type=Instant(), help="[default: now]")
+@click.option("--until", type=Instant(), help="[default: now, by the test clock if there is one]")
 @click.option("--time-zone", default="", help="[default: the customer's]")
 @json_option
 def summarize(connection: Connection, as_json: bool, **given: Any) -> None:
     """Say how much a customer used, by hour, day, month or usage period, and by the meter's groups."""
-    until = given["until"] or Timestamp(seconds=int(time.time()) + 1)
     request = pb.SummarizeUsageRequest(
         meter_key=given["meter"],
-        external_customer_id=given["customer"],
-        range=TimeRange(start=given["since"], end=until),
+        range=TimeRange(start=given["since"], end=given["until"]),
         grain=pb.UsageGrain.Value(f"USAGE_GRAIN_{given['grain'].upper()}"),
         time_zone=given["time_zone"],
+        **customer_fields(given["customer"]),
     )
-    answer = _call(connection, lambda stub, how: stub.SummarizeUsage(request, **how))
+
+    async def ask(channel: Channel, how: How) -> pb.SummarizeUsageResponse:
+        if given["until"] is None:
+            # The end is not in the range; what was recorded just now is.
+            now = await business_now(channel, connection)
+            request.range.end.FromSeconds(now.seconds + 1)
+        return await UsageServiceStub(channel).SummarizeUsage(request, **how)
+
+    answer = _called(connection, ask)
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
-    table = _table("from", "to", "group", "records", "quantity")
+    rows = table("from", "to", "group", "records", "quantity")
     for row in answer.rows:
         group = ", ".join(f"{name}={value}" for name, value in sorted(row.group.items()))
         start, end = _at(row.stretch.start), _at(row.stretch.end)
-        table.add_row(start, end, escape(group), f"{row.records:,}", row.quantity)
-    _print(table)
+        rows.add_row(start, end, escape(group), f"{row.records:,}", row.quantity)
+    print_table(rows)
     if answer.truncated:
         click.echo("There is more: ask for less time.")
 
@@ -260,11 +275,11 @@ def unassigned(connection: Connection, limit: int, page: str, as_json: bool) -> 
     request = pb.ListUnassignedUsageRequest(page_size=limit, page_token=page)
     answer = _call(connection, lambda stub, how: stub.ListUnassignedUsage(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
-    table = _table("customer", "meter", "records", "quantity", "first", "last")
+    rows = table("customer", "meter", "records", "quantity", "first", "last")
     for row in answer.usage:
-        table.add_row(
+        rows.add_row(
             escape(row.external_customer_id or row.customer_id),
             escape(row.meter_key),
             f"{row.records:,}",
@@ -272,7 +287,7 @@ def unassigned(connection: Connection, limit: int, page: str, as_json: bool) -> 
             _at(row.first_time),
             _at(row.last_time),
         )
-    _print(table, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
 
 
 @click.command("assign")
@@ -290,16 +305,17 @@ def assign(connection: Connection, subscription: str, keys: tuple[str, ...], not
 
 COMMANDS: Final = (record, get, list_, summarize, amend, void, unassigned, assign)
 
-How = dict[str, Any]
-
 
 def _call(
     connection: Connection, work: Callable[[UsageServiceStub, How], Awaitable[Answer]]
 ) -> Answer:
+    return _called(connection, lambda channel, how: work(UsageServiceStub(channel), how))
+
+
+def _called(connection: Connection, ask: Callable[[Channel, How], Awaitable[Answer]]) -> Answer:
     async def call() -> Answer:
         async with channel_to(connection) as channel:
-            how = {"metadata": connection.metadata, "timeout": DEADLINE_S}
-            return await work(UsageServiceStub(channel), how)
+            return await ask(channel, {"metadata": connection.metadata, "timeout": DEADLINE_S})
 
     return run(call())
 
@@ -317,13 +333,3 @@ def _state(row: pb.RecordedUsage) -> str:
 
 def _at(stamp: Timestamp) -> str:
     return stamp.ToDatetime(UTC).isoformat(" ", "seconds")[:19] if stamp.seconds else ""
-
-
-def _table(*headings: str) -> Table:
-    return Table(*headings, box=None)
-
-
-def _print(table: Table, next_page_token: str = "") -> None:
-    Console().print(table)
-    if next_page_token:
-        click.echo(f"More: --page {next_page_token}")

@@ -12,7 +12,8 @@ from tollway.webhook.v1 import recovery_service_pb2 as pb
 from tollway.webhook.v1.recovery_service_pb2_grpc import WebhookRecoveryServiceStub
 
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
-from cli.webhook_tables import at, call, limit_option, page_option, show, table
+from cli.tables import print_table, table
+from cli.webhook_tables import at, call, limit_option, page_option
 
 POLL_S: Final = 0.25
 STATES: Final = ("dead", "missed", "canceled", "delivered")
@@ -64,7 +65,7 @@ def preview(connection: Connection, wanted: pb.RecoveryFilter) -> None:
     for count in answer.counts:
         taken = "[green]sent[/green]" if count.taken else ""
         rows.add_row(count.state, escape(count.subject), f"{count.events:,}", taken)
-    show(rows)
+    print_table(rows)
     if answer.truncated:
         click.echo("the stretch has more events than were counted; give --until")
     click.echo(
@@ -126,7 +127,7 @@ def recoveries(connection: Connection, endpoint: str, cancel: str, limit: int, p
             job.actor,
             escape(job.note),
         )
-    show(rows, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
 
 
 def _word(status: int) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import click
-from google.protobuf.json_format import MessageToJson
 from rich.markup import escape
 from tollway.webhook.v1 import delivery_service_pb2 as pb
 from tollway.webhook.v1.delivery_service_pb2_grpc import WebhookDeliveryServiceStub
@@ -17,6 +16,7 @@ from cli.client import Connection, connection_options, run
 from cli.commands.webhook_recoveries import recover, recoveries
 from cli.listen import ListenOptions, is_forwardable, secret_for
 from cli.listen import listen as listen_to
+from cli.tables import json_text, print_table, table
 from cli.webhook_tables import (
     age,
     at,
@@ -29,8 +29,6 @@ from cli.webhook_tables import (
     limit_option,
     page_option,
     share,
-    show,
-    table,
     word,
 )
 
@@ -69,7 +67,7 @@ def deliveries(connection: Connection, as_json: bool, **options: Any) -> None:
     )
     answer = _call(connection, lambda stub, how: stub.ListDeliveries(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     rows = table("webhook-id", "endpoint", "subject", "state", "tries", "made", "next or end")
     for row in answer.deliveries:
@@ -83,7 +81,7 @@ def deliveries(connection: Connection, as_json: bool, **options: Any) -> None:
             at(row.create_time),
             at(end),
         )
-    show(rows, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
     _tell_figures(connection, options["endpoint"])
 
 
@@ -101,7 +99,7 @@ def attempts(
     request = pb.GetDeliveryRequest(endpoint_id=endpoint, event_id=event_id, resend=resend)
     answer = _call(connection, lambda stub, how: stub.GetDelivery(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     rows = table("#", "began", "ms", "status", "address", "error", "answer")
     for row in answer.attempts:
@@ -114,7 +112,7 @@ def attempts(
             escape(row.error),
             escape(row.response_head[:HEAD_SHOWN]),
         )
-    show(rows)
+    print_table(rows)
     for row in answer.attempts if headers else ():
         for name, value in sorted(row.request_headers.items()):
             click.echo(f"#{row.number} {name}: {value}")
@@ -133,7 +131,7 @@ def dlq(connection: Connection, endpoint: str, limit: int, page: str, as_json: b
     request = pb.ListDeadLettersRequest(endpoint_id=endpoint, page_size=limit, page_token=page)
     answer = _call(connection, lambda stub, how: stub.ListDeadLetters(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     rows = table("event", "resend", "endpoint", "subject", "tries", "given up", "last error")
     for row in answer.dead_letters:
@@ -146,7 +144,7 @@ def dlq(connection: Connection, endpoint: str, limit: int, page: str, as_json: b
             at(row.die_time),
             escape(row.last_error),
         )
-    show(rows, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
     _tell_figures(connection, endpoint)
 
 
@@ -165,7 +163,7 @@ def stats(connection: Connection, endpoint: str, hours: int, as_json: bool, **pa
     request.window.FromSeconds(hours * 3600)
     answer = _call(connection, lambda stub, how: stub.GetStats(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     rows = table(
         "endpoint",
@@ -193,7 +191,7 @@ def stats(connection: Connection, endpoint: str, hours: int, as_json: bool, **pa
             colored(breaker_word(row.breaker)),
             f"disabled: {row.disabled_reason}" if row.disabled_reason else "",
         )
-    show(rows, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
     click.echo(f"the tenant: {figures_line(answer.tenant)}")
 
 
@@ -223,7 +221,7 @@ def balance(connection: Connection, endpoint: str, limit: int, page: str, as_jso
     request = pb.GetBalanceRequest(endpoint_id=endpoint, page_size=limit, page_token=page)
     answer = _call(connection, lambda stub, how: stub.GetBalance(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     rows = table("endpoint", "matched", *STATUSES, "")
     for row in answer.endpoints:
@@ -231,7 +229,7 @@ def balance(connection: Connection, endpoint: str, limit: int, page: str, as_jso
         rows.add_row(
             row.endpoint_id, *counts, "[green]=[/green]" if row.balanced else "[red]differs[/red]"
         )
-    show(rows, answer.next_page_token)
+    print_table(rows, answer.next_page_token)
     click.echo(f"the tenant: matched {answer.matched:,}, filtered {answer.filtered:,}")
 
 
@@ -245,7 +243,7 @@ def explain(connection: Connection, endpoint: str, event: str, as_json: bool) ->
     request = pb.ExplainDeliveryRequest(endpoint_id=endpoint, event_id=event)
     answer = _call(connection, lambda stub, how: stub.ExplainDelivery(request, **how))
     if as_json:
-        click.echo(MessageToJson(answer))
+        click.echo(json_text(answer))
         return
     verdict = pb.DeliveryVerdict.Name(answer.verdict).removeprefix("DELIVERY_VERDICT_")
     click.echo(f"{verdict.lower().replace('_', ' ')}: {answer.explanation}")

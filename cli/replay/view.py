@@ -17,6 +17,7 @@ from rich.table import Table
 from tollway.replay.v1 import replay_service_pb2 as pb
 
 from cli.client import Connection
+from cli.tables import print_table, print_whole, table
 
 STATES: Final = {
     name.removeprefix("REPLAY_STATUS_").lower(): number
@@ -65,7 +66,7 @@ def _left(replay: pb.Replay) -> str:
     return f"about {replay.remaining_duration.seconds} s more"
 
 
-def show_plan(answer: pb.PlanReplayResponse, console: Console) -> None:
+def show_plan(answer: pb.PlanReplayResponse) -> None:
     """The plan for a terminal."""
     start, end = (at.ToDatetime(UTC) for at in (answer.time_range.start, answer.time_range.end))
     facts = [
@@ -77,14 +78,15 @@ def show_plan(answer: pb.PlanReplayResponse, console: Console) -> None:
         ("takes about", str(answer.estimated_duration.ToTimedelta())),
         ("plan", answer.plan_hash),
     ]
-    console.print("[bold]Dry run: nothing was sent.[/bold]\n")
-    console.print(_grid(facts))
-    for table in _tables(answer):
-        console.print("", table)
+    print_whole("[bold]Dry run: nothing was sent.[/bold]\n")
+    print_whole(_grid(facts))
+    for counted in _tables(answer):
+        click.echo()
+        print_whole(counted)
     for warning in answer.warnings:
-        console.print(f"\n[yellow]! {escape(warning)}[/yellow]", highlight=False)
+        print_whole(f"\n[yellow]! {escape(warning)}[/yellow]")
     until = answer.token_expire_time.ToDatetime(UTC).isoformat(" ", "seconds")
-    console.print(f"\nStart it, once, with this key, before {until}:\n", highlight=False)
+    click.echo(f"\nStart it, once, with this key, before {until}:\n")
     # As it is: a table would break the token into lines.
     click.echo(f"tollway replay start --token {answer.confirmation_token}")
 
@@ -118,13 +120,13 @@ def _tables(answer: pb.PlanReplayResponse) -> Iterator[Table]:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Table:
-    table = Table(*names, box=None, pad_edge=False)
+    filled = table(*names)
     for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
-    return table
+        filled.add_row(*(f"{cell:,}" if isinstance(cell, int) else cell for cell in row))
+    return filled
 
 
-def show_replay(replay: pb.Replay, console: Console) -> None:
+def show_replay(replay: pb.Replay) -> None:
     """A replay for a terminal."""
     facts = [
         ("replay", replay.id),
@@ -140,24 +142,24 @@ def show_replay(replay: pb.Replay, console: Console) -> None:
     ]
     if replay.HasField("finish_time"):
         facts.append(("finished", replay.finish_time.ToDatetime(UTC).isoformat(" ", "seconds")))
-    console.print(_grid(facts))
+    print_whole(_grid(facts))
 
 
-def show_replays(replays: Sequence[pb.Replay], console: Console) -> None:
+def show_replays(replays: Sequence[pb.Replay]) -> None:
     """One replay with all its facts, several as a table."""
     if len(replays) == 1:
-        show_replay(replays[0], console)
+        show_replay(replays[0])
         return
-    table = Table("replay", "target", "state", "events", "given", "skipped", "failed", "started")
+    rows = table("replay", "target", "state", "events", "given", "skipped", "failed", "started")
     for replay in replays:
-        table.add_row(
+        rows.add_row(
             replay.id,
             replay.target,
             _state(replay),
             *(f"{n:,}" for n in (replay.matched, replay.published, replay.skipped, replay.failed)),
             replay.start_time.ToDatetime(UTC).isoformat(" ", "seconds"),
         )
-    console.print(table)
+    print_table(rows)
 
 
 def _state(replay: pb.Replay) -> str:

@@ -13,10 +13,12 @@ from .connection import ConnectionLike, row_class
 
 __all__ = [
     "FindApiKeyRow",
+    "end_api_key",
     "find_api_key",
     "get_api_key",
     "insert_api_key",
     "list_api_keys",
+    "note_keys_used",
     "revoke_api_key",
 ]
 
@@ -61,7 +63,7 @@ async def find_api_key(
 INSERT_API_KEY: typing.Final = """-- name: InsertApiKey :one
 INSERT INTO api_keys (id, tenant_id, secret_hash, display_name, scopes, created_at, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
-RETURNING id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at
+RETURNING id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at, last_used_at
 """
 
 
@@ -91,8 +93,9 @@ async def insert_api_key(
 
 REVOKE_API_KEY: typing.Final = """-- name: RevokeApiKey :one
 UPDATE api_keys SET revoked_at = $1, version = version + 1
-WHERE tenant_id = $2::uuid AND id = $3 AND revoked_at IS NULL
-RETURNING id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at
+WHERE id = $2 AND revoked_at IS NULL
+  AND (tenant_id = $3::uuid OR $3::uuid IS NULL AND tenant_id IS NULL)
+RETURNING id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at, last_used_at
 """
 
 
@@ -100,32 +103,56 @@ async def revoke_api_key(
     conn: ConnectionLike,
     *,
     now: datetime.datetime | None,
-    tenant_id: uuid.UUID,
     id: uuid.UUID,
+    tenant_id: uuid.UUID | None,
 ) -> models.ApiKey | None:
-    """No row when there is no such key, or it is revoked already."""
-    row = await conn.fetchrow(REVOKE_API_KEY, now, tenant_id, id)
+    """No row when there is no such key, or it is revoked already. Without a tenant it is an operator's, as below."""
+    row = await conn.fetchrow(REVOKE_API_KEY, now, id, tenant_id)
+    return None if row is None else models.ApiKey(*row)
+
+
+END_API_KEY: typing.Final = """-- name: EndApiKey :one
+UPDATE api_keys SET expires_at = least(expires_at, $1::timestamptz), version = version + 1
+WHERE id = $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)
+  AND (tenant_id = $4::uuid OR $4::uuid IS NULL AND tenant_id IS NULL)
+RETURNING id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at, last_used_at
+"""
+
+
+async def end_api_key(
+    conn: ConnectionLike,
+    *,
+    end_at: datetime.datetime,
+    id: uuid.UUID,
+    now: datetime.datetime | None,
+    tenant_id: uuid.UUID | None,
+) -> models.ApiKey | None:
+    """It works until then, if it would have worked for longer. No row when there is no such key, or it works no more."""
+    row = await conn.fetchrow(END_API_KEY, end_at, id, now, tenant_id)
     return None if row is None else models.ApiKey(*row)
 
 
 GET_API_KEY: typing.Final = """-- name: GetApiKey :one
-SELECT id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at FROM api_keys WHERE tenant_id = $1::uuid AND id = $2
+SELECT id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+WHERE id = $1
+  AND (tenant_id = $2::uuid OR $2::uuid IS NULL AND tenant_id IS NULL)
 """
 
 
 async def get_api_key(
     conn: ConnectionLike,
     *,
-    tenant_id: uuid.UUID,
     id: uuid.UUID,
+    tenant_id: uuid.UUID | None,
 ) -> models.ApiKey | None:
-    row = await conn.fetchrow(GET_API_KEY, tenant_id, id)
+    row = await conn.fetchrow(GET_API_KEY, id, tenant_id)
     return None if row is None else models.ApiKey(*row)
 
 
 LIST_API_KEYS: typing.Final = """-- name: ListApiKeys :many
-SELECT id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at FROM api_keys
-WHERE tenant_id = $1::uuid AND ($2::uuid IS NULL OR id < $2::uuid)
+SELECT id, tenant_id, secret_hash, display_name, scopes, version, created_at, expires_at, revoked_at, last_used_at FROM api_keys
+WHERE (tenant_id = $1::uuid OR $1::uuid IS NULL AND tenant_id IS NULL)
+  AND ($2::uuid IS NULL OR id < $2::uuid)
 ORDER BY id DESC LIMIT $3
 """
 
@@ -133,9 +160,29 @@ ORDER BY id DESC LIMIT $3
 async def list_api_keys(
     conn: ConnectionLike,
     *,
-    tenant_id: uuid.UUID,
+    tenant_id: uuid.UUID | None,
     before: uuid.UUID | None,
     limit: int,
 ) -> list[models.ApiKey]:
     rows = await conn.fetch(LIST_API_KEYS, tenant_id, before, limit)
     return [models.ApiKey(*row) for row in rows]
+
+
+NOTE_KEYS_USED: typing.Final = """-- name: NoteKeysUsed :exec
+WITH used AS (
+    SELECT k.id, u.used_at
+    FROM unnest($1::uuid[], $2::timestamptz[]) AS u (id, used_at) JOIN api_keys k ON k.id = u.id
+    ORDER BY k.id FOR NO KEY UPDATE OF k
+)
+UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.used_at) FROM used WHERE k.id = used.id
+"""
+
+
+async def note_keys_used(
+    conn: ConnectionLike,
+    *,
+    ids: collections.abc.Sequence[uuid.UUID],
+    times: collections.abc.Sequence[datetime.datetime],
+) -> None:
+    """Several processes note the same keys: in one order, and the later time stays."""
+    await conn.execute(NOTE_KEYS_USED, ids, times)

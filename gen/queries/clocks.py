@@ -15,6 +15,7 @@ __all__ = [
     "CountDueRow",
     "CountEventsSinceRow",
     "FindBlockedDraftRow",
+    "FindPauseInTheWayRow",
     "FindUnhandledEventRow",
     "FindUnpublishedEventRow",
     "FindUnratedUsageRow",
@@ -25,6 +26,7 @@ __all__ = [
     "fail_test_clock",
     "find_blocked_draft",
     "find_next_instant",
+    "find_pause_in_the_way",
     "find_unhandled_event",
     "find_unpublished_event",
     "find_unrated_usage",
@@ -409,6 +411,32 @@ async def find_waiting_event(
 ) -> FindWaitingEventRow | None:
     row = await conn.fetchrow(FIND_WAITING_EVENT, tenant_id)
     return None if row is None else FindWaitingEventRow(*row)
+
+
+@row_class
+class FindPauseInTheWayRow:
+    """One row of find_pause_in_the_way."""
+
+    paused: str
+    reason: str
+
+
+FIND_PAUSE_IN_THE_WAY: typing.Final = """-- name: FindPauseInTheWay :one
+SELECT coalesce('the consumer ' || consumer, 'the shard ' || shard, 'the tenant')::text AS paused, reason FROM pauses
+WHERE resumed_at IS NULL AND (tenant_id = $1 OR tenant_id IS NULL)
+ORDER BY tenant_id NULLS LAST, paused_at
+LIMIT 1
+"""
+
+
+async def find_pause_in_the_way(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID | None,
+) -> FindPauseInTheWayRow | None:
+    """A pause that a tenant's events may wait for: its own, or that of a consumer or a shard."""
+    row = await conn.fetchrow(FIND_PAUSE_IN_THE_WAY, tenant_id)
+    return None if row is None else FindPauseInTheWayRow(*row)
 
 
 @row_class

@@ -13,8 +13,8 @@ __all__ = [
     "GetLoggedEventRow",
     "ListTrailRow",
     "get_correlation_of_event",
-    "get_correlation_of_resource",
     "get_logged_event",
+    "list_correlations_of_resource",
     "list_linked_correlations",
     "list_trail",
 ]
@@ -65,22 +65,23 @@ async def get_correlation_of_event(
     return None if row is None else row[0]
 
 
-GET_CORRELATION_OF_RESOURCE: typing.Final = """-- name: GetCorrelationOfResource :one
+LIST_CORRELATIONS_OF_RESOURCE: typing.Final = """-- name: ListCorrelationsOfResource :many
 SELECT correlation_id FROM billing_events
 WHERE tenant_id = $1 AND resource = $2
-ORDER BY id DESC LIMIT 1
+ORDER BY id DESC LIMIT $3::integer
 """
 
 
-async def get_correlation_of_resource(
+async def list_correlations_of_resource(
     conn: ConnectionLike,
     *,
     tenant_id: uuid.UUID,
     resource: str,
-) -> uuid.UUID | None:
-    """That of the resource's latest event."""
-    row = await conn.fetchrow(GET_CORRELATION_OF_RESOURCE, tenant_id, resource)
-    return None if row is None else row[0]
+    most: int,
+) -> list[uuid.UUID]:
+    """Those of the resource's latest events; one correlation stands as often as it has events there."""
+    rows = await conn.fetch(LIST_CORRELATIONS_OF_RESOURCE, tenant_id, resource, most)
+    return [row[0] for row in rows]
 
 
 LIST_LINKED_CORRELATIONS: typing.Final = """-- name: ListLinkedCorrelations :many

@@ -60,6 +60,7 @@ class ApiKey:
     created_at: datetime.datetime
     expires_at: datetime.datetime | None
     revoked_at: datetime.datetime | None
+    last_used_at: datetime.datetime | None
 
 
 @row_class

@@ -180,13 +180,16 @@ class CountDraftsRow:
 COUNT_DRAFTS: typing.Final = """-- name: CountDrafts :one
 SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
 FROM (
-    SELECT i.closed_at AS at FROM invoices i WHERE i.status = 'draft'
+    SELECT i.closed_at + coalesce(clock_timestamp() - c.business_time, interval '0') AS at
+    FROM invoices i LEFT JOIN test_clocks c ON c.tenant_id = i.tenant_id
+    WHERE i.status = 'draft'
     ORDER BY i.finalize_at, i.tenant_id, i.id LIMIT $1::integer
 ) AS q
 """
 
 
 async def count_drafts(conn: ConnectionLike, *, most: int) -> CountDraftsRow | None:
+    """Drafts have business time: under a test clock, as long before now as it is before that clock's."""
     row = await conn.fetchrow(COUNT_DRAFTS, most)
     return None if row is None else CountDraftsRow(*row)
 
@@ -202,7 +205,9 @@ class CountBlockedDraftsRow:
 COUNT_BLOCKED_DRAFTS: typing.Final = """-- name: CountBlockedDrafts :one
 SELECT count(*) AS pending, min(q.at)::timestamptz AS "oldest?"
 FROM (
-    SELECT i.finalize_at AS at FROM invoices i WHERE i.status = 'draft' AND i.blocked_reason IS NOT NULL
+    SELECT i.finalize_at + coalesce(clock_timestamp() - c.business_time, interval '0') AS at
+    FROM invoices i LEFT JOIN test_clocks c ON c.tenant_id = i.tenant_id
+    WHERE i.status = 'draft' AND i.blocked_reason IS NOT NULL
     LIMIT $1::integer
 ) AS q
 """

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from billing.domain.errors import Invalid
+from server.gateway.unreadable import names_of, unreadable
 
 QUERY_FIELDS_MAX: Final = 100
 NESTING_MAX: Final = 50
@@ -75,7 +76,7 @@ def message_of(kind: type[AnyMessage], fields: Mapping[str, Any]) -> AnyMessage:
     try:
         return json_format.ParseDict(dict(fields), kind(), max_recursion_depth=NESTING_MAX)
     except (json_format.ParseError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise Invalid(f"The request is not as the contract says: {_brief(error)}.") from error
+        raise unreadable(error, kind.DESCRIPTOR) from error  # type: ignore[arg-type] # the same class twice
 
 
 def json_of(message: Message) -> str:
@@ -127,7 +128,7 @@ def _put(fields: dict[str, Any], kind: Descriptor, path: str, text: str) -> None
 def _field(kind: Descriptor, name: str, path: str) -> FieldDescriptor:
     field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
     if field is None:
-        raise Invalid.field(path, f"the request has no such field; it has {_names(kind)}")
+        raise Invalid.field(path, f"the request has no such field; it has {names_of(kind)}")
     return field
 
 
@@ -140,10 +141,6 @@ def _value(field: FieldDescriptor, path: str, text: str) -> Any:
             raise Invalid.field(path, "must be true or false")
         return _SCALARS_OF_TEXT[text]
     return text
-
-
-def _names(kind: Descriptor) -> str:
-    return ", ".join(field.name for field in kind.fields) or "none"
 
 
 def _brief(error: BaseException) -> str:

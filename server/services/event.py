@@ -105,7 +105,7 @@ class EventServicer(rpc.EventServiceServicer):
             trail = await event_log.get_trail(
                 tx,
                 call.tenant_id,
-                await _start(tx, call.tenant_id, request),
+                await _starts(tx, call.tenant_id, request),
                 link_depth=request.link_depth or event_log.LINK_DEPTH_DEFAULT,
             )
             return _to_trail(trail)
@@ -157,16 +157,18 @@ def _to_list_filter(request: pb.ListEventsRequest) -> ListFilter:
     )
 
 
-async def _start(tx: Connection, tenant_id: UUID, request: pb.GetTrailRequest) -> UUID:
-    """The correlation id that a trail starts from."""
+async def _starts(tx: Connection, tenant_id: UUID, request: pb.GetTrailRequest) -> frozenset[UUID]:
+    """The correlation ids that a trail starts from."""
     match request.WhichOneof("start"):
         case "event_id":
             event_id = decode(Prefix.EVENT, request.event_id, path="event_id")
-            return await event_log.correlation_of_event(tx, tenant_id, event_id)
+            return frozenset({await event_log.correlation_of_event(tx, tenant_id, event_id)})
         case "resource_id":
-            return await event_log.correlation_of_resource(tx, tenant_id, request.resource_id)
+            return await event_log.correlations_of_resource(tx, tenant_id, request.resource_id)
         case _:
-            return decode(Prefix.CORRELATION, request.correlation_id, path="correlation_id")
+            return frozenset(
+                {decode(Prefix.CORRELATION, request.correlation_id, path="correlation_id")}
+            )
 
 
 def _to_trail(trail: event_log.Trail) -> pb.GetTrailResponse:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import COMMANDS, tollway
+from cli.tables import print_table, table
 
 
 def run(*arguments: str) -> Result:
@@ -27,6 +28,35 @@ def test_every_command_has_help(name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (("invoices", "void", "INV-000001"), "--reason"),
+        (("ops", "pause", "--shard", "1"), "--reason"),
+        (("replay", "cancel", "rpl_1"), "--note"),
+        (("replay", "start", "--note", "why"), "--token"),
+        (("replay", "plan", "--all-tenants"), "--phrase"),
+    ],
+)
+def test_what_nobody_can_be_asked_for_is_named(command: tuple[str, ...], option: str) -> None:
+    result = run(*command, "--key", "twk_none")
+    assert result.exit_code == 2
+    assert option in result.output.splitlines()[-1]
+
+
+def test_a_replay_without_a_command_is_a_plan() -> None:
+    assert "tollway replay plan" in run("replay").output
+
+
+def test_no_word_of_a_table_is_ever_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    filled = table("id", "what")
+    filled.add_row("inv_" + "x" * 100, "two words " * 30)
+    print_table(filled)
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["id", "what"]
+    assert row.split() == ["inv_" + "x" * 100, *("two words " * 30).split()]
 
 
 def test_an_unknown_command_is_refused_by_name() -> None:

@@ -38,9 +38,26 @@ async def test_a_page_and_a_table_of_lines_are_written_whole(rim: Rim, tmp_path:
     assert invoice.number in page.read_text("utf-8")
     with table.open(encoding="utf-8", newline="") as file:
         assert [row["description"] for row in csv.DictReader(file)] == [HOSTILE, "'=1+1"]
-    printed = await tollway(rim, "export", "--until", "2000-01-01")
+    printed = await tollway(rim, "export", "--until", "2000-01-01T00:00:00Z")
     assert printed.output.startswith("invoice_id,number,")
     assert printed.output.count("\n") == 1
+
+
+async def test_an_invoice_is_named_by_its_number_and_a_customer_by_the_tenants_own_id(
+    rim: Rim,
+) -> None:
+    customer = await rim.customer()
+    invoice = await manual(rim, customer.id)
+
+    shown = await tollway(rim, "show", invoice.number)
+    assert shown.output.startswith(invoice.number), shown.exception
+    assert invoice.number in (await tollway(rim, "html", invoice.number)).output
+    listed = await tollway(rim, "list", "--customer", customer.external_id)
+    # In a pipe: one whole line for the heading, one for the invoice.
+    assert len(listed.output.splitlines()) == 2
+    assert invoice.id in listed.output
+    unknown = await tollway(rim, "show", "INV-999999")
+    assert "no invoice has the number" in str(unknown.exception)
 
 
 async def test_a_refused_call_leaves_no_file(rim: Rim, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from billing.domain.ids import Prefix, encode
 from cli.commands.usage import command
 from tests.conftest import Databases
 from tests.services.test_usage_fold_revisions import fold_until_done
@@ -58,7 +59,7 @@ async def test_a_record_is_made_shown_corrected_listed_and_voided(
     assert "read again" in shown.output
     listed = await tollway(client, "list", "--customer", "UA", "--state", "assigned", "--json")
     (row,) = json.loads(listed.output)["records"]
-    assert (row["quantity"], row["subscriptionId"]) == ("7", world.subscription_text(sub))
+    assert (row["quantity"], row["subscription_id"]) == ("7", world.subscription_text(sub))
     since = (world.now - DAY).isoformat()
     summary = await tollway(
         client, "summarize", "--customer", "UA", "--meter", "minutes", "--since", since
@@ -67,6 +68,32 @@ async def test_a_record_is_made_shown_corrected_listed_and_voided(
     assert (await tollway(client, "void", "a")).output == "revision 2: voided\n"
     nothing = await tollway(client, "amend", "a")
     assert nothing.exit_code == 1
+
+
+async def test_usage_is_recorded_at_the_test_clocks_now_for_a_customer_by_either_id(
+    world: World, client: Client
+) -> None:
+    await world.served()
+    start = world.now + 2 * DAY
+    async with world.databases.worker.transaction() as tx:
+        await tx.execute("UPDATE tenants SET mode = 'test' WHERE id = $1", world.tenant_id)
+        await tx.execute(
+            "INSERT INTO test_clocks (tenant_id, business_time, target_time, status, created_at)"
+            " VALUES ($1, $2, $2, 'ready', $3)",
+            world.tenant_id,
+            start,
+            world.now,
+        )
+    customer = encode(Prefix.CUSTOMER, world.customers["UA"])
+    use = ("record", "a", "--meter", "minutes", "--customer", customer, "--quantity", "5")
+    assert (await tollway(client, *use)).output.startswith("accepted bat_")
+    assert await world.value("SELECT used_at FROM usage_records") == start
+    await fold_until_done(world)
+    since = (start - DAY).isoformat()
+    summary = await tollway(
+        client, "summarize", "--customer", customer, "--meter", "minutes", "--since", since
+    )
+    assert summary.output.rstrip().endswith("5"), summary.output
 
 
 async def test_unassigned_usage_is_shown_and_assigned(world: World, client: Client) -> None:

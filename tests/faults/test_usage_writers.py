@@ -98,7 +98,7 @@ async def test_a_server_killed_between_commit_and_answer_counts_nothing_twice(
     async with world.worker.transaction() as tx:
         draft = keys.NewKey("test", (keys.Scope.WRITE,))
         cause = Cause("opr_test", world.new())
-        _, key = await keys.create_tenant_key(tx, world.tenant_id, draft, cause, now=world.now)
+        _, key = await keys.create_key(tx, world.tenant_id, draft, cause, now=world.now)
     metadata = (("authorization", f"Bearer {key}"),)
     at = stamp(world.now)
     batches = [

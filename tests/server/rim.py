@@ -309,5 +309,5 @@ async def found(databases: Databases, name: str) -> Company:
         )
         for scope in (Scope.READ, Scope.WRITE, Scope.ADMIN):
             draft = keys.NewKey(scope.value, (scope,))
-            _, secrets[scope] = await keys.create_tenant_key(tx, tenant.id, draft, cause, now=now)
+            _, secrets[scope] = await keys.create_key(tx, tenant.id, draft, cause, now=now)
     return Company(tenant, secrets)

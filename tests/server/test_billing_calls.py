@@ -62,9 +62,7 @@ async def client(databases: Databases, house: Driver) -> AsyncIterator[Client]:
     await server.start()
     async with databases.worker.transaction() as tx:
         draft = keys.NewKey("test", (keys.Scope.ADMIN,))
-        _, secret = await keys.create_tenant_key(
-            tx, house.tenant_id, draft, house.cause(), now=house.now
-        )
+        _, secret = await keys.create_key(tx, house.tenant_id, draft, house.cause(), now=house.now)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Client(channel, secret)
     await server.stop(None)

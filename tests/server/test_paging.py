@@ -88,6 +88,4 @@ async def _add_keys(rim: Rim, count: int) -> None:
     async with rim.databases.worker.transaction() as tx:
         for _ in range(count):
             draft = NewKey("more", (Scope.READ,))
-            await keys.create_tenant_key(
-                tx, rim.acme.id, draft, Cause("opr_test", new_id(now)), now=now
-            )
+            await keys.create_key(tx, rim.acme.id, draft, Cause("opr_test", new_id(now)), now=now)

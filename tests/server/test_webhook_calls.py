@@ -47,7 +47,7 @@ async def client(databases: Databases) -> AsyncIterator[Client]:
     async with webhook_world(databases) as world:
         draft = keys.NewKey("test", (keys.Scope.ADMIN,))
         async with databases.worker.transaction() as tx:
-            _, key = await keys.create_tenant_key(
+            _, key = await keys.create_key(
                 tx, world.tenant_id, draft, world.cause, now=databases.clock.now()
             )
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

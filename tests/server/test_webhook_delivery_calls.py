@@ -54,7 +54,7 @@ async def client(databases: Databases) -> AsyncIterator[Client]:
     async with webhook_world(databases) as world, open_rim(databases) as rim:
         draft = keys.NewKey("test", (keys.Scope.ADMIN,))
         async with databases.worker.transaction() as tx:
-            _, key = await keys.create_tenant_key(
+            _, key = await keys.create_key(
                 tx, world.tenant_id, draft, world.cause, now=databases.clock.now()
             )
         yield Client(world, rim, key)

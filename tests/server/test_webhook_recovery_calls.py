@@ -14,7 +14,7 @@ from tollway.webhook.v1 import recovery_service_pb2 as pb
 from billing.domain.ids import Prefix, decode, encode
 from billing.services import webhook_endpoints as endpoints
 from billing.services import webhook_recoveries
-from billing.services.keys import NewKey, Scope, create_tenant_key
+from billing.services.keys import NewKey, Scope, create_key
 from tests.conftest import Databases
 from tests.server.rim import open_rim
 from tests.server.test_webhook_delivery_calls import Client
@@ -29,7 +29,7 @@ async def client(databases: Databases) -> AsyncIterator[Client]:
     async with webhook_world(databases) as world, open_rim(databases) as rim:
         draft = NewKey("test", (Scope.ADMIN,))
         async with databases.worker.transaction() as tx:
-            _, key = await create_tenant_key(
+            _, key = await create_key(
                 tx, world.tenant_id, draft, world.cause, now=databases.clock.now()
             )
         yield Client(world, rim, key)

@@ -105,9 +105,9 @@ async def test_another_tenants_event_is_not_there(databases: Databases) -> None:
         with pytest.raises(EventNotFound):
             await event_log.get_event(tx, owner, told.event_id)
         with pytest.raises(EventNotFound):
-            await event_log.get_trail(tx, stranger, told.correlation_id)
+            await event_log.get_trail(tx, stranger, {told.correlation_id})
         with pytest.raises(EventNotFound):
-            await event_log.correlation_of_resource(tx, stranger, "sub_one")
+            await event_log.correlations_of_resource(tx, stranger, "sub_one")
 
 
 async def test_a_trail_is_the_tree_of_its_cause(databases: Databases) -> None:
@@ -119,10 +119,10 @@ async def test_a_trail_is_the_tree_of_its_cause(databases: Databases) -> None:
     sibling = await tell(databases, tenant, after=root)
 
     async with databases.api.transaction(tenant) as tx:
-        start = await event_log.correlation_of_resource(tx, tenant, "inv_one")
-        trail = await event_log.get_trail(tx, tenant, start)
+        starts = await event_log.correlations_of_resource(tx, tenant, "inv_one")
+        trail = await event_log.get_trail(tx, tenant, starts)
 
-    assert start == root.correlation_id
+    assert starts == {root.correlation_id}
     assert shape(trail) == [
         (name(root), -1, 0),
         (name(child), 0, 0),
@@ -130,6 +130,28 @@ async def test_a_trail_is_the_tree_of_its_cause(databases: Databases) -> None:
         (name(sibling), 0, 0),
     ]
     assert not trail.truncated
+
+
+async def test_a_resources_trail_has_the_chain_of_each_of_its_events_in_order(
+    databases: Databases,
+) -> None:
+    tenant = new_id(databases.clock.now())
+    cycle = await tell(databases, tenant)
+    drafted = await tell(databases, tenant, after=cycle, resource="inv_one")
+    await tell(databases, tenant, resource="inv_other")
+    paid = await tell(databases, tenant, resource="inv_one")
+    told_due = await tell(databases, tenant, after=paid, resource="sub_one")
+
+    async with databases.api.transaction(tenant) as tx:
+        starts = await event_log.correlations_of_resource(tx, tenant, "inv_one")
+        trail = await event_log.get_trail(tx, tenant, starts)
+
+    assert shape(trail) == [
+        (name(cycle), -1, 0),
+        (name(drafted), 0, 0),
+        (name(paid), -1, 0),
+        (name(told_due), 2, 0),
+    ]
 
 
 async def test_links_are_followed_both_ways_as_far_as_asked(databases: Databases) -> None:
@@ -140,7 +162,7 @@ async def test_links_are_followed_both_ways_as_far_as_asked(databases: Databases
 
     async def distances(start: Told, depth: int) -> dict[str, int]:
         async with databases.api.transaction(tenant) as tx:
-            trail = await event_log.get_trail(tx, tenant, start.correlation_id, link_depth=depth)
+            trail = await event_log.get_trail(tx, tenant, {start.correlation_id}, link_depth=depth)
         return {event: distance for event, _, distance in shape(trail)}
 
     assert await distances(usage[0], 0) == {name(usage[0]): 0}
@@ -164,6 +186,6 @@ async def test_a_long_trail_says_that_it_is_cut(databases: Databases) -> None:
     event = NewEvent(tenant, "sub_one", 1, payload, now, cause)
     async with databases.api.transaction(tenant) as tx:
         await emit(tx, [event] * (event_log.TRAIL_EVENTS_MAX + 1), now=now)
-        trail = await event_log.get_trail(tx, tenant, cause.correlation_id)
+        trail = await event_log.get_trail(tx, tenant, {cause.correlation_id})
     assert len(trail.nodes) == event_log.TRAIL_EVENTS_MAX
     assert trail.truncated

@@ -133,9 +133,7 @@ def test_secrets_have_one_length_and_never_repeat() -> None:
 
 async def _create(house: Driver, draft: NewKey) -> tuple[ApiKey, str]:
     async with house.databases.worker.transaction() as tx:
-        return await keys.create_tenant_key(
-            tx, house.tenant_id, draft, house.cause(), now=house.now
-        )
+        return await keys.create_key(tx, house.tenant_id, draft, house.cause(), now=house.now)
 
 
 async def _revoke(house: Driver, identity: UUID) -> ApiKey:

@@ -1,4 +1,4 @@
-"""The usage and rating services on a real server with the rim's interceptor, for one tenant's key."""
+"""The usage, rating and scheduler services on a real server with the rim's interceptor, for one tenant's key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 from tollway.rating.v1.rating_service_pb2_grpc import add_RatingServiceServicer_to_server
+from tollway.scheduler.v1.scheduler_service_pb2_grpc import add_SchedulerServiceServicer_to_server
 from tollway.usage.v1.backfill_service_pb2_grpc import add_BackfillServiceServicer_to_server
 from tollway.usage.v1.threshold_service_pb2_grpc import add_ThresholdServiceServicer_to_server
 from tollway.usage.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
@@ -18,6 +19,7 @@ from billing.services.actor import Cause
 from server.house import House
 from server.services.backfill import BackfillServicer
 from server.services.rating import RatingServicer
+from server.services.scheduler import SchedulerServicer
 from server.services.threshold import ThresholdServicer
 from server.services.usage import UsageServicer
 from tests.server.rim import interceptor
@@ -40,6 +42,7 @@ async def usage_server(world: World) -> AsyncIterator[Client]:
     databases = world.databases
     server = grpc.aio.server(interceptors=[interceptor(databases)])
     house = House(databases.api, databases.worker, databases.clock, Vault(bytes(32)))
+    add_SchedulerServiceServicer_to_server(SchedulerServicer(house), server)
     add_UsageServiceServicer_to_server(UsageServicer(house), server)
     add_RatingServiceServicer_to_server(RatingServicer(house), server)
     add_BackfillServiceServicer_to_server(BackfillServicer(house), server)
@@ -49,7 +52,7 @@ async def usage_server(world: World) -> AsyncIterator[Client]:
     async with databases.worker.transaction() as tx:
         draft = keys.NewKey("test", (keys.Scope.ADMIN,))
         cause = Cause("opr_test", world.new())
-        _, key = await keys.create_tenant_key(tx, world.tenant_id, draft, cause, now=world.now)
+        _, key = await keys.create_key(tx, world.tenant_id, draft, cause, now=world.now)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Client(channel, (("authorization", f"Bearer {key}"),), port, key)
     await server.stop(None)

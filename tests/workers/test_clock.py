@@ -121,6 +121,30 @@ async def test_usage_recorded_before_an_advance_is_counted_before_time_moves(
     assert [row["total"] for row in await house.invoices()] == [1000, 1700]
 
 
+async def test_a_clock_waits_as_long_as_a_consumer_is_paused_and_says_so(
+    databases: Databases,
+) -> None:
+    house = await subscribed(databases)
+    await send(house, utc(2013, 2, 2))
+    async with databases.worker.transaction() as tx:
+        await tx.execute(
+            "INSERT INTO pauses (consumer, reason, actor, paused_at) VALUES ('invoice', 'wrong rates', 'op', now())"
+        )
+    worker = house.clock_worker(stall_s=0.0)
+    await worker.step()
+    await worker.step()
+
+    clock = await house.clock()
+    assert clock["status"] == "advancing"
+    assert clock["waiting_for"].endswith("; the consumer invoice is paused: wrong rates")
+
+    async with databases.worker.transaction() as tx:
+        await tx.execute("DELETE FROM pauses")
+    await worker.step()
+    assert (await house.clock())["waiting_for"].startswith("the consumer ")
+    assert "paused" not in (await house.clock())["waiting_for"]
+
+
 async def test_a_clock_that_nothing_moves_fails_with_what_it_waits_for_and_can_go_on(
     databases: Databases,
 ) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from billing.runtime.ids import new_id
-from billing.services.outbox import NOBODY, Claim, read_pending
+from billing.services.outbox import NOBODY, Claim, Priority, read_pending
 from tests.backbone import SHARDS, Backbone, Effects
 from tests.conftest import LONG
 from workers.dispatcher.settings import DispatcherSettings
@@ -106,7 +106,15 @@ async def test_tenants_take_turns_and_whoever_was_left_out_is_next(backbone: Bac
         return list(counts.items())
 
     first, second, third = tenants
-    assert await read(Claim(0, 30, 10, NOBODY)) == [(first, 10), (second, 10), (third, 10)]
-    assert await read(Claim(0, 30, 30, first)) == [(second, 30)]
-    assert await read(Claim(0, 60, 40, second)) == [(third, 40), (first, 20)]
-    assert await read(Claim(0, 200, 200, third)) == [(first, 40), (second, 40), (third, 40)]
+    assert await read(Claim(0, Priority.LIVE, 30, 10, NOBODY)) == [
+        (first, 10),
+        (second, 10),
+        (third, 10),
+    ]
+    assert await read(Claim(0, Priority.LIVE, 30, 30, first)) == [(second, 30)]
+    assert await read(Claim(0, Priority.LIVE, 60, 40, second)) == [(third, 40), (first, 20)]
+    assert await read(Claim(0, Priority.LIVE, 200, 200, third)) == [
+        (first, 40),
+        (second, 40),
+        (third, 40),
+    ]

@@ -72,7 +72,7 @@ async def test_what_the_bus_refuses_while_its_replay_is_paused_stays_held_and_pa
     await keeper.step()
     [lease] = [held for held in keeper.usable() if held.shard == await shard_of(world, view)]
     database, now = backbone.databases.worker, backbone.now
-    claim = outbox.Claim(lease.shard, 10, 10)
+    claim = outbox.Claim(lease.shard, outbox.Priority.REPLAY, 10, 10)
     [row] = await outbox.read_pending(database, [claim], in_flight=(), now=now)
 
     await move(world, view, ReplayAction.PAUSE)

@@ -19,11 +19,12 @@ from uuid import UUID
 
 from billing.runtime.bus.base import BusMessage
 from billing.services import outbox
+from billing.services.leases import Lease
 from billing.services.outbox import Pending, Publication, Refusal
 from workers.dispatcher.messages import message_of
 from workers.dispatcher.publishing import Published, publish
+from workers.dispatcher.queues import Queue, Queues
 from workers.dispatcher.settings import DispatcherSettings
-from workers.dispatcher.shards import Shard, Shards
 from workers.dispatcher.window import Window
 from workers.ground import Ground
 from workers.leases import LeaseKeeper
@@ -38,9 +39,9 @@ NOT_IN_LOG = "the event is not in the log"
 
 @dataclass(slots=True)
 class Batch:
-    """One shard's rows that are published together."""
+    """One queue's rows that are published together."""
 
-    shard: Shard
+    queue: Queue
     rows: list[Pending] = field(default_factory=list)
     messages: list[BusMessage] = field(default_factory=list)
     unlogged: list[Pending] = field(default_factory=list)
@@ -63,7 +64,7 @@ class Dispatcher:
     ) -> None:
         self._database, self._bus, self._clock = ground.database, ground.bus, ground.clock
         self._keeper, self._settings, self._metrics = keeper, settings, metrics
-        self._shards = Shards()
+        self._queues = Queues()
         self._window = Window(ground, settings)
         ground.bus.on_connection(self._on_connection)
 
@@ -92,11 +93,11 @@ class Dispatcher:
         await self._keeper.close()
 
     async def step(self) -> int:
-        """A turn of a deep shard, or of all the others together; how many events were published.
+        """A turn of a deep queue, or of all the others together; how many events were published.
 
         A turn that finds nothing makes way for one more, so that zero means that nothing could be done.
         """
-        self._shards.own(self._keeper.usable())
+        self._queues.own(self._keeper.usable())
         done = 0
         if self._bus.connected:
             done = await self._take_turn() or await self._take_turn()
@@ -105,26 +106,26 @@ class Dispatcher:
 
     async def _take_turn(self) -> int:
         now = time.monotonic()
-        turn = self._shards.next_turn(now)
+        turn = self._queues.next_turn(now)
         if not turn:
             return 0
         with contextlib.ExitStack() as acts:
-            for shard in turn:
-                acts.enter_context(self._keeper.acting(shard.lease))
-                shard.busy, shard.served_at = True, now
+            for queue in turn:
+                acts.enter_context(self._keeper.acting(queue.lease))
+                queue.busy, queue.served_at = True, now
             try:
                 if len(turn) == 1 and (turn[0].deep or turn[0].failures):
                     return await self._drain(turn[0])
                 return await self._share(turn)
             finally:
-                for shard in turn:
-                    shard.busy = False
+                for queue in turn:
+                    queue.busy = False
 
-    # --- many shards with little waiting
+    # --- many queues with little waiting
 
-    async def _share(self, shards: Sequence[Shard]) -> int:
-        """Publishes a little of each shard, and deletes all of it in one statement."""
-        batches = await self._read(shards, self._settings.shared_rows_max)
+    async def _share(self, queues: Sequence[Queue]) -> int:
+        """Publishes a little of each queue, and deletes all of it in one statement."""
+        batches = await self._read(queues, self._settings.shared_rows_max)
         outcomes = await asyncio.gather(*[self._publish(batch) for batch in batches])
         parts = list(zip(batches, outcomes, strict=True))
         await self._delete(parts)
@@ -132,31 +133,34 @@ class Dispatcher:
             await self._settle(batch, published)
         return sum(len(published.done) for published in outcomes)
 
-    # --- one shard with much waiting, or in an outage
+    # --- one queue with much waiting, or in an outage
 
-    async def _drain(self, shard: Shard) -> int:
-        """Some batches of one shard: while one is published, the next is read and the one before is deleted.
+    async def _drain(self, queue: Queue) -> int:
+        """Some batches of one queue: while one is published, the next is read and the one before is deleted.
 
-        The next is read from the start of the shard, without what is under way: a row that was committed late, with a
+        The next is read from the start of the queue, without what is under way: a row that was committed late, with a
         lower position, must not be passed over by a later one of its resource. It is published only when all of the
         one before was acknowledged.
         """
         count = 0
-        limit = self._settings.batch_rows_max
+        settings = self._settings
+        limit = settings.batch_rows_max
+        if queue.is_replay:
+            limit = min(limit, settings.replay_rows_max)
         before: list[tuple[Batch, Published]] = []
-        batches = await self._read([shard], limit)
-        for turn in range(self._settings.batches_per_turn):
-            if not batches or not self._keeper.may_act(shard.lease):
+        batches = await self._read([queue], limit)
+        for turn in range(settings.batches_per_turn):
+            if not batches or not self._keeper.may_act(queue.lease):
                 break
             batch = batches[0]
-            more = shard.deep and turn + 1 < self._settings.batches_per_turn
+            more = queue.deep and turn + 1 < settings.batches_per_turn
             in_flight = [row.position for part, _ in before for row in part.rows]
             in_flight += [row.position for row in batch.rows]
             unanswered = len(batch.rows)
             async with asyncio.TaskGroup() as group:
                 publishing = group.create_task(self._publish(batch))
                 deleting = group.create_task(self._delete(before))
-                read = self._read([shard], limit, in_flight, unanswered) if more else None
+                read = self._read([queue], limit, in_flight, unanswered) if more else None
                 ahead = group.create_task(read) if read is not None else None
             deleting.result()
             before = [(batch, publishing.result())]
@@ -173,15 +177,18 @@ class Dispatcher:
 
     async def _read(
         self,
-        shards: Sequence[Shard],
-        per_shard: int,
+        queues: Sequence[Queue],
+        per_queue: int,
         in_flight: Sequence[int] = (),
         unanswered: int = 0,
     ) -> list[Batch]:
-        """A batch of each shard that has something to publish and may, in two reads for all."""
-        await self._window.look(shards, per_shard, unanswered=unanswered)
-        owned = {shard.lease.shard: shard for shard in shards if self._has_room(shard)}
-        claims = {number: shard.claim(per_shard) for number, shard in owned.items()}
+        """A batch of each queue that has something to publish and may, in two reads for all."""
+        await self._window.look(queues, per_queue, unanswered=unanswered)
+        open_ = {(q.lease.shard, q.priority): q for q in queues if self._has_room(q)}
+        claims = {
+            key: queue.claim(min(per_queue, self._window.room(queue)))
+            for key, queue in open_.items()
+        }
         if not claims:
             return []
         rows = await outbox.read_pending(
@@ -190,26 +197,29 @@ class Dispatcher:
         loaded = await outbox.load_envelopes(
             self._database, rows, bytes_max=self._settings.batch_bytes_max
         )
-        groups = groupby(loaded, key=lambda publication: publication.row.shard)
-        taken = {number: list(group) for number, group in groups}
-        # What did not fit is the rest of one shard, and all of those behind it.
-        left = {row.shard for row in rows[len(loaded) :]}
-        for number, shard in owned.items():
-            part = taken.get(number, [])
-            shard.deep = number in left or len(part) >= claims[number].rows_max
-            shard.note_read(claims[number], [one.row for one in part], cut=shard.deep)
-        return [_batch(owned[number], part) for number, part in taken.items()]
+        groups = groupby(loaded, key=lambda one: (one.row.shard, one.row.priority))
+        taken = {key: list(group) for key, group in groups}
+        # What did not fit is the rest of one queue, and all of those behind it.
+        left = {(row.shard, row.priority) for row in rows[len(loaded) :]}
+        for key, queue in open_.items():
+            part = taken.get(key, [])
+            queue.deep = key in left or len(part) >= claims[key].rows_max
+            queue.note_read(claims[key], [one.row for one in part], cut=queue.deep)
+            if part:
+                self._queues.note_read(queue.priority, time.monotonic())
+        return [_batch(open_[key], part) for key, part in taken.items()]
 
-    def _has_room(self, shard: Shard) -> bool:
-        if shard.room <= 0:
-            shard.retry_at = time.monotonic() + self._settings.window_poll_s
-        return shard.room > 0
+    def _has_room(self, queue: Queue) -> bool:
+        room = self._window.room(queue)
+        if not room:
+            queue.retry_at = time.monotonic() + self._settings.window_poll_s
+        return room > 0
 
     async def _publish(self, batch: Batch) -> Published:
-        if not batch.messages or not self._keeper.may_act(batch.shard.lease):
+        if not batch.messages or not self._keeper.may_act(batch.queue.lease):
             return Published()
         published = await publish(self._bus, batch.messages, self._settings)
-        batch.shard.note_published(len(published.done), known=published.outage is None)
+        batch.queue.note_published(len(published.done), known=published.outage is None)
         return published
 
     async def _delete(self, parts: Sequence[tuple[Batch, Published]]) -> None:
@@ -217,7 +227,7 @@ class Dispatcher:
         rows = [batch.rows[index] for batch, published in parts for index in published.done]
         if not rows:
             return
-        leases = [batch.shard.lease for batch, _ in parts]
+        leases = [batch.queue.lease for batch, _ in parts]
         deleted = await outbox.delete_published(self._database, rows, leases)
         self._metrics.published.inc(len(rows))
         if deleted < len(rows):
@@ -226,21 +236,21 @@ class Dispatcher:
 
     async def _settle(self, batch: Batch, published: Published) -> None:
         """Takes note of an outage, of duplicates and of refusals."""
-        shard, metrics = batch.shard, self._metrics
+        queue, metrics = batch.queue, self._metrics
         metrics.duplicates.inc(published.duplicates)
         metrics.batches_refused.inc(published.batch_refused)
         if published.outage is not None:
-            shard.meet_outage(self._settings.outage_backoff, time.monotonic())
-            if shard.failures == 1:
-                log.warning("shard %d waits for the bus: %s", shard.lease.shard, published.outage)
+            queue.meet_outage(self._settings.outage_backoff, time.monotonic())
+            if queue.failures == 1:
+                log.warning("shard %d waits for the bus: %s", queue.lease.shard, published.outage)
         elif published.done or published.refused:
-            shard.recover()
+            queue.recover()
         refused = [(batch.rows[index], str(error)) for index, error in published.refused]
         refused += [(row, NOT_IN_LOG) for row in batch.unlogged]
         if refused:
-            await self._refuse(shard, refused)
+            await self._refuse(queue.lease, refused)
 
-    async def _refuse(self, shard: Shard, refused: Sequence[tuple[Pending, str]]) -> None:
+    async def _refuse(self, lease: Lease, refused: Sequence[tuple[Pending, str]]) -> None:
         settings, now = self._settings, self._clock.now()
         refusals = [
             Refusal(
@@ -251,7 +261,7 @@ class Dispatcher:
             for row, error in refused
         ]
         dead = await outbox.record_refusals(
-            self._database, refusals, shard.lease, attempts_max=settings.attempts_max, now=now
+            self._database, refusals, lease, attempts_max=settings.attempts_max, now=now
         )
         self._metrics.refused.inc(len(refusals))
         self._metrics.dead_letters.inc(dead)
@@ -262,19 +272,20 @@ class Dispatcher:
 
     def _on_connection(self, connected: bool) -> None:
         if connected:
-            for shard in self._shards.all():
-                shard.retry_at, shard.stream_end = 0.0, None
+            for queue in self._queues.all():
+                queue.retry_at, queue.ahead.stream_end = 0.0, None
 
     def _show(self) -> None:
-        shards = self._shards.all()
-        troubled = sum(1 for shard in shards if shard.failures)
-        self._metrics.shards_owned.set(len(shards))
-        self._metrics.shards_in_outage.set(troubled if self._bus.connected else len(shards))
+        queues = self._queues.all()
+        owned = {queue.lease.shard for queue in queues}
+        troubled = {queue.lease.shard for queue in queues if queue.failures}
+        self._metrics.shards_owned.set(len(owned))
+        self._metrics.shards_in_outage.set(len(troubled if self._bus.connected else owned))
 
 
-def _batch(shard: Shard, publications: Sequence[Publication]) -> Batch:
-    """What is published of one shard; nothing of a resource behind a row whose event is missing."""
-    batch = Batch(shard)
+def _batch(queue: Queue, publications: Sequence[Publication]) -> Batch:
+    """What is published of one queue; nothing of a resource behind a row whose event is missing."""
+    batch = Batch(queue)
     held: set[tuple[UUID, str]] = set()
     for row, at, envelope in publications:
         if held and (row.tenant_id, row.resource) in held:

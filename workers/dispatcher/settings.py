@@ -31,6 +31,9 @@ class DispatcherSettings:
     # Unrouted messages per partition while a router is at work: a longer backlog waits in the outbox, where tenants
     # take turns, and not in the stream, where the first comes first.
     publish_ahead: int = 2_000
+    # Of replays so many, and in batches of as many at most: an event that is live comes behind no more of them.
+    replay_ahead: int = 250
+    replay_rows_max: int = 250
     window_poll_s: float = 0.01  # a shard whose partition is that full is looked at again
     attempts_max: int = 8
     refused_backoff: ExponentialBackoff = REFUSED_BACKOFF
@@ -49,5 +52,5 @@ class DispatcherSettings:
             raise ValueError(f"batch_rows_max must be from 1 to {BATCH_MAX_MESSAGES}")
         if not 1 <= self.shared_rows_max <= self.batch_rows_max:
             raise ValueError("shared_rows_max must be from 1 to batch_rows_max")
-        if self.publish_ahead < 1:
-            raise ValueError("publish_ahead must be at least 1")
+        if min(self.publish_ahead, self.replay_ahead, self.replay_rows_max) < 1:
+            raise ValueError("publish_ahead, replay_ahead and replay_rows_max must be at least 1")

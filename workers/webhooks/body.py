@@ -23,6 +23,9 @@ from billing.domain.ids import Prefix, encode
 # Custom events carry a Struct; naming it here keeps its type in the pool.
 _STRUCT: Final = struct_pb2.Struct.DESCRIPTOR.full_name
 
+# Made once: json.dumps makes an encoder for every call that asks for more than the defaults.
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+
 
 class BodyUnknown(Exception):
     """The envelope is missing, or holds a payload that this release does not know; a newer one will send it."""
@@ -58,7 +61,7 @@ def body_of(envelope: bytes | None, *, thin: bool = False) -> bytes:
         "correlation_id": event.correlation_id,
         "causation_id": event.causation_id,
     }
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode()
+    return _JSON.encode(body).encode()
 
 
 def _payload_of(event: event_pb2.Event) -> Any:

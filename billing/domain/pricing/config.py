@@ -123,7 +123,7 @@ def _parse_tiers(fields: Fields, allowed: frozenset[str]) -> tuple[Tier, ...]:
 def _parse_tier(fields: Fields, allowed: frozenset[str]) -> Tier:
     sized = "package_size" in allowed and fields.get("package_size") is not None
     tier = Tier(
-        None if fields.get("up_to") in (None, "inf") else fields.positive("up_to"),
+        None if fields.get("up_to") in (None, "", "inf") else fields.positive("up_to"),
         fields.decimal("unit_amount", ZERO) if "unit_amount" in allowed else ZERO,
         fields.decimal("flat_amount", ZERO),
         fields.decimal("percent", ZERO) if "percent" in allowed else ZERO,

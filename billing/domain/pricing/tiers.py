@@ -57,13 +57,15 @@ def check_tiers(tiers: Sequence[Tier], path: str = "tiers") -> None:
         last = index == len(tiers) - 1
         if tier.up_to is None:
             if not last:
-                wrong.append(Violation(where, 'only the last tier is open ("inf").'))
+                wrong.append(Violation(where, 'only the last tier is open (empty, or "inf").'))
             continue
         if tier.up_to <= below:
             wrong.append(Violation(where, "must be above the tier before it, and above zero."))
         below = max(below, tier.up_to)
         if last:
-            wrong.append(Violation(where, 'the last tier is open; write "inf".'))
+            wrong.append(
+                Violation(where, 'the last tier is open; leave its bound empty, or write "inf".')
+            )
     if wrong:
         raise InvalidPrice(f"{wrong[0].path}: {wrong[0].description}", violations=wrong)
 

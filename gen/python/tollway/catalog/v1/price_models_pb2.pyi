@@ -122,7 +122,7 @@ class Tier(_message.Message):
     FLAT_AMOUNT_FIELD_NUMBER: _builtins.int
     PACKAGE_SIZE_FIELD_NUMBER: _builtins.int
     up_to: _builtins.str
-    """The inclusive upper bound of the tier, as a decimal string; empty for the last tier, which is open-ended."""
+    """The inclusive upper bound of the tier, as a decimal string; empty, or "inf", for the last tier, which is open-ended."""
     unit_amount: _builtins.str
     """Per unit inside the tier, or per package where package_size is given; empty means 0."""
     flat_amount: _builtins.str
@@ -270,7 +270,7 @@ class PercentageTier(_message.Message):
     PERCENT_FIELD_NUMBER: _builtins.int
     FLAT_AMOUNT_FIELD_NUMBER: _builtins.int
     up_to: _builtins.str
-    """The inclusive upper bound of the amount, as a decimal string; empty for the last tier, which is open-ended."""
+    """The inclusive upper bound of the amount, as a decimal string; empty, or "inf", for the last tier, which is open-ended."""
     percent: _builtins.str
     """Of the amount inside the tier; empty means 0."""
     flat_amount: _builtins.str

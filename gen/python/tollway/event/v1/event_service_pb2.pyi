@@ -375,7 +375,7 @@ class GetTrailRequest(_message.Message):
     event_id: _builtins.str
     """An event, "evt_…"."""
     resource_id: _builtins.str
-    """A resource, such as "inv_…": the trail of its latest event."""
+    """A resource, such as "inv_…": the trail of all its events (of a thousand, the latest)."""
     link_depth: _builtins.int
     """How many links to follow from the start, in both directions; 0 means 4, at most 16."""
     def __init__(

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tollway.options.v1 import subject_pb2 as tollway_dot_options_dot_v1_dot_subject__pb2
 from tollway.tenant.v1 import tenant_service_pb2 as tollway_dot_tenant_dot_v1_dot_tenant__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollway/tenant/v1/tenant_events.proto\x12\x11tollway.tenant.v1\x1a tollway/options/v1/subject.proto\x1a&tollway/tenant/v1/tenant_service.proto\"s\n\rTenantCreated\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeR\x04mode:\x12\x8a\xb2\x19\x0etenant.created\"t\n\rApiKeyCreated\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x30\n\x06scopes\x18\x02 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeR\x06scopes:\x13\x8a\xb2\x19\x0f\x61pi_key.created\"B\n\rApiKeyRevoked\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId:\x13\x8a\xb2\x19\x0f\x61pi_key.revoked\"g\n\x14TenantProfileUpdated\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x16\n\x06\x66ields\x18\x02 \x03(\tR\x06\x66ields:\x1a\x8a\xb2\x19\x16tenant.profile.updated\"e\n\x13TenantLimitsUpdated\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x16\n\x06\x66ields\x18\x02 \x03(\tR\x06\x66ields:\x19\x8a\xb2\x19\x15tenant.limits.updatedBZ\n\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tollway/tenant/v1/tenant_events.proto\x12\x11tollway.tenant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/options/v1/subject.proto\x1a&tollway/tenant/v1/tenant_service.proto\"s\n\rTenantCreated\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x31\n\x04mode\x18\x02 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeR\x04mode:\x12\x8a\xb2\x19\x0etenant.created\"t\n\rApiKeyCreated\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x30\n\x06scopes\x18\x02 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeR\x06scopes:\x13\x8a\xb2\x19\x0f\x61pi_key.created\"\xa0\x01\n\rApiKeyRotated\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12%\n\x0ereplacement_id\x18\x02 \x01(\tR\rreplacementId\x12\x35\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime:\x13\x8a\xb2\x19\x0f\x61pi_key.rotated\"B\n\rApiKeyRevoked\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId:\x13\x8a\xb2\x19\x0f\x61pi_key.revoked\"g\n\x14TenantProfileUpdated\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x16\n\x06\x66ields\x18\x02 \x03(\tR\x06\x66ields:\x1a\x8a\xb2\x19\x16tenant.profile.updated\"e\n\x13TenantLimitsUpdated\x12\x1b\n\ttenant_id\x18\x01 \x01(\tR\x08tenantId\x12\x16\n\x06\x66ields\x18\x02 \x03(\tR\x06\x66ields:\x19\x8a\xb2\x19\x15tenant.limits.updatedBZ\n\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +39,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTCREATED']._serialized_options = b'\212\262\031\016tenant.created'
   _globals['_APIKEYCREATED']._loaded_options = None
   _globals['_APIKEYCREATED']._serialized_options = b'\212\262\031\017api_key.created'
+  _globals['_APIKEYROTATED']._loaded_options = None
+  _globals['_APIKEYROTATED']._serialized_options = b'\212\262\031\017api_key.rotated'
   _globals['_APIKEYREVOKED']._loaded_options = None
   _globals['_APIKEYREVOKED']._serialized_options = b'\212\262\031\017api_key.revoked'
   _globals['_TENANTPROFILEUPDATED']._loaded_options = None
   _globals['_TENANTPROFILEUPDATED']._serialized_options = b'\212\262\031\026tenant.profile.updated'
   _globals['_TENANTLIMITSUPDATED']._loaded_options = None
   _globals['_TENANTLIMITSUPDATED']._serialized_options = b'\212\262\031\025tenant.limits.updated'
-  _globals['_TENANTCREATED']._serialized_start=134
-  _globals['_TENANTCREATED']._serialized_end=249
-  _globals['_APIKEYCREATED']._serialized_start=251
-  _globals['_APIKEYCREATED']._serialized_end=367
-  _globals['_APIKEYREVOKED']._serialized_start=369
-  _globals['_APIKEYREVOKED']._serialized_end=435
-  _globals['_TENANTPROFILEUPDATED']._serialized_start=437
-  _globals['_TENANTPROFILEUPDATED']._serialized_end=540
-  _globals['_TENANTLIMITSUPDATED']._serialized_start=542
-  _globals['_TENANTLIMITSUPDATED']._serialized_end=643
+  _globals['_TENANTCREATED']._serialized_start=167
+  _globals['_TENANTCREATED']._serialized_end=282
+  _globals['_APIKEYCREATED']._serialized_start=284
+  _globals['_APIKEYCREATED']._serialized_end=400
+  _globals['_APIKEYROTATED']._serialized_start=403
+  _globals['_APIKEYROTATED']._serialized_end=563
+  _globals['_APIKEYREVOKED']._serialized_start=565
+  _globals['_APIKEYREVOKED']._serialized_end=631
+  _globals['_TENANTPROFILEUPDATED']._serialized_start=633
+  _globals['_TENANTPROFILEUPDATED']._serialized_end=736
+  _globals['_TENANTLIMITSUPDATED']._serialized_start=738
+  _globals['_TENANTLIMITSUPDATED']._serialized_end=839
 # @@protoc_insertion_point(module_scope)

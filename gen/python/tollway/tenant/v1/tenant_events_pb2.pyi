@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from tollway.tenant.v1 import tenant_service_pb2 as _tenant_service_pb2
 import builtins as _builtins
@@ -72,6 +73,38 @@ class ApiKeyCreated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApiKeyCreated: _TypeAlias = ApiKeyCreated  # noqa: Y015
+
+@_typing.final
+class ApiKeyRotated(_message.Message):
+    """An API key was replaced by another, and ends after an overlap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_ID_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """The old key, "key_…"."""
+    replacement_id: _builtins.str
+    """The key that replaces it, "key_…"."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the old one ends."""
+
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        replacement_id: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "end_time", b"end_time", "replacement_id", b"replacement_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyRotated: _TypeAlias = ApiKeyRotated  # noqa: Y015
 
 @_typing.final
 class ApiKeyRevoked(_message.Message):

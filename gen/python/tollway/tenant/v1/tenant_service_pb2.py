@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/tenant/v1/tenant_service.proto\x12\x11tollway.tenant.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x06Tenant\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeR\x04mode\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xc1\x02\n\x06\x41piKey\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x30\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeR\x06scopes\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\"\xd1\x01\n\x13\x43reateTenantRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12-\n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12=\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04mode\x12$\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\"I\n\x14\x43reateTenantResponse\x12\x31\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.TenantR\x06tenant\"\x96\x02\n\x13\x43reateApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12$\n\ttenant_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12\x45\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x03\"\x07\x82\x01\x04\x10\x01 \x00R\x06scopes\x12;\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"b\n\x14\x43reateApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"\x89\x01\n\x12ListApiKeysRequest\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"s\n\x13ListApiKeysResponse\x12\x34\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x07\x61piKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8c\x01\n\x13RevokeApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\'\n\napi_key_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08\x61piKeyId\x12$\n\ttenant_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"J\n\x14RevokeApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\"\xcf\x02\n\rTenantProfile\x12\x1d\n\nlegal_name\x18\x01 \x01(\tR\tlegalName\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\ntax_number\x18\x03 \x01(\tR\ttaxNumber\x12\x14\n\x05\x65mail\x18\x04 \x01(\tR\x05\x65mail\x12\x18\n\x07website\x18\x05 \x01(\tR\x07website\x12!\n\x0c\x61\x63\x63\x65nt_color\x18\x06 \x01(\tR\x0b\x61\x63\x63\x65ntColor\x12\x31\n\x14payment_instructions\x18\x07 \x01(\tR\x13paymentInstructions\x12\x16\n\x06\x66ooter\x18\x08 \x01(\tR\x06\x66ooter\x12\x31\n\x12payment_terms_days\x18\t \x01(\x05H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"\x19\n\x17GetTenantProfileRequest\"V\n\x18GetTenantProfileResponse\x12:\n\x07profile\x18\x01 \x01(\x0b\x32 .tollway.tenant.v1.TenantProfileR\x07profile\"\xa3\x04\n\x1aUpdateTenantProfileRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12\'\n\nlegal_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tlegalName\x12\"\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12\x1e\n\x05\x65mail\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07website\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x07website\x12*\n\x0c\x61\x63\x63\x65nt_color\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18\x07R\x0b\x61\x63\x63\x65ntColor\x12;\n\x14payment_instructions\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x13paymentInstructions\x12 \n\x06\x66ooter\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x06\x66ooter\x12=\n\x12payment_terms_days\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xed\x02(\x00H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"Y\n\x1bUpdateTenantProfileResponse\x12:\n\x07profile\x18\x01 \x01(\x0b\x32 .tollway.tenant.v1.TenantProfileR\x07profile\"\xcd\x02\n\x0cTenantLimits\x12.\n\x13requests_per_second\x18\x01 \x01(\x05R\x11requestsPerSecond\x12,\n\x12records_per_second\x18\x02 \x01(\x05R\x10recordsPerSecond\x12\x18\n\x07streams\x18\x03 \x01(\x05R\x07streams\x12&\n\x0frecords_per_day\x18\x04 \x01(\x03R\rrecordsPerDay\x12*\n\x11records_per_month\x18\x05 \x01(\x03R\x0frecordsPerMonth\x12\x1e\n\noverridden\x18\x06 \x03(\tR\noverridden\x12#\n\rrecords_today\x18\x07 \x01(\x03R\x0crecordsToday\x12,\n\x12records_this_month\x18\x08 \x01(\x03R\x10recordsThisMonth\">\n\x16GetTenantLimitsRequest\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"R\n\x17GetTenantLimitsResponse\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.tollway.tenant.v1.TenantLimitsR\x06limits\"\xcb\x04\n\x19UpdateTenantLimitsRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12&\n\ttenant_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08tenantId\x12\x43\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12<\n\x13requests_per_second\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00R\x11requestsPerSecond\x88\x01\x01\x12:\n\x12records_per_second\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01R\x10recordsPerSecond\x88\x01\x01\x12&\n\x07streams\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x02R\x07streams\x88\x01\x01\x12\x34\n\x0frecords_per_day\x18\x07 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x03R\rrecordsPerDay\x88\x01\x01\x12\x38\n\x11records_per_month\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x04R\x0frecordsPerMonth\x88\x01\x01\x12\"\n\x06reason\x18\t \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reasonB\x16\n\x14_requests_per_secondB\x15\n\x13_records_per_secondB\n\n\x08_streamsB\x12\n\x10_records_per_dayB\x14\n\x12_records_per_month\"U\n\x1aUpdateTenantLimitsResponse\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.tollway.tenant.v1.TenantLimitsR\x06limits*U\n\nTenantMode\x12\x1b\n\x17TENANT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10TENANT_MODE_LIVE\x10\x01\x12\x14\n\x10TENANT_MODE_TEST\x10\x02*P\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_WRITE\x10\x02\x12\x0f\n\x0bSCOPE_ADMIN\x10\x03\x32\xbd\x08\n\rTenantService\x12w\n\x0c\x43reateTenant\x12&.tollway.tenant.v1.CreateTenantRequest\x1a\'.tollway.tenant.v1.CreateTenantResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12x\n\x0c\x43reateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a\'.tollway.tenant.v1.CreateApiKeyResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/api_keys:\x01*\x12r\n\x0bListApiKeys\x12%.tollway.tenant.v1.ListApiKeysRequest\x1a&.tollway.tenant.v1.ListApiKeysResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/api_keys\x12\x8c\x01\n\x0cRevokeApiKey\x12&.tollway.tenant.v1.RevokeApiKeyRequest\x1a\'.tollway.tenant.v1.RevokeApiKeyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/api_keys/{api_key_id}:revoke:\x01*\x12\x87\x01\n\x10GetTenantProfile\x12*.tollway.tenant.v1.GetTenantProfileRequest\x1a+.tollway.tenant.v1.GetTenantProfileResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/tenant_profile\x12\x93\x01\n\x13UpdateTenantProfile\x12-.tollway.tenant.v1.UpdateTenantProfileRequest\x1a..tollway.tenant.v1.UpdateTenantProfileResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x32\x12/v1/tenant_profile:\x01*\x12\x83\x01\n\x0fGetTenantLimits\x12).tollway.tenant.v1.GetTenantLimitsRequest\x1a*.tollway.tenant.v1.GetTenantLimitsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/tenant_limits\x12\x8f\x01\n\x12UpdateTenantLimits\x12,.tollway.tenant.v1.UpdateTenantLimitsRequest\x1a-.tollway.tenant.v1.UpdateTenantLimitsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x32\x11/v1/tenant_limits:\x01*BZ\n\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tollway/tenant/v1/tenant_service.proto\x12\x11tollway.tenant.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n\x06Tenant\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeR\x04mode\x12\x1b\n\ttime_zone\x18\x04 \x01(\tR\x08timeZone\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\x83\x03\n\x06\x41piKey\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n\ttenant_id\x18\x02 \x01(\tR\x08tenantId\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12\x30\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeR\x06scopes\x12;\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nrevokeTime\x12@\n\x0elast_used_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0clastUsedTime\"\xd1\x01\n\x13\x43reateTenantRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12-\n\x0c\x64isplay_name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12=\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.tollway.tenant.v1.TenantModeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00R\x04mode\x12$\n\ttime_zone\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08timeZone\"I\n\x14\x43reateTenantResponse\x12\x31\n\x06tenant\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.TenantR\x06tenant\"\x96\x02\n\x13\x43reateApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12$\n\ttenant_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12-\n\x0c\x64isplay_name\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x0b\x64isplayName\x12\x45\n\x06scopes\x18\x04 \x03(\x0e\x32\x18.tollway.tenant.v1.ScopeB\x13\xbaH\x10\x92\x01\r\x08\x01\x10\x03\"\x07\x82\x01\x04\x10\x01 \x00R\x06scopes\x12;\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"b\n\x14\x43reateApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\"a\n\x10GetApiKeyRequest\x12\'\n\napi_key_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08\x61piKeyId\x12$\n\ttenant_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"G\n\x11GetApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\"\x8f\x02\n\x13RotateApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\'\n\napi_key_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08\x61piKeyId\x12$\n\ttenant_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12\x44\n\x07overlap\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x9a\x9e\x01\x32\x00R\x07overlap\x12;\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\xa0\x01\n\x14RotateApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\x12\x16\n\x06secret\x18\x02 \x01(\tR\x06secret\x12<\n\x0creplaced_key\x18\x03 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x0breplacedKey\"\x89\x01\n\x12ListApiKeysRequest\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\x12$\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08R\tpageToken\"s\n\x13ListApiKeysResponse\x12\x34\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x07\x61piKeys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8c\x01\n\x13RevokeApiKeyRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\'\n\napi_key_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08\x61piKeyId\x12$\n\ttenant_id\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"J\n\x14RevokeApiKeyResponse\x12\x32\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x19.tollway.tenant.v1.ApiKeyR\x06\x61piKey\"\xcf\x02\n\rTenantProfile\x12\x1d\n\nlegal_name\x18\x01 \x01(\tR\tlegalName\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x1d\n\ntax_number\x18\x03 \x01(\tR\ttaxNumber\x12\x14\n\x05\x65mail\x18\x04 \x01(\tR\x05\x65mail\x12\x18\n\x07website\x18\x05 \x01(\tR\x07website\x12!\n\x0c\x61\x63\x63\x65nt_color\x18\x06 \x01(\tR\x0b\x61\x63\x63\x65ntColor\x12\x31\n\x14payment_instructions\x18\x07 \x01(\tR\x13paymentInstructions\x12\x16\n\x06\x66ooter\x18\x08 \x01(\tR\x06\x66ooter\x12\x31\n\x12payment_terms_days\x18\t \x01(\x05H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"\x19\n\x17GetTenantProfileRequest\"V\n\x18GetTenantProfileResponse\x12:\n\x07profile\x18\x01 \x01(\x0b\x32 .tollway.tenant.v1.TenantProfileR\x07profile\"\xa3\x04\n\x1aUpdateTenantProfileRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x43\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12\'\n\nlegal_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\tlegalName\x12\"\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x07\x61\x64\x64ress\x12&\n\ntax_number\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18@R\ttaxNumber\x12\x1e\n\x05\x65mail\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x05\x65mail\x12\"\n\x07website\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01R\x07website\x12*\n\x0c\x61\x63\x63\x65nt_color\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18\x07R\x0b\x61\x63\x63\x65ntColor\x12;\n\x14payment_instructions\x18\t \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x13paymentInstructions\x12 \n\x06\x66ooter\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\xe8\x07R\x06\x66ooter\x12=\n\x12payment_terms_days\x18\x0b \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xed\x02(\x00H\x00R\x10paymentTermsDays\x88\x01\x01\x42\x15\n\x13_payment_terms_days\"Y\n\x1bUpdateTenantProfileResponse\x12:\n\x07profile\x18\x01 \x01(\x0b\x32 .tollway.tenant.v1.TenantProfileR\x07profile\"\xcd\x02\n\x0cTenantLimits\x12.\n\x13requests_per_second\x18\x01 \x01(\x05R\x11requestsPerSecond\x12,\n\x12records_per_second\x18\x02 \x01(\x05R\x10recordsPerSecond\x12\x18\n\x07streams\x18\x03 \x01(\x05R\x07streams\x12&\n\x0frecords_per_day\x18\x04 \x01(\x03R\rrecordsPerDay\x12*\n\x11records_per_month\x18\x05 \x01(\x03R\x0frecordsPerMonth\x12\x1e\n\noverridden\x18\x06 \x03(\tR\noverridden\x12#\n\rrecords_today\x18\x07 \x01(\x03R\x0crecordsToday\x12,\n\x12records_this_month\x18\x08 \x01(\x03R\x10recordsThisMonth\">\n\x16GetTenantLimitsRequest\x12$\n\ttenant_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(R\x08tenantId\"R\n\x17GetTenantLimitsResponse\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.tollway.tenant.v1.TenantLimitsR\x06limits\"\xcb\x04\n\x19UpdateTenantLimitsRequest\x12&\n\nrequest_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12&\n\ttenant_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18(R\x08tenantId\x12\x43\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\xbaH\x03\xc8\x01\x01R\nupdateMask\x12<\n\x13requests_per_second\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00R\x11requestsPerSecond\x88\x01\x01\x12:\n\x12records_per_second\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01R\x10recordsPerSecond\x88\x01\x01\x12&\n\x07streams\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x02R\x07streams\x88\x01\x01\x12\x34\n\x0frecords_per_day\x18\x07 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x03R\rrecordsPerDay\x88\x01\x01\x12\x38\n\x11records_per_month\x18\x08 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x04R\x0frecordsPerMonth\x88\x01\x01\x12\"\n\x06reason\x18\t \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03R\x06reasonB\x16\n\x14_requests_per_secondB\x15\n\x13_records_per_secondB\n\n\x08_streamsB\x12\n\x10_records_per_dayB\x14\n\x12_records_per_month\"U\n\x1aUpdateTenantLimitsResponse\x12\x37\n\x06limits\x18\x01 \x01(\x0b\x32\x1f.tollway.tenant.v1.TenantLimitsR\x06limits*U\n\nTenantMode\x12\x1b\n\x17TENANT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10TENANT_MODE_LIVE\x10\x01\x12\x14\n\x10TENANT_MODE_TEST\x10\x02*d\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_WRITE\x10\x02\x12\x0f\n\x0bSCOPE_ADMIN\x10\x03\x12\x12\n\x0eSCOPE_OPERATOR\x10\x04\x32\xc7\n\n\rTenantService\x12w\n\x0c\x43reateTenant\x12&.tollway.tenant.v1.CreateTenantRequest\x1a\'.tollway.tenant.v1.CreateTenantResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12x\n\x0c\x43reateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a\'.tollway.tenant.v1.CreateApiKeyResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/api_keys:\x01*\x12y\n\tGetApiKey\x12#.tollway.tenant.v1.GetApiKeyRequest\x1a$.tollway.tenant.v1.GetApiKeyResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/api_keys/{api_key_id}\x12\x8c\x01\n\x0cRotateApiKey\x12&.tollway.tenant.v1.RotateApiKeyRequest\x1a\'.tollway.tenant.v1.RotateApiKeyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/api_keys/{api_key_id}:rotate:\x01*\x12r\n\x0bListApiKeys\x12%.tollway.tenant.v1.ListApiKeysRequest\x1a&.tollway.tenant.v1.ListApiKeysResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/api_keys\x12\x8c\x01\n\x0cRevokeApiKey\x12&.tollway.tenant.v1.RevokeApiKeyRequest\x1a\'.tollway.tenant.v1.RevokeApiKeyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/api_keys/{api_key_id}:revoke:\x01*\x12\x87\x01\n\x10GetTenantProfile\x12*.tollway.tenant.v1.GetTenantProfileRequest\x1a+.tollway.tenant.v1.GetTenantProfileResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/tenant_profile\x12\x93\x01\n\x13UpdateTenantProfile\x12-.tollway.tenant.v1.UpdateTenantProfileRequest\x1a..tollway.tenant.v1.UpdateTenantProfileResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x32\x12/v1/tenant_profile:\x01*\x12\x83\x01\n\x0fGetTenantLimits\x12).tollway.tenant.v1.GetTenantLimitsRequest\x1a*.tollway.tenant.v1.GetTenantLimitsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/tenant_limits\x12\x8f\x01\n\x12UpdateTenantLimits\x12,.tollway.tenant.v1.UpdateTenantLimitsRequest\x1a-.tollway.tenant.v1.UpdateTenantLimitsResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x32\x11/v1/tenant_limits:\x01*BZ\n\x14io.tollway.tenant.v1P\x01Z@github.com/tollway/tollway/sdk/go/gen/tollway/tenant/v1;tenantv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +53,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['display_name']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['scopes']._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H\020\222\001\r\010\001\020\003\"\007\202\001\004\020\001 \000'
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['api_key_id']._loaded_options = None
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\006r\004\020\001\030('
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_GETAPIKEYREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\004r\002\030('
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['api_key_id']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['api_key_id']._serialized_options = b'\272H\006r\004\020\001\030('
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['tenant_id']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\004r\002\030('
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['overlap']._loaded_options = None
+  _globals['_ROTATEAPIKEYREQUEST'].fields_by_name['overlap']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\232\236\0012\000'
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['tenant_id']._loaded_options = None
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['tenant_id']._serialized_options = b'\272H\004r\002\030('
   _globals['_LISTAPIKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -110,6 +123,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/tenants:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/api_keys:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['GetApiKey']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetApiKey']._serialized_options = b'\202\323\344\223\002\033\022\031/v1/api_keys/{api_key_id}'
+  _globals['_TENANTSERVICE'].methods_by_name['RotateApiKey']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\202\323\344\223\002%\" /v1/api_keys/{api_key_id}:rotate:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['ListApiKeys']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/api_keys'
   _globals['_TENANTSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
@@ -122,50 +139,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTSERVICE'].methods_by_name['GetTenantLimits']._serialized_options = b'\202\323\344\223\002\023\022\021/v1/tenant_limits'
   _globals['_TENANTSERVICE'].methods_by_name['UpdateTenantLimits']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['UpdateTenantLimits']._serialized_options = b'\202\323\344\223\002\0262\021/v1/tenant_limits:\001*'
-  _globals['_TENANTMODE']._serialized_start=4113
-  _globals['_TENANTMODE']._serialized_end=4198
-  _globals['_SCOPE']._serialized_start=4200
-  _globals['_SCOPE']._serialized_end=4280
-  _globals['_TENANT']._serialized_start=188
-  _globals['_TENANT']._serialized_end=388
-  _globals['_APIKEY']._serialized_start=391
-  _globals['_APIKEY']._serialized_end=712
-  _globals['_CREATETENANTREQUEST']._serialized_start=715
-  _globals['_CREATETENANTREQUEST']._serialized_end=924
-  _globals['_CREATETENANTRESPONSE']._serialized_start=926
-  _globals['_CREATETENANTRESPONSE']._serialized_end=999
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1002
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1280
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1282
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1380
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=1383
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=1520
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=1522
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1637
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1640
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1780
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1782
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1856
-  _globals['_TENANTPROFILE']._serialized_start=1859
-  _globals['_TENANTPROFILE']._serialized_end=2194
-  _globals['_GETTENANTPROFILEREQUEST']._serialized_start=2196
-  _globals['_GETTENANTPROFILEREQUEST']._serialized_end=2221
-  _globals['_GETTENANTPROFILERESPONSE']._serialized_start=2223
-  _globals['_GETTENANTPROFILERESPONSE']._serialized_end=2309
-  _globals['_UPDATETENANTPROFILEREQUEST']._serialized_start=2312
-  _globals['_UPDATETENANTPROFILEREQUEST']._serialized_end=2859
-  _globals['_UPDATETENANTPROFILERESPONSE']._serialized_start=2861
-  _globals['_UPDATETENANTPROFILERESPONSE']._serialized_end=2950
-  _globals['_TENANTLIMITS']._serialized_start=2953
-  _globals['_TENANTLIMITS']._serialized_end=3286
-  _globals['_GETTENANTLIMITSREQUEST']._serialized_start=3288
-  _globals['_GETTENANTLIMITSREQUEST']._serialized_end=3350
-  _globals['_GETTENANTLIMITSRESPONSE']._serialized_start=3352
-  _globals['_GETTENANTLIMITSRESPONSE']._serialized_end=3434
-  _globals['_UPDATETENANTLIMITSREQUEST']._serialized_start=3437
-  _globals['_UPDATETENANTLIMITSREQUEST']._serialized_end=4024
-  _globals['_UPDATETENANTLIMITSRESPONSE']._serialized_start=4026
-  _globals['_UPDATETENANTLIMITSRESPONSE']._serialized_end=4111
-  _globals['_TENANTSERVICE']._serialized_start=4283
-  _globals['_TENANTSERVICE']._serialized_end=5368
+  _globals['_TENANTMODE']._serialized_start=4820
+  _globals['_TENANTMODE']._serialized_end=4905
+  _globals['_SCOPE']._serialized_start=4907
+  _globals['_SCOPE']._serialized_end=5007
+  _globals['_TENANT']._serialized_start=220
+  _globals['_TENANT']._serialized_end=420
+  _globals['_APIKEY']._serialized_start=423
+  _globals['_APIKEY']._serialized_end=810
+  _globals['_CREATETENANTREQUEST']._serialized_start=813
+  _globals['_CREATETENANTREQUEST']._serialized_end=1022
+  _globals['_CREATETENANTRESPONSE']._serialized_start=1024
+  _globals['_CREATETENANTRESPONSE']._serialized_end=1097
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=1100
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=1378
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=1380
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1478
+  _globals['_GETAPIKEYREQUEST']._serialized_start=1480
+  _globals['_GETAPIKEYREQUEST']._serialized_end=1577
+  _globals['_GETAPIKEYRESPONSE']._serialized_start=1579
+  _globals['_GETAPIKEYRESPONSE']._serialized_end=1650
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1653
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1924
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1927
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=2087
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=2090
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2227
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=2229
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=2344
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=2347
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=2487
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=2489
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=2563
+  _globals['_TENANTPROFILE']._serialized_start=2566
+  _globals['_TENANTPROFILE']._serialized_end=2901
+  _globals['_GETTENANTPROFILEREQUEST']._serialized_start=2903
+  _globals['_GETTENANTPROFILEREQUEST']._serialized_end=2928
+  _globals['_GETTENANTPROFILERESPONSE']._serialized_start=2930
+  _globals['_GETTENANTPROFILERESPONSE']._serialized_end=3016
+  _globals['_UPDATETENANTPROFILEREQUEST']._serialized_start=3019
+  _globals['_UPDATETENANTPROFILEREQUEST']._serialized_end=3566
+  _globals['_UPDATETENANTPROFILERESPONSE']._serialized_start=3568
+  _globals['_UPDATETENANTPROFILERESPONSE']._serialized_end=3657
+  _globals['_TENANTLIMITS']._serialized_start=3660
+  _globals['_TENANTLIMITS']._serialized_end=3993
+  _globals['_GETTENANTLIMITSREQUEST']._serialized_start=3995
+  _globals['_GETTENANTLIMITSREQUEST']._serialized_end=4057
+  _globals['_GETTENANTLIMITSRESPONSE']._serialized_start=4059
+  _globals['_GETTENANTLIMITSRESPONSE']._serialized_end=4141
+  _globals['_UPDATETENANTLIMITSREQUEST']._serialized_start=4144
+  _globals['_UPDATETENANTLIMITSREQUEST']._serialized_end=4731
+  _globals['_UPDATETENANTLIMITSRESPONSE']._serialized_start=4733
+  _globals['_UPDATETENANTLIMITSRESPONSE']._serialized_end=4818
+  _globals['_TENANTSERVICE']._serialized_start=5010
+  _globals['_TENANTSERVICE']._serialized_end=6361
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -59,6 +60,8 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Read and write the tenant's data."""
     SCOPE_ADMIN: _Scope.ValueType  # 3
     """Read, write, and manage keys, webhooks, clocks and replays."""
+    SCOPE_OPERATOR: _Scope.ValueType  # 4
+    """Everything, for all tenants. A key of this scope belongs to none of them."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """What a key may do."""
@@ -71,6 +74,8 @@ SCOPE_WRITE: Scope.ValueType  # 2
 """Read and write the tenant's data."""
 SCOPE_ADMIN: Scope.ValueType  # 3
 """Read, write, and manage keys, webhooks, clocks and replays."""
+SCOPE_OPERATOR: Scope.ValueType  # 4
+"""Everything, for all tenants. A key of this scope belongs to none of them."""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
@@ -126,10 +131,11 @@ class ApiKey(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_USED_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The id, "key_…"."""
+    """The id, "key_…"; "opr_…" for an operator's."""
     tenant_id: _builtins.str
-    """The tenant it belongs to."""
+    """The tenant it belongs to; empty for an operator's."""
     display_name: _builtins.str
     """What it is for."""
     @_builtins.property
@@ -148,6 +154,10 @@ class ApiKey(_message.Message):
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When it was revoked; unset while it works."""
 
+    @_builtins.property
+    def last_used_time(self) -> _timestamp_pb2.Timestamp:
+        """When a call was last made with it, to the minute; unset before the first."""
+
     def __init__(
         self,
         *,
@@ -158,10 +168,11 @@ class ApiKey(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        last_used_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_used_time", b"last_used_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "id", b"id", "revoke_time", b"revoke_time", "scopes", b"scopes", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "id", b"id", "last_used_time", b"last_used_time", "revoke_time", b"revoke_time", "scopes", b"scopes", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,6 +307,132 @@ class CreateApiKeyResponse(_message.Message):
 Global___CreateApiKeyResponse: _TypeAlias = CreateApiKeyResponse  # noqa: Y015
 
 @_typing.final
+class GetApiKeyRequest(_message.Message):
+    """The key to show."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """The key, "key_…" or "opr_…"."""
+    tenant_id: _builtins.str
+    """The tenant; empty means the caller's own."""
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetApiKeyRequest: _TypeAlias = GetApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class GetApiKeyResponse(_message.Message):
+    """The key, without its secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetApiKeyResponse: _TypeAlias = GetApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyRequest(_message.Message):
+    """The key to replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The same id and body give the earlier answer for 24 hours."""
+    api_key_id: _builtins.str
+    """The key, "key_…" or "opr_…"."""
+    tenant_id: _builtins.str
+    """The tenant; empty means the caller's own."""
+    @_builtins.property
+    def overlap(self) -> _duration_pb2.Duration:
+        """How long the old key works on, at most 30 days; unset is 24 hours."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the new key stops working; unset takes as long a life as the old one was made with."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        overlap: _duration_pb2.Duration | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "expire_time", b"expire_time", "overlap", b"overlap", "request_id", b"request_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyRequest: _TypeAlias = RotateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateApiKeyResponse(_message.Message):
+    """The new key with its secret, and the old one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    REPLACED_KEY_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """The secret to send as `authorization: Bearer <secret>`. It is not stored and cannot be shown again."""
+    @_builtins.property
+    def api_key(self) -> Global___ApiKey:
+        """The new key."""
+
+    @_builtins.property
+    def replaced_key(self) -> Global___ApiKey:
+        """The old key, with the time at which it ends."""
+
+    def __init__(
+        self,
+        *,
+        api_key: Global___ApiKey | None = ...,
+        secret: _builtins.str = ...,
+        replaced_key: Global___ApiKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "replaced_key", b"replaced_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "replaced_key", b"replaced_key", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateApiKeyResponse: _TypeAlias = RotateApiKeyResponse  # noqa: Y015
+
+@_typing.final
 class ListApiKeysRequest(_message.Message):
     """Which keys to list."""
 
@@ -305,7 +442,7 @@ class ListApiKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
-    """The tenant; empty means the caller's own."""
+    """The tenant; empty means the caller's own, and with an operator's key that names none, those of operators."""
     page_size: _builtins.int
     """How many at most; 0 means 50, more than 200 is taken as 200."""
     page_token: _builtins.str
@@ -365,7 +502,7 @@ class RevokeApiKeyRequest(_message.Message):
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     api_key_id: _builtins.str
-    """The key, "key_…"."""
+    """The key, "key_…" or "opr_…"."""
     tenant_id: _builtins.str
     """The tenant; empty means the caller's own."""
     def __init__(

@@ -45,6 +45,16 @@ class TenantServiceStub:
                 request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.CreateApiKeyRequest.SerializeToString,
                 response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.CreateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetApiKey = channel.unary_unary(
+                '/tollway.tenant.v1.TenantService/GetApiKey',
+                request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetApiKeyRequest.SerializeToString,
+                response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetApiKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/tollway.tenant.v1.TenantService/RotateApiKey',
+                request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
         self.ListApiKeys = channel.unary_unary(
                 '/tollway.tenant.v1.TenantService/ListApiKeys',
                 request_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.ListApiKeysRequest.SerializeToString,
@@ -93,18 +103,42 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Creates an API key. The secret is in the answer and nowhere else.
+        """Creates an API key. The secret is in the answer and nowhere else. An operator makes another operator's key by the scope
+        SCOPE_OPERATOR alone, and names no tenant then.
 
         Permission: operator, or admin for the key's own tenant.
-        Errors: TENANT_NOT_FOUND, SCOPE_MISSING.
+        Errors: TENANT_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"display_name": "CI", "scopes": ["SCOPE_READ"]}' $ADDR tollway.tenant.v1.TenantService/CreateApiKey
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetApiKey(self, request, context):
+        """Gets an API key, without its secret.
+
+        Permission: operator, or admin for the key's own tenant.
+        Errors: KEY_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"api_key_id\": \"$KEY_ID\"}" $ADDR tollway.tenant.v1.TenantService/GetApiKey
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateApiKey(self, request, context):
+        """Makes a new key with the scopes and the name of another, which works on for the overlap and then ends. The new
+        secret is in the answer and nowhere else.
+
+        Permission: operator, or admin for the key's own tenant.
+        Errors: KEY_NOT_FOUND, KEY_NOT_ACTIVE, SCOPE_MISSING, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"api_key_id\": \"$KEY_ID\", \"overlap\": \"3600s\"}" $ADDR tollway.tenant.v1.TenantService/RotateApiKey
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListApiKeys(self, request, context):
-        """Lists the API keys of a tenant, without their secrets, newest first.
+        """Lists the API keys of a tenant, without their secrets, newest first; of operators, for an operator that names none.
 
         Permission: operator, or admin for the key's own tenant.
         Errors: TENANT_NOT_FOUND, PAGE_TOKEN_INVALID, SCOPE_MISSING.
@@ -182,6 +216,16 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     servicer.CreateApiKey,
                     request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.CreateApiKeyRequest.FromString,
                     response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'GetApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetApiKey,
+                    request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetApiKeyRequest.FromString,
+                    response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.SerializeToString,
             ),
             'ListApiKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListApiKeys,
@@ -269,6 +313,60 @@ class TenantService:
             '/tollway.tenant.v1.TenantService/CreateApiKey',
             tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.CreateApiKeyRequest.SerializeToString,
             tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.tenant.v1.TenantService/GetApiKey',
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetApiKeyRequest.SerializeToString,
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.GetApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollway.tenant.v1.TenantService/RotateApiKey',
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RotateApiKeyRequest.SerializeToString,
+            tollway_dot_tenant_dot_v1_dot_tenant__service__pb2.RotateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,14 +24,30 @@ class TenantServiceStub:
     Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"display_name": "Acme", "mode": "TENANT_MODE_TEST"}' $ADDR tollway.tenant.v1.TenantService/CreateTenant
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateApiKeyRequest, _tenant_service_pb2.CreateApiKeyResponse]
-    """Creates an API key. The secret is in the answer and nowhere else.
+    """Creates an API key. The secret is in the answer and nowhere else. An operator makes another operator's key by the scope
+    SCOPE_OPERATOR alone, and names no tenant then.
 
     Permission: operator, or admin for the key's own tenant.
-    Errors: TENANT_NOT_FOUND, SCOPE_MISSING.
+    Errors: TENANT_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"display_name": "CI", "scopes": ["SCOPE_READ"]}' $ADDR tollway.tenant.v1.TenantService/CreateApiKey
     """
+    GetApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetApiKeyRequest, _tenant_service_pb2.GetApiKeyResponse]
+    """Gets an API key, without its secret.
+
+    Permission: operator, or admin for the key's own tenant.
+    Errors: KEY_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"api_key_id\\": \\"$KEY_ID\\"}" $ADDR tollway.tenant.v1.TenantService/GetApiKey
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.RotateApiKeyRequest, _tenant_service_pb2.RotateApiKeyResponse]
+    """Makes a new key with the scopes and the name of another, which works on for the overlap and then ends. The new
+    secret is in the answer and nowhere else.
+
+    Permission: operator, or admin for the key's own tenant.
+    Errors: KEY_NOT_FOUND, KEY_NOT_ACTIVE, SCOPE_MISSING, OPERATOR_REQUIRED.
+    Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"api_key_id\\": \\"$KEY_ID\\", \\"overlap\\": \\"3600s\\"}" $ADDR tollway.tenant.v1.TenantService/RotateApiKey
+    """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListApiKeysRequest, _tenant_service_pb2.ListApiKeysResponse]
-    """Lists the API keys of a tenant, without their secrets, newest first.
+    """Lists the API keys of a tenant, without their secrets, newest first; of operators, for an operator that names none.
 
     Permission: operator, or admin for the key's own tenant.
     Errors: TENANT_NOT_FOUND, PAGE_TOKEN_INVALID, SCOPE_MISSING.
@@ -96,11 +112,39 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.CreateApiKeyRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.CreateApiKeyRequest, _abc.Awaitable[_tenant_service_pb2.CreateApiKeyResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.CreateApiKeyResponse]:
-        """Creates an API key. The secret is in the answer and nowhere else.
+        """Creates an API key. The secret is in the answer and nowhere else. An operator makes another operator's key by the scope
+        SCOPE_OPERATOR alone, and names no tenant then.
 
         Permission: operator, or admin for the key's own tenant.
-        Errors: TENANT_NOT_FOUND, SCOPE_MISSING.
+        Errors: TENANT_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"display_name": "CI", "scopes": ["SCOPE_READ"]}' $ADDR tollway.tenant.v1.TenantService/CreateApiKey
+        """
+
+    @_abc_1.abstractmethod
+    def GetApiKey(
+        self,
+        request: _tenant_service_pb2.GetApiKeyRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.GetApiKeyRequest, _abc.Awaitable[_tenant_service_pb2.GetApiKeyResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.GetApiKeyResponse]:
+        """Gets an API key, without its secret.
+
+        Permission: operator, or admin for the key's own tenant.
+        Errors: KEY_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"api_key_id\\": \\"$KEY_ID\\"}" $ADDR tollway.tenant.v1.TenantService/GetApiKey
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _tenant_service_pb2.RotateApiKeyRequest,
+        context: _aio.ServicerContext[_tenant_service_pb2.RotateApiKeyRequest, _abc.Awaitable[_tenant_service_pb2.RotateApiKeyResponse]],
+    ) -> _abc.Awaitable[_tenant_service_pb2.RotateApiKeyResponse]:
+        """Makes a new key with the scopes and the name of another, which works on for the overlap and then ends. The new
+        secret is in the answer and nowhere else.
+
+        Permission: operator, or admin for the key's own tenant.
+        Errors: KEY_NOT_FOUND, KEY_NOT_ACTIVE, SCOPE_MISSING, OPERATOR_REQUIRED.
+        Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"api_key_id\\": \\"$KEY_ID\\", \\"overlap\\": \\"3600s\\"}" $ADDR tollway.tenant.v1.TenantService/RotateApiKey
         """
 
     @_abc_1.abstractmethod
@@ -109,7 +153,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.ListApiKeysRequest,
         context: _aio.ServicerContext[_tenant_service_pb2.ListApiKeysRequest, _abc.Awaitable[_tenant_service_pb2.ListApiKeysResponse]],
     ) -> _abc.Awaitable[_tenant_service_pb2.ListApiKeysResponse]:
-        """Lists the API keys of a tenant, without their secrets, newest first.
+        """Lists the API keys of a tenant, without their secrets, newest first; of operators, for an operator that names none.
 
         Permission: operator, or admin for the key's own tenant.
         Errors: TENANT_NOT_FOUND, PAGE_TOKEN_INVALID, SCOPE_MISSING.

@@ -198,7 +198,7 @@ func (x *PerUnitPrice) GetFreeUnits() string {
 // One step of a graduated or volume price.
 type Tier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The inclusive upper bound of the tier, as a decimal string; empty for the last tier, which is open-ended.
+	// The inclusive upper bound of the tier, as a decimal string; empty, or "inf", for the last tier, which is open-ended.
 	UpTo string `protobuf:"bytes,1,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
 	// Per unit inside the tier, or per package where package_size is given; empty means 0.
 	UnitAmount string `protobuf:"bytes,2,opt,name=unit_amount,json=unitAmount,proto3" json:"unit_amount,omitempty"`
@@ -502,7 +502,7 @@ func (x *PercentagePrice) GetFreeAmount() string {
 // One step of a graduated percentage.
 type PercentageTier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The inclusive upper bound of the amount, as a decimal string; empty for the last tier, which is open-ended.
+	// The inclusive upper bound of the amount, as a decimal string; empty, or "inf", for the last tier, which is open-ended.
 	UpTo string `protobuf:"bytes,1,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
 	// Of the amount inside the tier; empty means 0.
 	Percent string `protobuf:"bytes,2,opt,name=percent,proto3" json:"percent,omitempty"`

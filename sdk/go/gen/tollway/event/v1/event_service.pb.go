@@ -748,7 +748,7 @@ type GetTrailRequest_EventId struct {
 }
 
 type GetTrailRequest_ResourceId struct {
-	// A resource, such as "inv_…": the trail of its latest event.
+	// A resource, such as "inv_…": the trail of all its events (of a thousand, the latest).
 	ResourceId string `protobuf:"bytes,3,opt,name=resource_id,json=resourceId,proto3,oneof"`
 }
 

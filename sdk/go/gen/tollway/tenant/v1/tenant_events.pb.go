@@ -10,6 +10,7 @@ import (
 	_ "github.com/tollway/tollway/sdk/go/gen/tollway/options/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -132,6 +133,70 @@ func (x *ApiKeyCreated) GetScopes() []Scope {
 	return nil
 }
 
+// An API key was replaced by another, and ends after an overlap.
+type ApiKeyRotated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The old key, "key_…".
+	ApiKeyId string `protobuf:"bytes,1,opt,name=api_key_id,json=apiKeyId,proto3" json:"api_key_id,omitempty"`
+	// The key that replaces it, "key_…".
+	ReplacementId string `protobuf:"bytes,2,opt,name=replacement_id,json=replacementId,proto3" json:"replacement_id,omitempty"`
+	// When the old one ends.
+	EndTime       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKeyRotated) Reset() {
+	*x = ApiKeyRotated{}
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKeyRotated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKeyRotated) ProtoMessage() {}
+
+func (x *ApiKeyRotated) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKeyRotated.ProtoReflect.Descriptor instead.
+func (*ApiKeyRotated) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ApiKeyRotated) GetApiKeyId() string {
+	if x != nil {
+		return x.ApiKeyId
+	}
+	return ""
+}
+
+func (x *ApiKeyRotated) GetReplacementId() string {
+	if x != nil {
+		return x.ReplacementId
+	}
+	return ""
+}
+
+func (x *ApiKeyRotated) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
 // An API key was revoked.
 type ApiKeyRevoked struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -143,7 +208,7 @@ type ApiKeyRevoked struct {
 
 func (x *ApiKeyRevoked) Reset() {
 	*x = ApiKeyRevoked{}
-	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[2]
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +220,7 @@ func (x *ApiKeyRevoked) String() string {
 func (*ApiKeyRevoked) ProtoMessage() {}
 
 func (x *ApiKeyRevoked) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[2]
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +233,7 @@ func (x *ApiKeyRevoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeyRevoked.ProtoReflect.Descriptor instead.
 func (*ApiKeyRevoked) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{2}
+	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ApiKeyRevoked) GetApiKeyId() string {
@@ -191,7 +256,7 @@ type TenantProfileUpdated struct {
 
 func (x *TenantProfileUpdated) Reset() {
 	*x = TenantProfileUpdated{}
-	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[3]
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -203,7 +268,7 @@ func (x *TenantProfileUpdated) String() string {
 func (*TenantProfileUpdated) ProtoMessage() {}
 
 func (x *TenantProfileUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[3]
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -216,7 +281,7 @@ func (x *TenantProfileUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantProfileUpdated.ProtoReflect.Descriptor instead.
 func (*TenantProfileUpdated) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{3}
+	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TenantProfileUpdated) GetTenantId() string {
@@ -246,7 +311,7 @@ type TenantLimitsUpdated struct {
 
 func (x *TenantLimitsUpdated) Reset() {
 	*x = TenantLimitsUpdated{}
-	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[4]
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -258,7 +323,7 @@ func (x *TenantLimitsUpdated) String() string {
 func (*TenantLimitsUpdated) ProtoMessage() {}
 
 func (x *TenantLimitsUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[4]
+	mi := &file_tollway_tenant_v1_tenant_events_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -271,7 +336,7 @@ func (x *TenantLimitsUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantLimitsUpdated.ProtoReflect.Descriptor instead.
 func (*TenantLimitsUpdated) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{4}
+	return file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TenantLimitsUpdated) GetTenantId() string {
@@ -292,14 +357,19 @@ var File_tollway_tenant_v1_tenant_events_proto protoreflect.FileDescriptor
 
 const file_tollway_tenant_v1_tenant_events_proto_rawDesc = "" +
 	"\n" +
-	"%tollway/tenant/v1/tenant_events.proto\x12\x11tollway.tenant.v1\x1a tollway/options/v1/subject.proto\x1a&tollway/tenant/v1/tenant_service.proto\"s\n" +
+	"%tollway/tenant/v1/tenant_events.proto\x12\x11tollway.tenant.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tollway/options/v1/subject.proto\x1a&tollway/tenant/v1/tenant_service.proto\"s\n" +
 	"\rTenantCreated\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x121\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x1d.tollway.tenant.v1.TenantModeR\x04mode:\x12\x8a\xb2\x19\x0etenant.created\"t\n" +
 	"\rApiKeyCreated\x12\x1c\n" +
 	"\n" +
 	"api_key_id\x18\x01 \x01(\tR\bapiKeyId\x120\n" +
-	"\x06scopes\x18\x02 \x03(\x0e2\x18.tollway.tenant.v1.ScopeR\x06scopes:\x13\x8a\xb2\x19\x0fapi_key.created\"B\n" +
+	"\x06scopes\x18\x02 \x03(\x0e2\x18.tollway.tenant.v1.ScopeR\x06scopes:\x13\x8a\xb2\x19\x0fapi_key.created\"\xa0\x01\n" +
+	"\rApiKeyRotated\x12\x1c\n" +
+	"\n" +
+	"api_key_id\x18\x01 \x01(\tR\bapiKeyId\x12%\n" +
+	"\x0ereplacement_id\x18\x02 \x01(\tR\rreplacementId\x125\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime:\x13\x8a\xb2\x19\x0fapi_key.rotated\"B\n" +
 	"\rApiKeyRevoked\x12\x1c\n" +
 	"\n" +
 	"api_key_id\x18\x01 \x01(\tR\bapiKeyId:\x13\x8a\xb2\x19\x0fapi_key.revoked\"g\n" +
@@ -323,24 +393,27 @@ func file_tollway_tenant_v1_tenant_events_proto_rawDescGZIP() []byte {
 	return file_tollway_tenant_v1_tenant_events_proto_rawDescData
 }
 
-var file_tollway_tenant_v1_tenant_events_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_tollway_tenant_v1_tenant_events_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_tollway_tenant_v1_tenant_events_proto_goTypes = []any{
-	(*TenantCreated)(nil),        // 0: tollway.tenant.v1.TenantCreated
-	(*ApiKeyCreated)(nil),        // 1: tollway.tenant.v1.ApiKeyCreated
-	(*ApiKeyRevoked)(nil),        // 2: tollway.tenant.v1.ApiKeyRevoked
-	(*TenantProfileUpdated)(nil), // 3: tollway.tenant.v1.TenantProfileUpdated
-	(*TenantLimitsUpdated)(nil),  // 4: tollway.tenant.v1.TenantLimitsUpdated
-	(TenantMode)(0),              // 5: tollway.tenant.v1.TenantMode
-	(Scope)(0),                   // 6: tollway.tenant.v1.Scope
+	(*TenantCreated)(nil),         // 0: tollway.tenant.v1.TenantCreated
+	(*ApiKeyCreated)(nil),         // 1: tollway.tenant.v1.ApiKeyCreated
+	(*ApiKeyRotated)(nil),         // 2: tollway.tenant.v1.ApiKeyRotated
+	(*ApiKeyRevoked)(nil),         // 3: tollway.tenant.v1.ApiKeyRevoked
+	(*TenantProfileUpdated)(nil),  // 4: tollway.tenant.v1.TenantProfileUpdated
+	(*TenantLimitsUpdated)(nil),   // 5: tollway.tenant.v1.TenantLimitsUpdated
+	(TenantMode)(0),               // 6: tollway.tenant.v1.TenantMode
+	(Scope)(0),                    // 7: tollway.tenant.v1.Scope
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
 }
 var file_tollway_tenant_v1_tenant_events_proto_depIdxs = []int32{
-	5, // 0: tollway.tenant.v1.TenantCreated.mode:type_name -> tollway.tenant.v1.TenantMode
-	6, // 1: tollway.tenant.v1.ApiKeyCreated.scopes:type_name -> tollway.tenant.v1.Scope
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	6, // 0: tollway.tenant.v1.TenantCreated.mode:type_name -> tollway.tenant.v1.TenantMode
+	7, // 1: tollway.tenant.v1.ApiKeyCreated.scopes:type_name -> tollway.tenant.v1.Scope
+	8, // 2: tollway.tenant.v1.ApiKeyRotated.end_time:type_name -> google.protobuf.Timestamp
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_tollway_tenant_v1_tenant_events_proto_init() }
@@ -355,7 +428,7 @@ func file_tollway_tenant_v1_tenant_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollway_tenant_v1_tenant_events_proto_rawDesc), len(file_tollway_tenant_v1_tenant_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

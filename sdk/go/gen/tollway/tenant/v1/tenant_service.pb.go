@@ -9,6 +9,7 @@ package tenantv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -88,6 +89,8 @@ const (
 	Scope_SCOPE_WRITE Scope = 2
 	// Read, write, and manage keys, webhooks, clocks and replays.
 	Scope_SCOPE_ADMIN Scope = 3
+	// Everything, for all tenants. A key of this scope belongs to none of them.
+	Scope_SCOPE_OPERATOR Scope = 4
 )
 
 // Enum value maps for Scope.
@@ -97,12 +100,14 @@ var (
 		1: "SCOPE_READ",
 		2: "SCOPE_WRITE",
 		3: "SCOPE_ADMIN",
+		4: "SCOPE_OPERATOR",
 	}
 	Scope_value = map[string]int32{
 		"SCOPE_UNSPECIFIED": 0,
 		"SCOPE_READ":        1,
 		"SCOPE_WRITE":       2,
 		"SCOPE_ADMIN":       3,
+		"SCOPE_OPERATOR":    4,
 	}
 )
 
@@ -218,9 +223,9 @@ func (x *Tenant) GetCreateTime() *timestamppb.Timestamp {
 // An API key, without its secret.
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id, "key_…".
+	// The id, "key_…"; "opr_…" for an operator's.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The tenant it belongs to.
+	// The tenant it belongs to; empty for an operator's.
 	TenantId string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// What it is for.
 	DisplayName string `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
@@ -231,7 +236,9 @@ type ApiKey struct {
 	// When it stops working; unset for never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// When it was revoked; unset while it works.
-	RevokeTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
+	// When a call was last made with it, to the minute; unset before the first.
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +318,13 @@ func (x *ApiKey) GetExpireTime() *timestamppb.Timestamp {
 func (x *ApiKey) GetRevokeTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.RevokeTime
+	}
+	return nil
+}
+
+func (x *ApiKey) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
 	}
 	return nil
 }
@@ -571,10 +585,257 @@ func (x *CreateApiKeyResponse) GetSecret() string {
 	return ""
 }
 
+// The key to show.
+type GetApiKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key, "key_…" or "opr_…".
+	ApiKeyId string `protobuf:"bytes,1,opt,name=api_key_id,json=apiKeyId,proto3" json:"api_key_id,omitempty"`
+	// The tenant; empty means the caller's own.
+	TenantId      string `protobuf:"bytes,2,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetApiKeyRequest) Reset() {
+	*x = GetApiKeyRequest{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetApiKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetApiKeyRequest) ProtoMessage() {}
+
+func (x *GetApiKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetApiKeyRequest.ProtoReflect.Descriptor instead.
+func (*GetApiKeyRequest) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetApiKeyRequest) GetApiKeyId() string {
+	if x != nil {
+		return x.ApiKeyId
+	}
+	return ""
+}
+
+func (x *GetApiKeyRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+// The key, without its secret.
+type GetApiKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key.
+	ApiKey        *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetApiKeyResponse) Reset() {
+	*x = GetApiKeyResponse{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetApiKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetApiKeyResponse) ProtoMessage() {}
+
+func (x *GetApiKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetApiKeyResponse.ProtoReflect.Descriptor instead.
+func (*GetApiKeyResponse) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GetApiKeyResponse) GetApiKey() *ApiKey {
+	if x != nil {
+		return x.ApiKey
+	}
+	return nil
+}
+
+// The key to replace.
+type RotateApiKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id and body give the earlier answer for 24 hours.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The key, "key_…" or "opr_…".
+	ApiKeyId string `protobuf:"bytes,2,opt,name=api_key_id,json=apiKeyId,proto3" json:"api_key_id,omitempty"`
+	// The tenant; empty means the caller's own.
+	TenantId string `protobuf:"bytes,3,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// How long the old key works on, at most 30 days; unset is 24 hours.
+	Overlap *durationpb.Duration `protobuf:"bytes,4,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// When the new key stops working; unset takes as long a life as the old one was made with.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateApiKeyRequest) Reset() {
+	*x = RotateApiKeyRequest{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateApiKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateApiKeyRequest) ProtoMessage() {}
+
+func (x *RotateApiKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateApiKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateApiKeyRequest) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RotateApiKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RotateApiKeyRequest) GetApiKeyId() string {
+	if x != nil {
+		return x.ApiKeyId
+	}
+	return ""
+}
+
+func (x *RotateApiKeyRequest) GetTenantId() string {
+	if x != nil {
+		return x.TenantId
+	}
+	return ""
+}
+
+func (x *RotateApiKeyRequest) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+func (x *RotateApiKeyRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// The new key with its secret, and the old one.
+type RotateApiKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The new key.
+	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
+	// The secret to send as `authorization: Bearer <secret>`. It is not stored and cannot be shown again.
+	Secret string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The old key, with the time at which it ends.
+	ReplacedKey   *ApiKey `protobuf:"bytes,3,opt,name=replaced_key,json=replacedKey,proto3" json:"replaced_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateApiKeyResponse) Reset() {
+	*x = RotateApiKeyResponse{}
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateApiKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateApiKeyResponse) ProtoMessage() {}
+
+func (x *RotateApiKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateApiKeyResponse.ProtoReflect.Descriptor instead.
+func (*RotateApiKeyResponse) Descriptor() ([]byte, []int) {
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RotateApiKeyResponse) GetApiKey() *ApiKey {
+	if x != nil {
+		return x.ApiKey
+	}
+	return nil
+}
+
+func (x *RotateApiKeyResponse) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *RotateApiKeyResponse) GetReplacedKey() *ApiKey {
+	if x != nil {
+		return x.ReplacedKey
+	}
+	return nil
+}
+
 // Which keys to list.
 type ListApiKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The tenant; empty means the caller's own.
+	// The tenant; empty means the caller's own, and with an operator's key that names none, those of operators.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// How many at most; 0 means 50, more than 200 is taken as 200.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -586,7 +847,7 @@ type ListApiKeysRequest struct {
 
 func (x *ListApiKeysRequest) Reset() {
 	*x = ListApiKeysRequest{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[6]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +859,7 @@ func (x *ListApiKeysRequest) String() string {
 func (*ListApiKeysRequest) ProtoMessage() {}
 
 func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[6]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +872,7 @@ func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListApiKeysRequest) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{6}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListApiKeysRequest) GetTenantId() string {
@@ -648,7 +909,7 @@ type ListApiKeysResponse struct {
 
 func (x *ListApiKeysResponse) Reset() {
 	*x = ListApiKeysResponse{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[7]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +921,7 @@ func (x *ListApiKeysResponse) String() string {
 func (*ListApiKeysResponse) ProtoMessage() {}
 
 func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[7]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +934,7 @@ func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListApiKeysResponse) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{7}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListApiKeysResponse) GetApiKeys() []*ApiKey {
@@ -695,7 +956,7 @@ type RevokeApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The same id and body give the earlier answer for 24 hours.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The key, "key_…".
+	// The key, "key_…" or "opr_…".
 	ApiKeyId string `protobuf:"bytes,2,opt,name=api_key_id,json=apiKeyId,proto3" json:"api_key_id,omitempty"`
 	// The tenant; empty means the caller's own.
 	TenantId      string `protobuf:"bytes,3,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
@@ -705,7 +966,7 @@ type RevokeApiKeyRequest struct {
 
 func (x *RevokeApiKeyRequest) Reset() {
 	*x = RevokeApiKeyRequest{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[8]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +978,7 @@ func (x *RevokeApiKeyRequest) String() string {
 func (*RevokeApiKeyRequest) ProtoMessage() {}
 
 func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[8]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +991,7 @@ func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{8}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RevokeApiKeyRequest) GetRequestId() string {
@@ -765,7 +1026,7 @@ type RevokeApiKeyResponse struct {
 
 func (x *RevokeApiKeyResponse) Reset() {
 	*x = RevokeApiKeyResponse{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[9]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +1038,7 @@ func (x *RevokeApiKeyResponse) String() string {
 func (*RevokeApiKeyResponse) ProtoMessage() {}
 
 func (x *RevokeApiKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[9]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +1051,7 @@ func (x *RevokeApiKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeApiKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeApiKeyResponse) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{9}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RevokeApiKeyResponse) GetApiKey() *ApiKey {
@@ -827,7 +1088,7 @@ type TenantProfile struct {
 
 func (x *TenantProfile) Reset() {
 	*x = TenantProfile{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[10]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1100,7 @@ func (x *TenantProfile) String() string {
 func (*TenantProfile) ProtoMessage() {}
 
 func (x *TenantProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[10]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1113,7 @@ func (x *TenantProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantProfile.ProtoReflect.Descriptor instead.
 func (*TenantProfile) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{10}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TenantProfile) GetLegalName() string {
@@ -927,7 +1188,7 @@ type GetTenantProfileRequest struct {
 
 func (x *GetTenantProfileRequest) Reset() {
 	*x = GetTenantProfileRequest{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[11]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1200,7 @@ func (x *GetTenantProfileRequest) String() string {
 func (*GetTenantProfileRequest) ProtoMessage() {}
 
 func (x *GetTenantProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[11]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1213,7 @@ func (x *GetTenantProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantProfileRequest) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{11}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{15}
 }
 
 // The profile.
@@ -966,7 +1227,7 @@ type GetTenantProfileResponse struct {
 
 func (x *GetTenantProfileResponse) Reset() {
 	*x = GetTenantProfileResponse{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[12]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1239,7 @@ func (x *GetTenantProfileResponse) String() string {
 func (*GetTenantProfileResponse) ProtoMessage() {}
 
 func (x *GetTenantProfileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[12]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1252,7 @@ func (x *GetTenantProfileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantProfileResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantProfileResponse) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{12}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetTenantProfileResponse) GetProfile() *TenantProfile {
@@ -1033,7 +1294,7 @@ type UpdateTenantProfileRequest struct {
 
 func (x *UpdateTenantProfileRequest) Reset() {
 	*x = UpdateTenantProfileRequest{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[13]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1306,7 @@ func (x *UpdateTenantProfileRequest) String() string {
 func (*UpdateTenantProfileRequest) ProtoMessage() {}
 
 func (x *UpdateTenantProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[13]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1319,7 @@ func (x *UpdateTenantProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantProfileRequest) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{13}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateTenantProfileRequest) GetRequestId() string {
@@ -1149,7 +1410,7 @@ type UpdateTenantProfileResponse struct {
 
 func (x *UpdateTenantProfileResponse) Reset() {
 	*x = UpdateTenantProfileResponse{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[14]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1422,7 @@ func (x *UpdateTenantProfileResponse) String() string {
 func (*UpdateTenantProfileResponse) ProtoMessage() {}
 
 func (x *UpdateTenantProfileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[14]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1435,7 @@ func (x *UpdateTenantProfileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantProfileResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantProfileResponse) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{14}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UpdateTenantProfileResponse) GetProfile() *TenantProfile {
@@ -1210,7 +1471,7 @@ type TenantLimits struct {
 
 func (x *TenantLimits) Reset() {
 	*x = TenantLimits{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[15]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1483,7 @@ func (x *TenantLimits) String() string {
 func (*TenantLimits) ProtoMessage() {}
 
 func (x *TenantLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[15]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1496,7 @@ func (x *TenantLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantLimits.ProtoReflect.Descriptor instead.
 func (*TenantLimits) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{15}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TenantLimits) GetRequestsPerSecond() int32 {
@@ -1305,7 +1566,7 @@ type GetTenantLimitsRequest struct {
 
 func (x *GetTenantLimitsRequest) Reset() {
 	*x = GetTenantLimitsRequest{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[16]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1578,7 @@ func (x *GetTenantLimitsRequest) String() string {
 func (*GetTenantLimitsRequest) ProtoMessage() {}
 
 func (x *GetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[16]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1591,7 @@ func (x *GetTenantLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantLimitsRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{16}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetTenantLimitsRequest) GetTenantId() string {
@@ -1351,7 +1612,7 @@ type GetTenantLimitsResponse struct {
 
 func (x *GetTenantLimitsResponse) Reset() {
 	*x = GetTenantLimitsResponse{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[17]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1624,7 @@ func (x *GetTenantLimitsResponse) String() string {
 func (*GetTenantLimitsResponse) ProtoMessage() {}
 
 func (x *GetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[17]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1637,7 @@ func (x *GetTenantLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantLimitsResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{17}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetTenantLimitsResponse) GetLimits() *TenantLimits {
@@ -1413,7 +1674,7 @@ type UpdateTenantLimitsRequest struct {
 
 func (x *UpdateTenantLimitsRequest) Reset() {
 	*x = UpdateTenantLimitsRequest{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[18]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1686,7 @@ func (x *UpdateTenantLimitsRequest) String() string {
 func (*UpdateTenantLimitsRequest) ProtoMessage() {}
 
 func (x *UpdateTenantLimitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[18]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1699,7 @@ func (x *UpdateTenantLimitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantLimitsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantLimitsRequest) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{18}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateTenantLimitsRequest) GetRequestId() string {
@@ -1515,7 +1776,7 @@ type UpdateTenantLimitsResponse struct {
 
 func (x *UpdateTenantLimitsResponse) Reset() {
 	*x = UpdateTenantLimitsResponse{}
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[19]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1788,7 @@ func (x *UpdateTenantLimitsResponse) String() string {
 func (*UpdateTenantLimitsResponse) ProtoMessage() {}
 
 func (x *UpdateTenantLimitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[19]
+	mi := &file_tollway_tenant_v1_tenant_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1801,7 @@ func (x *UpdateTenantLimitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantLimitsResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantLimitsResponse) Descriptor() ([]byte, []int) {
-	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{19}
+	return file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateTenantLimitsResponse) GetLimits() *TenantLimits {
@@ -1554,14 +1815,14 @@ var File_tollway_tenant_v1_tenant_service_proto protoreflect.FileDescriptor
 
 const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
 	"\n" +
-	"&tollway/tenant/v1/tenant_service.proto\x12\x11tollway.tenant.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n" +
+	"&tollway/tenant/v1/tenant_service.proto\x12\x11tollway.tenant.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x01\n" +
 	"\x06Tenant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x121\n" +
 	"\x04mode\x18\x03 \x01(\x0e2\x1d.tollway.tenant.v1.TenantModeR\x04mode\x12\x1b\n" +
 	"\ttime_zone\x18\x04 \x01(\tR\btimeZone\x12;\n" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\xc1\x02\n" +
+	"createTime\"\x83\x03\n" +
 	"\x06ApiKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\ttenant_id\x18\x02 \x01(\tR\btenantId\x12!\n" +
@@ -1572,7 +1833,8 @@ const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12;\n" +
 	"\vrevoke_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"revokeTime\"\xa7\x01\n" +
+	"revokeTime\x12@\n" +
+	"\x0elast_used_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xa7\x01\n" +
 	"\x13CreateTenantRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12!\n" +
@@ -1591,7 +1853,26 @@ const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
 	"expireTime\"b\n" +
 	"\x14CreateApiKeyResponse\x122\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x19.tollway.tenant.v1.ApiKeyR\x06apiKey\x12\x16\n" +
-	"\x06secret\x18\x02 \x01(\tR\x06secret\"m\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"M\n" +
+	"\x10GetApiKeyRequest\x12\x1c\n" +
+	"\n" +
+	"api_key_id\x18\x01 \x01(\tR\bapiKeyId\x12\x1b\n" +
+	"\ttenant_id\x18\x02 \x01(\tR\btenantId\"G\n" +
+	"\x11GetApiKeyResponse\x122\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x19.tollway.tenant.v1.ApiKeyR\x06apiKey\"\xe1\x01\n" +
+	"\x13RotateApiKeyRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x1c\n" +
+	"\n" +
+	"api_key_id\x18\x02 \x01(\tR\bapiKeyId\x12\x1b\n" +
+	"\ttenant_id\x18\x03 \x01(\tR\btenantId\x123\n" +
+	"\aoverlap\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aoverlap\x12;\n" +
+	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xa0\x01\n" +
+	"\x14RotateApiKeyResponse\x122\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x19.tollway.tenant.v1.ApiKeyR\x06apiKey\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\x12<\n" +
+	"\freplaced_key\x18\x03 \x01(\v2\x19.tollway.tenant.v1.ApiKeyR\vreplacedKey\"m\n" +
 	"\x12ListApiKeysRequest\x12\x1b\n" +
 	"\ttenant_id\x18\x01 \x01(\tR\btenantId\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
@@ -1683,16 +1964,19 @@ const file_tollway_tenant_v1_tenant_service_proto_rawDesc = "" +
 	"TenantMode\x12\x1b\n" +
 	"\x17TENANT_MODE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10TENANT_MODE_LIVE\x10\x01\x12\x14\n" +
-	"\x10TENANT_MODE_TEST\x10\x02*P\n" +
+	"\x10TENANT_MODE_TEST\x10\x02*d\n" +
 	"\x05Scope\x12\x15\n" +
 	"\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"SCOPE_READ\x10\x01\x12\x0f\n" +
 	"\vSCOPE_WRITE\x10\x02\x12\x0f\n" +
-	"\vSCOPE_ADMIN\x10\x032\xd0\x06\n" +
+	"\vSCOPE_ADMIN\x10\x03\x12\x12\n" +
+	"\x0eSCOPE_OPERATOR\x10\x042\x89\b\n" +
 	"\rTenantService\x12_\n" +
 	"\fCreateTenant\x12&.tollway.tenant.v1.CreateTenantRequest\x1a'.tollway.tenant.v1.CreateTenantResponse\x12_\n" +
-	"\fCreateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a'.tollway.tenant.v1.CreateApiKeyResponse\x12\\\n" +
+	"\fCreateApiKey\x12&.tollway.tenant.v1.CreateApiKeyRequest\x1a'.tollway.tenant.v1.CreateApiKeyResponse\x12V\n" +
+	"\tGetApiKey\x12#.tollway.tenant.v1.GetApiKeyRequest\x1a$.tollway.tenant.v1.GetApiKeyResponse\x12_\n" +
+	"\fRotateApiKey\x12&.tollway.tenant.v1.RotateApiKeyRequest\x1a'.tollway.tenant.v1.RotateApiKeyResponse\x12\\\n" +
 	"\vListApiKeys\x12%.tollway.tenant.v1.ListApiKeysRequest\x1a&.tollway.tenant.v1.ListApiKeysResponse\x12_\n" +
 	"\fRevokeApiKey\x12&.tollway.tenant.v1.RevokeApiKeyRequest\x1a'.tollway.tenant.v1.RevokeApiKeyResponse\x12k\n" +
 	"\x10GetTenantProfile\x12*.tollway.tenant.v1.GetTenantProfileRequest\x1a+.tollway.tenant.v1.GetTenantProfileResponse\x12t\n" +
@@ -1714,7 +1998,7 @@ func file_tollway_tenant_v1_tenant_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tollway_tenant_v1_tenant_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tollway_tenant_v1_tenant_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_tollway_tenant_v1_tenant_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_tollway_tenant_v1_tenant_service_proto_goTypes = []any{
 	(TenantMode)(0),                     // 0: tollway.tenant.v1.TenantMode
 	(Scope)(0),                          // 1: tollway.tenant.v1.Scope
@@ -1724,64 +2008,79 @@ var file_tollway_tenant_v1_tenant_service_proto_goTypes = []any{
 	(*CreateTenantResponse)(nil),        // 5: tollway.tenant.v1.CreateTenantResponse
 	(*CreateApiKeyRequest)(nil),         // 6: tollway.tenant.v1.CreateApiKeyRequest
 	(*CreateApiKeyResponse)(nil),        // 7: tollway.tenant.v1.CreateApiKeyResponse
-	(*ListApiKeysRequest)(nil),          // 8: tollway.tenant.v1.ListApiKeysRequest
-	(*ListApiKeysResponse)(nil),         // 9: tollway.tenant.v1.ListApiKeysResponse
-	(*RevokeApiKeyRequest)(nil),         // 10: tollway.tenant.v1.RevokeApiKeyRequest
-	(*RevokeApiKeyResponse)(nil),        // 11: tollway.tenant.v1.RevokeApiKeyResponse
-	(*TenantProfile)(nil),               // 12: tollway.tenant.v1.TenantProfile
-	(*GetTenantProfileRequest)(nil),     // 13: tollway.tenant.v1.GetTenantProfileRequest
-	(*GetTenantProfileResponse)(nil),    // 14: tollway.tenant.v1.GetTenantProfileResponse
-	(*UpdateTenantProfileRequest)(nil),  // 15: tollway.tenant.v1.UpdateTenantProfileRequest
-	(*UpdateTenantProfileResponse)(nil), // 16: tollway.tenant.v1.UpdateTenantProfileResponse
-	(*TenantLimits)(nil),                // 17: tollway.tenant.v1.TenantLimits
-	(*GetTenantLimitsRequest)(nil),      // 18: tollway.tenant.v1.GetTenantLimitsRequest
-	(*GetTenantLimitsResponse)(nil),     // 19: tollway.tenant.v1.GetTenantLimitsResponse
-	(*UpdateTenantLimitsRequest)(nil),   // 20: tollway.tenant.v1.UpdateTenantLimitsRequest
-	(*UpdateTenantLimitsResponse)(nil),  // 21: tollway.tenant.v1.UpdateTenantLimitsResponse
-	(*timestamppb.Timestamp)(nil),       // 22: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),       // 23: google.protobuf.FieldMask
+	(*GetApiKeyRequest)(nil),            // 8: tollway.tenant.v1.GetApiKeyRequest
+	(*GetApiKeyResponse)(nil),           // 9: tollway.tenant.v1.GetApiKeyResponse
+	(*RotateApiKeyRequest)(nil),         // 10: tollway.tenant.v1.RotateApiKeyRequest
+	(*RotateApiKeyResponse)(nil),        // 11: tollway.tenant.v1.RotateApiKeyResponse
+	(*ListApiKeysRequest)(nil),          // 12: tollway.tenant.v1.ListApiKeysRequest
+	(*ListApiKeysResponse)(nil),         // 13: tollway.tenant.v1.ListApiKeysResponse
+	(*RevokeApiKeyRequest)(nil),         // 14: tollway.tenant.v1.RevokeApiKeyRequest
+	(*RevokeApiKeyResponse)(nil),        // 15: tollway.tenant.v1.RevokeApiKeyResponse
+	(*TenantProfile)(nil),               // 16: tollway.tenant.v1.TenantProfile
+	(*GetTenantProfileRequest)(nil),     // 17: tollway.tenant.v1.GetTenantProfileRequest
+	(*GetTenantProfileResponse)(nil),    // 18: tollway.tenant.v1.GetTenantProfileResponse
+	(*UpdateTenantProfileRequest)(nil),  // 19: tollway.tenant.v1.UpdateTenantProfileRequest
+	(*UpdateTenantProfileResponse)(nil), // 20: tollway.tenant.v1.UpdateTenantProfileResponse
+	(*TenantLimits)(nil),                // 21: tollway.tenant.v1.TenantLimits
+	(*GetTenantLimitsRequest)(nil),      // 22: tollway.tenant.v1.GetTenantLimitsRequest
+	(*GetTenantLimitsResponse)(nil),     // 23: tollway.tenant.v1.GetTenantLimitsResponse
+	(*UpdateTenantLimitsRequest)(nil),   // 24: tollway.tenant.v1.UpdateTenantLimitsRequest
+	(*UpdateTenantLimitsResponse)(nil),  // 25: tollway.tenant.v1.UpdateTenantLimitsResponse
+	(*timestamppb.Timestamp)(nil),       // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),         // 27: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),       // 28: google.protobuf.FieldMask
 }
 var file_tollway_tenant_v1_tenant_service_proto_depIdxs = []int32{
 	0,  // 0: tollway.tenant.v1.Tenant.mode:type_name -> tollway.tenant.v1.TenantMode
-	22, // 1: tollway.tenant.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
+	26, // 1: tollway.tenant.v1.Tenant.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: tollway.tenant.v1.ApiKey.scopes:type_name -> tollway.tenant.v1.Scope
-	22, // 3: tollway.tenant.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	22, // 4: tollway.tenant.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	22, // 5: tollway.tenant.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
-	0,  // 6: tollway.tenant.v1.CreateTenantRequest.mode:type_name -> tollway.tenant.v1.TenantMode
-	2,  // 7: tollway.tenant.v1.CreateTenantResponse.tenant:type_name -> tollway.tenant.v1.Tenant
-	1,  // 8: tollway.tenant.v1.CreateApiKeyRequest.scopes:type_name -> tollway.tenant.v1.Scope
-	22, // 9: tollway.tenant.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
-	3,  // 10: tollway.tenant.v1.CreateApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
-	3,  // 11: tollway.tenant.v1.ListApiKeysResponse.api_keys:type_name -> tollway.tenant.v1.ApiKey
-	3,  // 12: tollway.tenant.v1.RevokeApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
-	12, // 13: tollway.tenant.v1.GetTenantProfileResponse.profile:type_name -> tollway.tenant.v1.TenantProfile
-	23, // 14: tollway.tenant.v1.UpdateTenantProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	12, // 15: tollway.tenant.v1.UpdateTenantProfileResponse.profile:type_name -> tollway.tenant.v1.TenantProfile
-	17, // 16: tollway.tenant.v1.GetTenantLimitsResponse.limits:type_name -> tollway.tenant.v1.TenantLimits
-	23, // 17: tollway.tenant.v1.UpdateTenantLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	17, // 18: tollway.tenant.v1.UpdateTenantLimitsResponse.limits:type_name -> tollway.tenant.v1.TenantLimits
-	4,  // 19: tollway.tenant.v1.TenantService.CreateTenant:input_type -> tollway.tenant.v1.CreateTenantRequest
-	6,  // 20: tollway.tenant.v1.TenantService.CreateApiKey:input_type -> tollway.tenant.v1.CreateApiKeyRequest
-	8,  // 21: tollway.tenant.v1.TenantService.ListApiKeys:input_type -> tollway.tenant.v1.ListApiKeysRequest
-	10, // 22: tollway.tenant.v1.TenantService.RevokeApiKey:input_type -> tollway.tenant.v1.RevokeApiKeyRequest
-	13, // 23: tollway.tenant.v1.TenantService.GetTenantProfile:input_type -> tollway.tenant.v1.GetTenantProfileRequest
-	15, // 24: tollway.tenant.v1.TenantService.UpdateTenantProfile:input_type -> tollway.tenant.v1.UpdateTenantProfileRequest
-	18, // 25: tollway.tenant.v1.TenantService.GetTenantLimits:input_type -> tollway.tenant.v1.GetTenantLimitsRequest
-	20, // 26: tollway.tenant.v1.TenantService.UpdateTenantLimits:input_type -> tollway.tenant.v1.UpdateTenantLimitsRequest
-	5,  // 27: tollway.tenant.v1.TenantService.CreateTenant:output_type -> tollway.tenant.v1.CreateTenantResponse
-	7,  // 28: tollway.tenant.v1.TenantService.CreateApiKey:output_type -> tollway.tenant.v1.CreateApiKeyResponse
-	9,  // 29: tollway.tenant.v1.TenantService.ListApiKeys:output_type -> tollway.tenant.v1.ListApiKeysResponse
-	11, // 30: tollway.tenant.v1.TenantService.RevokeApiKey:output_type -> tollway.tenant.v1.RevokeApiKeyResponse
-	14, // 31: tollway.tenant.v1.TenantService.GetTenantProfile:output_type -> tollway.tenant.v1.GetTenantProfileResponse
-	16, // 32: tollway.tenant.v1.TenantService.UpdateTenantProfile:output_type -> tollway.tenant.v1.UpdateTenantProfileResponse
-	19, // 33: tollway.tenant.v1.TenantService.GetTenantLimits:output_type -> tollway.tenant.v1.GetTenantLimitsResponse
-	21, // 34: tollway.tenant.v1.TenantService.UpdateTenantLimits:output_type -> tollway.tenant.v1.UpdateTenantLimitsResponse
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	26, // 3: tollway.tenant.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	26, // 4: tollway.tenant.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 5: tollway.tenant.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
+	26, // 6: tollway.tenant.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
+	0,  // 7: tollway.tenant.v1.CreateTenantRequest.mode:type_name -> tollway.tenant.v1.TenantMode
+	2,  // 8: tollway.tenant.v1.CreateTenantResponse.tenant:type_name -> tollway.tenant.v1.Tenant
+	1,  // 9: tollway.tenant.v1.CreateApiKeyRequest.scopes:type_name -> tollway.tenant.v1.Scope
+	26, // 10: tollway.tenant.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	3,  // 11: tollway.tenant.v1.CreateApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
+	3,  // 12: tollway.tenant.v1.GetApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
+	27, // 13: tollway.tenant.v1.RotateApiKeyRequest.overlap:type_name -> google.protobuf.Duration
+	26, // 14: tollway.tenant.v1.RotateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	3,  // 15: tollway.tenant.v1.RotateApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
+	3,  // 16: tollway.tenant.v1.RotateApiKeyResponse.replaced_key:type_name -> tollway.tenant.v1.ApiKey
+	3,  // 17: tollway.tenant.v1.ListApiKeysResponse.api_keys:type_name -> tollway.tenant.v1.ApiKey
+	3,  // 18: tollway.tenant.v1.RevokeApiKeyResponse.api_key:type_name -> tollway.tenant.v1.ApiKey
+	16, // 19: tollway.tenant.v1.GetTenantProfileResponse.profile:type_name -> tollway.tenant.v1.TenantProfile
+	28, // 20: tollway.tenant.v1.UpdateTenantProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	16, // 21: tollway.tenant.v1.UpdateTenantProfileResponse.profile:type_name -> tollway.tenant.v1.TenantProfile
+	21, // 22: tollway.tenant.v1.GetTenantLimitsResponse.limits:type_name -> tollway.tenant.v1.TenantLimits
+	28, // 23: tollway.tenant.v1.UpdateTenantLimitsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	21, // 24: tollway.tenant.v1.UpdateTenantLimitsResponse.limits:type_name -> tollway.tenant.v1.TenantLimits
+	4,  // 25: tollway.tenant.v1.TenantService.CreateTenant:input_type -> tollway.tenant.v1.CreateTenantRequest
+	6,  // 26: tollway.tenant.v1.TenantService.CreateApiKey:input_type -> tollway.tenant.v1.CreateApiKeyRequest
+	8,  // 27: tollway.tenant.v1.TenantService.GetApiKey:input_type -> tollway.tenant.v1.GetApiKeyRequest
+	10, // 28: tollway.tenant.v1.TenantService.RotateApiKey:input_type -> tollway.tenant.v1.RotateApiKeyRequest
+	12, // 29: tollway.tenant.v1.TenantService.ListApiKeys:input_type -> tollway.tenant.v1.ListApiKeysRequest
+	14, // 30: tollway.tenant.v1.TenantService.RevokeApiKey:input_type -> tollway.tenant.v1.RevokeApiKeyRequest
+	17, // 31: tollway.tenant.v1.TenantService.GetTenantProfile:input_type -> tollway.tenant.v1.GetTenantProfileRequest
+	19, // 32: tollway.tenant.v1.TenantService.UpdateTenantProfile:input_type -> tollway.tenant.v1.UpdateTenantProfileRequest
+	22, // 33: tollway.tenant.v1.TenantService.GetTenantLimits:input_type -> tollway.tenant.v1.GetTenantLimitsRequest
+	24, // 34: tollway.tenant.v1.TenantService.UpdateTenantLimits:input_type -> tollway.tenant.v1.UpdateTenantLimitsRequest
+	5,  // 35: tollway.tenant.v1.TenantService.CreateTenant:output_type -> tollway.tenant.v1.CreateTenantResponse
+	7,  // 36: tollway.tenant.v1.TenantService.CreateApiKey:output_type -> tollway.tenant.v1.CreateApiKeyResponse
+	9,  // 37: tollway.tenant.v1.TenantService.GetApiKey:output_type -> tollway.tenant.v1.GetApiKeyResponse
+	11, // 38: tollway.tenant.v1.TenantService.RotateApiKey:output_type -> tollway.tenant.v1.RotateApiKeyResponse
+	13, // 39: tollway.tenant.v1.TenantService.ListApiKeys:output_type -> tollway.tenant.v1.ListApiKeysResponse
+	15, // 40: tollway.tenant.v1.TenantService.RevokeApiKey:output_type -> tollway.tenant.v1.RevokeApiKeyResponse
+	18, // 41: tollway.tenant.v1.TenantService.GetTenantProfile:output_type -> tollway.tenant.v1.GetTenantProfileResponse
+	20, // 42: tollway.tenant.v1.TenantService.UpdateTenantProfile:output_type -> tollway.tenant.v1.UpdateTenantProfileResponse
+	23, // 43: tollway.tenant.v1.TenantService.GetTenantLimits:output_type -> tollway.tenant.v1.GetTenantLimitsResponse
+	25, // 44: tollway.tenant.v1.TenantService.UpdateTenantLimits:output_type -> tollway.tenant.v1.UpdateTenantLimitsResponse
+	35, // [35:45] is the sub-list for method output_type
+	25, // [25:35] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_tollway_tenant_v1_tenant_service_proto_init() }
@@ -1789,16 +2088,16 @@ func file_tollway_tenant_v1_tenant_service_proto_init() {
 	if File_tollway_tenant_v1_tenant_service_proto != nil {
 		return
 	}
-	file_tollway_tenant_v1_tenant_service_proto_msgTypes[10].OneofWrappers = []any{}
-	file_tollway_tenant_v1_tenant_service_proto_msgTypes[13].OneofWrappers = []any{}
-	file_tollway_tenant_v1_tenant_service_proto_msgTypes[18].OneofWrappers = []any{}
+	file_tollway_tenant_v1_tenant_service_proto_msgTypes[14].OneofWrappers = []any{}
+	file_tollway_tenant_v1_tenant_service_proto_msgTypes[17].OneofWrappers = []any{}
+	file_tollway_tenant_v1_tenant_service_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tollway_tenant_v1_tenant_service_proto_rawDesc), len(file_tollway_tenant_v1_tenant_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

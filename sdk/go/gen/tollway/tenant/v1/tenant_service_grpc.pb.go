@@ -21,6 +21,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	TenantService_CreateTenant_FullMethodName        = "/tollway.tenant.v1.TenantService/CreateTenant"
 	TenantService_CreateApiKey_FullMethodName        = "/tollway.tenant.v1.TenantService/CreateApiKey"
+	TenantService_GetApiKey_FullMethodName           = "/tollway.tenant.v1.TenantService/GetApiKey"
+	TenantService_RotateApiKey_FullMethodName        = "/tollway.tenant.v1.TenantService/RotateApiKey"
 	TenantService_ListApiKeys_FullMethodName         = "/tollway.tenant.v1.TenantService/ListApiKeys"
 	TenantService_RevokeApiKey_FullMethodName        = "/tollway.tenant.v1.TenantService/RevokeApiKey"
 	TenantService_GetTenantProfile_FullMethodName    = "/tollway.tenant.v1.TenantService/GetTenantProfile"
@@ -41,13 +43,27 @@ type TenantServiceClient interface {
 	// Errors: OPERATOR_REQUIRED, INVALID_TIME_ZONE.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"display_name": "Acme", "mode": "TENANT_MODE_TEST"}' $ADDR tollway.tenant.v1.TenantService/CreateTenant
 	CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*CreateTenantResponse, error)
-	// Creates an API key. The secret is in the answer and nowhere else.
+	// Creates an API key. The secret is in the answer and nowhere else. An operator makes another operator's key by the scope
+	// SCOPE_OPERATOR alone, and names no tenant then.
 	//
 	// Permission: operator, or admin for the key's own tenant.
-	// Errors: TENANT_NOT_FOUND, SCOPE_MISSING.
+	// Errors: TENANT_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"display_name": "CI", "scopes": ["SCOPE_READ"]}' $ADDR tollway.tenant.v1.TenantService/CreateApiKey
 	CreateApiKey(ctx context.Context, in *CreateApiKeyRequest, opts ...grpc.CallOption) (*CreateApiKeyResponse, error)
-	// Lists the API keys of a tenant, without their secrets, newest first.
+	// Gets an API key, without its secret.
+	//
+	// Permission: operator, or admin for the key's own tenant.
+	// Errors: KEY_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"api_key_id\": \"$KEY_ID\"}" $ADDR tollway.tenant.v1.TenantService/GetApiKey
+	GetApiKey(ctx context.Context, in *GetApiKeyRequest, opts ...grpc.CallOption) (*GetApiKeyResponse, error)
+	// Makes a new key with the scopes and the name of another, which works on for the overlap and then ends. The new
+	// secret is in the answer and nowhere else.
+	//
+	// Permission: operator, or admin for the key's own tenant.
+	// Errors: KEY_NOT_FOUND, KEY_NOT_ACTIVE, SCOPE_MISSING, OPERATOR_REQUIRED.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"api_key_id\": \"$KEY_ID\", \"overlap\": \"3600s\"}" $ADDR tollway.tenant.v1.TenantService/RotateApiKey
+	RotateApiKey(ctx context.Context, in *RotateApiKeyRequest, opts ...grpc.CallOption) (*RotateApiKeyResponse, error)
+	// Lists the API keys of a tenant, without their secrets, newest first; of operators, for an operator that names none.
 	//
 	// Permission: operator, or admin for the key's own tenant.
 	// Errors: TENANT_NOT_FOUND, PAGE_TOKEN_INVALID, SCOPE_MISSING.
@@ -108,6 +124,26 @@ func (c *tenantServiceClient) CreateApiKey(ctx context.Context, in *CreateApiKey
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateApiKeyResponse)
 	err := c.cc.Invoke(ctx, TenantService_CreateApiKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) GetApiKey(ctx context.Context, in *GetApiKeyRequest, opts ...grpc.CallOption) (*GetApiKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetApiKeyResponse)
+	err := c.cc.Invoke(ctx, TenantService_GetApiKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tenantServiceClient) RotateApiKey(ctx context.Context, in *RotateApiKeyRequest, opts ...grpc.CallOption) (*RotateApiKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateApiKeyResponse)
+	err := c.cc.Invoke(ctx, TenantService_RotateApiKey_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -186,13 +222,27 @@ type TenantServiceServer interface {
 	// Errors: OPERATOR_REQUIRED, INVALID_TIME_ZONE.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $OPERATOR_KEY" -d '{"display_name": "Acme", "mode": "TENANT_MODE_TEST"}' $ADDR tollway.tenant.v1.TenantService/CreateTenant
 	CreateTenant(context.Context, *CreateTenantRequest) (*CreateTenantResponse, error)
-	// Creates an API key. The secret is in the answer and nowhere else.
+	// Creates an API key. The secret is in the answer and nowhere else. An operator makes another operator's key by the scope
+	// SCOPE_OPERATOR alone, and names no tenant then.
 	//
 	// Permission: operator, or admin for the key's own tenant.
-	// Errors: TENANT_NOT_FOUND, SCOPE_MISSING.
+	// Errors: TENANT_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"display_name": "CI", "scopes": ["SCOPE_READ"]}' $ADDR tollway.tenant.v1.TenantService/CreateApiKey
 	CreateApiKey(context.Context, *CreateApiKeyRequest) (*CreateApiKeyResponse, error)
-	// Lists the API keys of a tenant, without their secrets, newest first.
+	// Gets an API key, without its secret.
+	//
+	// Permission: operator, or admin for the key's own tenant.
+	// Errors: KEY_NOT_FOUND, SCOPE_MISSING, OPERATOR_REQUIRED.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"api_key_id\": \"$KEY_ID\"}" $ADDR tollway.tenant.v1.TenantService/GetApiKey
+	GetApiKey(context.Context, *GetApiKeyRequest) (*GetApiKeyResponse, error)
+	// Makes a new key with the scopes and the name of another, which works on for the overlap and then ends. The new
+	// secret is in the answer and nowhere else.
+	//
+	// Permission: operator, or admin for the key's own tenant.
+	// Errors: KEY_NOT_FOUND, KEY_NOT_ACTIVE, SCOPE_MISSING, OPERATOR_REQUIRED.
+	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"api_key_id\": \"$KEY_ID\", \"overlap\": \"3600s\"}" $ADDR tollway.tenant.v1.TenantService/RotateApiKey
+	RotateApiKey(context.Context, *RotateApiKeyRequest) (*RotateApiKeyResponse, error)
+	// Lists the API keys of a tenant, without their secrets, newest first; of operators, for an operator that names none.
 	//
 	// Permission: operator, or admin for the key's own tenant.
 	// Errors: TENANT_NOT_FOUND, PAGE_TOKEN_INVALID, SCOPE_MISSING.
@@ -244,6 +294,12 @@ func (UnimplementedTenantServiceServer) CreateTenant(context.Context, *CreateTen
 }
 func (UnimplementedTenantServiceServer) CreateApiKey(context.Context, *CreateApiKeyRequest) (*CreateApiKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateApiKey not implemented")
+}
+func (UnimplementedTenantServiceServer) GetApiKey(context.Context, *GetApiKeyRequest) (*GetApiKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetApiKey not implemented")
+}
+func (UnimplementedTenantServiceServer) RotateApiKey(context.Context, *RotateApiKeyRequest) (*RotateApiKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateApiKey not implemented")
 }
 func (UnimplementedTenantServiceServer) ListApiKeys(context.Context, *ListApiKeysRequest) (*ListApiKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListApiKeys not implemented")
@@ -316,6 +372,42 @@ func _TenantService_CreateApiKey_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TenantServiceServer).CreateApiKey(ctx, req.(*CreateApiKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_GetApiKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetApiKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).GetApiKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_GetApiKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).GetApiKey(ctx, req.(*GetApiKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TenantService_RotateApiKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateApiKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TenantServiceServer).RotateApiKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TenantService_RotateApiKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TenantServiceServer).RotateApiKey(ctx, req.(*RotateApiKeyRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -442,6 +534,14 @@ var TenantService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateApiKey",
 			Handler:    _TenantService_CreateApiKey_Handler,
+		},
+		{
+			MethodName: "GetApiKey",
+			Handler:    _TenantService_GetApiKey_Handler,
+		},
+		{
+			MethodName: "RotateApiKey",
+			Handler:    _TenantService_RotateApiKey_Handler,
 		},
 		{
 			MethodName: "ListApiKeys",
