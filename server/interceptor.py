@@ -25,7 +25,7 @@ from server.admission import Admission, Held, Overloaded
 from server.allowance import Allowances
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, current_call, enter_call
-from server.deadlines import Deadlines, ended_by, longest, until
+from server.deadlines import Deadlines, Within, longest, until
 from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, MethodNotFound, rich_status, translate
 from server.metrics import RpcMetrics
 from server.permissions import PERMISSIONS
@@ -181,12 +181,10 @@ class Rim(grpc.aio.ServerInterceptor):
         began = time.perf_counter()
         code = "OK"
         most_s = None if size is None else longest(context, self._deadlines.call_s_max)
-        limit = asyncio.timeout(most_s)
         try:
-            with self._admission.held(size) as held:
-                async with limit:
-                    await self._enter(method, context)
-                    yield held
+            with self._admission.held(size) as held, Within(most_s):
+                await self._enter(method, context)
+                yield held
         except GeneratorExit:
             code = "CANCELLED"
             raise
@@ -197,7 +195,7 @@ class Rim(grpc.aio.ServerInterceptor):
             # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
             await _abort(context, translate(_cut_off(error), method))
         except Exception as error:
-            status = translate(ended_by(limit, error), method)
+            status = translate(error, method)
             code = CODE_NAMES[status.code]
             await _abort(context, status)
         finally:
