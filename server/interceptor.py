@@ -25,8 +25,8 @@ from server.admission import Admission, Held, Overloaded
 from server.allowance import Allowances
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, current_call, enter_call
-from server.deadlines import Deadlines, ended_by, longest, until
-from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, rich_status, translate
+from server.deadlines import Deadlines, Within, longest, until
+from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, MethodNotFound, rich_status, translate
 from server.metrics import RpcMetrics
 from server.permissions import PERMISSIONS
 from server.validation import refuse_nul, validate
@@ -73,6 +73,7 @@ class Rim(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, Handler] = {}
         # As a stream, so that nothing of the request is read.
         self._refusing: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
+        self._unknown: Handler = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
 
     async def store_counts(self, *, at_once: bool = False) -> None:
         """Stores what was counted of calls and not written by them: accepted records, and when keys were used."""
@@ -84,13 +85,14 @@ class Rim(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The handler of a method, wrapped if it is one of ours."""
+        """The handler of a method, wrapped if it is one of ours; of one that nobody has, a refusal."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None or method not in PERMISSIONS:
-                return handler
+            if method not in PERMISSIONS:
+                return handler or self._unknown  # left to itself, the library tells no reason
+            assert handler is not None, f"{method} is not registered"
             wrapped = self.guarded(method, handler)
         return self._refusing if self._admission.is_full else wrapped
 
@@ -179,12 +181,10 @@ class Rim(grpc.aio.ServerInterceptor):
         began = time.perf_counter()
         code = "OK"
         most_s = None if size is None else longest(context, self._deadlines.call_s_max)
-        limit = asyncio.timeout(most_s)
         try:
-            with self._admission.held(size) as held:
-                async with limit:
-                    await self._enter(method, context)
-                    yield held
+            with self._admission.held(size) as held, Within(most_s):
+                await self._enter(method, context)
+                yield held
         except GeneratorExit:
             code = "CANCELLED"
             raise
@@ -195,7 +195,7 @@ class Rim(grpc.aio.ServerInterceptor):
             # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
             await _abort(context, translate(_cut_off(error), method))
         except Exception as error:
-            status = translate(ended_by(limit, error), method)
+            status = translate(error, method)
             code = CODE_NAMES[status.code]
             await _abort(context, status)
         finally:
@@ -229,6 +229,10 @@ class Rim(grpc.aio.ServerInterceptor):
             metadata.get(TRACEPARENT_METADATA, ""),
         )
         enter_call(call)
+
+
+async def _refuse_unknown(bodies: AsyncIterator[bytes], context: Context) -> None:
+    await _abort(context, rich_status(MethodNotFound()))
 
 
 async def _abort(context: Context, status: Status) -> NoReturn:
