@@ -96,7 +96,12 @@ async def test_what_a_meter_and_a_plan_are_made_of_is_read_again(catalog: Rim) -
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_every_model_comes_back_as_it_was_written(catalog: Rim, model: str) -> None:
-    bounds: dict[str, Any] = {"minimum_amount": "5", "maximum_amount": "500", "tax_percent": "20"}
+    bounds: dict[str, Any] = {
+        "minimum_amount": "5",
+        "maximum_amount": "500",
+        "tax_percent": "20",
+        "bill_trial_usage": True,
+    }
     if model != "percentage":
         bounds["quantity_rounding"] = {
             "mode": "ROUNDING_MODE_UP",
