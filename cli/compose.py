@@ -248,9 +248,7 @@ def _http_api(settings: Settings, tls: Tls | None, grpc: GrpcServer) -> HttpApi 
             settings.http_host,
         )
         return None
-    gateway = Gateway(
-        grpc.methods, tuple(routes_of(SERVICES)), grpc.limits.deadlines, grpc.limits.admission
-    )
+    gateway = Gateway(grpc.methods, tuple(routes_of(SERVICES)), grpc.limits.deadlines)
     context = (
         http_context(settings.tls_cert_file, settings.tls_key_file, tls.client_ca) if tls else None
     )

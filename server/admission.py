@@ -59,8 +59,10 @@ class Admission:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next call would be refused whatever its size."""
-        return self.calls >= self._settings.calls_max
+        """Whether the next call is refused before it is read: there is no place, or none for the largest request."""
+        return self.calls >= self._settings.calls_max or (
+            self.bytes + MESSAGE_BYTES_MAX > self._settings.bytes_max and self.calls > 0
+        )
 
     def held(self, size: int | None) -> Held:
         """A place for a call whose request has this size, or for a stream, which has none."""

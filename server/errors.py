@@ -39,6 +39,7 @@ _CODE_OF: Final[Mapping[Kind, grpc.StatusCode]] = {
     Kind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Kind.OUT_OF_RANGE: grpc.StatusCode.OUT_OF_RANGE,
     Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Kind.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
 }
 
 CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
@@ -56,6 +57,13 @@ _LOST: Final = (
 MESSAGE_CHARACTERS_MAX: Final = 400
 DESCRIPTION_CHARACTERS_MAX: Final = 200
 DETAILS_BYTES_MAX: Final = 4096
+
+
+class MethodNotFound(BillingError):
+    """This server has no such method; `grpcurl … list` shows those that it has."""
+
+    kind = Kind.UNIMPLEMENTED
+    reason = "METHOD_NOT_FOUND"
 
 
 class InternalError(Exception):

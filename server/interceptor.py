@@ -21,12 +21,12 @@ from google.rpc.status_pb2 import Status
 
 from billing.domain.errors import Invalid, Unavailable
 from billing.runtime.clock import Clock
-from server.admission import Admission, Overloaded
+from server.admission import Admission, Held, Overloaded
 from server.allowance import Allowances
 from server.authentication import AUTHORIZATION_METADATA, TENANT_METADATA, Authenticator
 from server.call import Call, current_call, enter_call
-from server.deadlines import Deadlines, ended_by, longest, until
-from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, rich_status, translate
+from server.deadlines import Deadlines, Within, longest, until
+from server.errors import CODE_NAMES, CODES, STATUS_DETAILS, MethodNotFound, rich_status, translate
 from server.metrics import RpcMetrics
 from server.permissions import PERMISSIONS
 from server.validation import refuse_nul, validate
@@ -38,6 +38,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Method = Callable[[Any, Context], Awaitable[Message]]
 Stream = Callable[[Any, Context], AsyncIterator[Message]]
 Dialogue = Callable[[AsyncIterator[Any], Context], AsyncIterator[Message]]
+# What a call is handed: its request, or how to read it, which happens when its caller is known.
+Body: TypeAlias = bytes | Callable[[Held], Awaitable[bytes]]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WANTED_METADATA: Final = frozenset(
@@ -71,6 +73,7 @@ class Rim(grpc.aio.ServerInterceptor):
         self._wrapped: dict[str, Handler] = {}
         # As a stream, so that nothing of the request is read.
         self._refusing: Handler = grpc.stream_stream_rpc_method_handler(self._refuse)
+        self._unknown: Handler = grpc.stream_stream_rpc_method_handler(_refuse_unknown)
 
     async def store_counts(self, *, at_once: bool = False) -> None:
         """Stores what was counted of calls and not written by them: accepted records, and when keys were used."""
@@ -82,13 +85,14 @@ class Rim(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The handler of a method, wrapped if it is one of ours."""
+        """The handler of a method, wrapped if it is one of ours; of one that nobody has, a refusal."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = await continuation(handler_call_details)
-            if handler is None or method not in PERMISSIONS:
-                return handler
+            if method not in PERMISSIONS:
+                return handler or self._unknown  # left to itself, the library tells no reason
+            assert handler is not None, f"{method} is not registered"
             wrapped = self.guarded(method, handler)
         return self._refusing if self._admission.is_full else wrapped
 
@@ -108,9 +112,11 @@ class Rim(grpc.aio.ServerInterceptor):
         inner = cast(Method, handler.unary_unary)
         assert inner is not None, f"{method}: streams in and one answer need a wrapper of their own"
 
-        async def guarded(body: bytes, context: Context) -> bytes:
-            async with self._guard(method, context, len(body)):
-                answer = await inner(_read(parse, body), context)
+        async def guarded(body: Body, context: Context) -> bytes:
+            size = len(body) if isinstance(body, bytes) else 0
+            async with self._guard(method, context, size) as held:
+                read = body if isinstance(body, bytes) else await body(held)
+                answer = await inner(_read(parse, read), context)
                 # Deterministic: the answer to a repeated request equals the first one byte for byte.
                 return answer.SerializeToString(deterministic=True)
 
@@ -121,8 +127,11 @@ class Rim(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """The same for a method that answers with a stream, whatever ends it."""
 
-        async def guarded(body: bytes, context: Context) -> AsyncIterator[bytes]:
+        async def guarded(body: Body, context: Context) -> AsyncIterator[bytes]:
             async with self._guard(method, context):
+                if not isinstance(body, bytes):
+                    with self._admission.held(0) as held:
+                        body = await body(held)
                 answers = inner(_read(parse, body), context)
                 async with self._answers(answers, context) as bounded:
                     async for answer in bounded:
@@ -164,20 +173,18 @@ class Rim(grpc.aio.ServerInterceptor):
     @contextlib.asynccontextmanager
     async def _guard(
         self, method: str, context: Context, size: int | None = None
-    ) -> AsyncIterator[None]:
-        """Admits and enters a call whose request has this size, or a stream, which has none.
+    ) -> AsyncIterator[Held]:
+        """Admits and enters a call whose request has this size, or a stream, which has none; its place in hand.
 
         What is raised inside leaves as one rich status, and how it ended is counted.
         """
         began = time.perf_counter()
         code = "OK"
         most_s = None if size is None else longest(context, self._deadlines.call_s_max)
-        limit = asyncio.timeout(most_s)
         try:
-            with self._admission.held(size):
-                async with limit:
-                    await self._enter(method, context)
-                    yield
+            with self._admission.held(size) as held, Within(most_s):
+                await self._enter(method, context)
+                yield held
         except GeneratorExit:
             code = "CANCELLED"
             raise
@@ -188,7 +195,7 @@ class Rim(grpc.aio.ServerInterceptor):
             # Something within was cancelled, and nobody cancelled the call: without a status it would never end.
             await _abort(context, translate(_cut_off(error), method))
         except Exception as error:
-            status = translate(ended_by(limit, error), method)
+            status = translate(error, method)
             code = CODE_NAMES[status.code]
             await _abort(context, status)
         finally:
@@ -222,6 +229,10 @@ class Rim(grpc.aio.ServerInterceptor):
             metadata.get(TRACEPARENT_METADATA, ""),
         )
         enter_call(call)
+
+
+async def _refuse_unknown(bodies: AsyncIterator[bytes], context: Context) -> None:
+    await _abort(context, rich_status(MethodNotFound()))
 
 
 async def _abort(context: Context, status: Status) -> NoReturn:

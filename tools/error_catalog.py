@@ -21,6 +21,27 @@ HEAD = """\
 Generated from `proto/` by `make gen`; do not edit.
 """
 
+# What no code of the server can add a reason to; tests/server/test_errors.py holds the first two to it.
+FOOT: Final = """
+## What carries no reason
+
+The gRPC library refuses some calls by itself, before any code of the server runs, and tells a code and a text alone.
+(Over HTTP a body that is too large has its reason, `BODY_TOO_LARGE`.)
+
+| code | when |
+| --- | --- |
+| `RESOURCE_EXHAUSTED` | A message is larger than 4 MiB: send less at once. |
+| `RESOURCE_EXHAUSTED` | The metadata of a call is larger than 16 KiB. |
+| `RESOURCE_EXHAUSTED` | More calls are open than `TOLLWAY_CALLS_MAX`, `TOLLWAY_STREAMS_MAX` and 200 together. \
+Before that, calls are refused as `OVERLOADED`, with a reason. |
+| `UNAVAILABLE` | More than 1000 calls wait for the server to see them, it cannot be reached, or the connection broke: \
+try again, with the same `request_id`. |
+| `DEADLINE_EXCEEDED`, `CANCELLED` | The client's own deadline, or the client itself, ended the call: repeat it with \
+the same `request_id`. |
+
+An unknown service or method is `UNIMPLEMENTED` with the reason `METHOD_NOT_FOUND`.
+"""
+
 # Every status code of gRPC but OK.
 CODES: Final = frozenset(code.name for code in grpc.StatusCode) - {"OK"}
 
@@ -43,7 +64,7 @@ def render(contract: Contract) -> str:
     ]
     for value, code, meaning in split(enum.values):
         lines.append(row(f"`{value.name.removeprefix(PREFIX)}`", f"`{code}`", cell(meaning)))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + FOOT
 
 
 def split(values: Iterable[EnumValue]) -> list[tuple[EnumValue, str, str]]:

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     EXHAUSTED = "exhausted"
     OUT_OF_RANGE = "out_of_range"
     UNAVAILABLE = "unavailable"
+    UNIMPLEMENTED = "unimplemented"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from tollway.invoice.v1 import document_service_pb2 as pb
 
 from billing.domain.errors import BillingError
+from server.admission import Held
 from server.deadlines import Deadlines, TookTooLong
 from server.gateway.errors import refusal
 from server.gateway.exchange import metadata_of, time_left
@@ -77,11 +78,14 @@ class Documents:
         seconds = time_left(request, self._deadlines.stream_s_max)
         context = LocalContext(metadata_of(request), seconds)
         kind = pb.ExportInvoicesRequest
-        try:
+
+        async def read(_: Held) -> bytes:
             asked = message_of(kind, fields_of_query(kind.DESCRIPTOR, request.query.items()))
             asked.content = _CONTENTS[content]
-            method = self._methods[_SERVICE + "ExportInvoices"]
-            answers = method.unary_stream(asked.SerializeToString(), context)
+            return asked.SerializeToString()
+
+        try:
+            answers = self._methods[_SERVICE + "ExportInvoices"].unary_stream(read, context)
             async with asyncio.timeout(seconds), contextlib.aclosing(answers):
                 async for body in answers:
                     if not response.prepared:

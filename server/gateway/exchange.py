@@ -1,8 +1,8 @@
 """The rim over HTTP, steps 1 to 3: a request in JSON becomes a call of a guarded method, and its answer JSON again.
 
-Invariant: everything that holds for a call over gRPC holds here, since `LocalContext` calls the same guarded method. A
-client that leaves cancels its call. Answers of streams are lines of JSON: `{"result": …}` each, and at the end
-`{"error": …}` if there was one.
+Invariant: everything that holds for a call over gRPC holds here, since `LocalContext` calls the same guarded method,
+which reads path, query and body when it knows its caller. A client that leaves cancels its call. Answers of streams are
+lines of JSON: `{"result": …}` each, and at the end `{"error": …}` if there was one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from google.protobuf.message import Message
 
 from billing.domain.errors import BillingError, Invalid
-from server.admission import MESSAGE_BYTES_MAX, Admission, Held
+from server.admission import MESSAGE_BYTES_MAX, Held
 from server.deadlines import Deadlines, TookTooLong
 from server.gateway.errors import (
     JSON,
@@ -51,14 +51,12 @@ _SECONDS_OF: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n
 class Exchange:
     """One route and the guarded method behind it, between bytes and bytes.
 
-    A client over HTTP has no deadline that the server knows; Grpc-Timeout can shorten ours. `reading` bounds what is
-    read of bodies at once: the call itself is counted when its body is there.
+    A client over HTTP has no deadline that the server knows; Grpc-Timeout can shorten ours.
     """
 
     route: Route
     method: Any
     deadlines: Deadlines
-    reading: Admission
 
     async def unary(self, request: web.Request) -> web.StreamResponse:
         """The answer, or the error under its HTTP code."""
@@ -69,8 +67,7 @@ class Exchange:
                 if self.route.streams_in:
                     body = await self.method.stream_unary(self._messages(request), context)
                 else:
-                    message = await self._message(request)
-                    body = await self.method.unary_unary(message.SerializeToString(), context)
+                    body = await self.method.unary_unary(partial(self._read, request), context)
         except (Refused, BillingError) as error:
             return refusal(error)
         except TimeoutError:
@@ -106,25 +103,24 @@ class Exchange:
         if self.route.streams_in:
             answers = self.method.stream_stream(self._messages(request), context)
         else:
-            message = await self._message(request)
-            answers = self.method.unary_stream(message.SerializeToString(), context)
+            answers = self.method.unary_stream(partial(self._read, request), context)
         async with contextlib.aclosing(answers):
             async for answer in answers:
                 yield answer
 
-    async def _message(self, request: web.Request) -> Message:
+    async def _read(self, request: web.Request, held: Held) -> bytes:
+        """The request's message; read when the caller is known, so that nobody else learns what it should be."""
         route, kind = self.route, self.route.kind
         if route.has_body:
             if request.query:
                 raise Invalid("This method takes its fields from the body, and none from a query.")
-            with self.reading.held(0) as held:
-                fields = fields_of_body(await _body(request, held))
+            fields = fields_of_body(await _body(request, held))
         else:
             fields = fields_of_query(kind, request.query.items())
         if (key := request.headers.get("Idempotency-Key")) and "request_id" in kind.fields_by_name:
             fields.setdefault("request_id", key)
         path = {name: request.match_info[name] for name in route.variables}
-        return message_of(route.request, with_path(fields, kind, path))
+        return message_of(route.request, with_path(fields, kind, path)).SerializeToString()
 
     async def _messages(self, request: web.Request) -> AsyncIterator[bytes]:
         """The messages of a client's stream, one JSON object a line; no line is longer than a message may be."""

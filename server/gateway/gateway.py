@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 from aiohttp import web
 
-from server.admission import Admission
 from server.deadlines import Deadlines
 from server.errors import translate
 from server.gateway.errors import (
@@ -32,12 +31,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The guarded methods by name, the routes that lead to them, and the limits that gRPC has, too."""
+    """The guarded methods by name, the routes that lead to them, and how long a call may take."""
 
     methods: Methods
     routes: tuple[Route, ...]
     deadlines: Deadlines
-    admission: Admission
 
     def add_to(self, app: web.Application) -> None:
         """Registers every route; a path with several verbs is one resource."""
@@ -47,9 +45,7 @@ class Gateway:
         for pattern, routes in by_pattern.items():
             resource = app.router.add_resource(pattern)
             for route in routes:
-                exchange = Exchange(
-                    route, self.methods[route.method], self.deadlines, self.admission
-                )
+                exchange = Exchange(route, self.methods[route.method], self.deadlines)
                 answer = exchange.stream if route.streams_out else exchange.unary
                 resource.add_route(route.verb, answer)
 

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,14 @@ from tollway.customer.v1 import customer_service_pb2 as pb
 
 from billing.runtime.vault import new_key_text
 from billing.services.keys import Scope
+from server.admission import MESSAGE_BYTES_MAX
 from tests.conftest import Databases
-from tests.server.rim import CREATE_CUSTOMER, Company, found, until
+from tests.server.rim import CREATE_CUSTOMER, Company, Refusal, found, until
+from tests.server.test_admission import create, outcome
 
 READY_TIMEOUT_S = 60.0
 LIST = "/tollway.customer.v1.CustomerService/ListCustomers"
+WAVES, WAVE = 8, 10
 # A connection of its own, which the kernel gives to one of the processes.
 PRIVATE = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -53,10 +56,10 @@ class Served:
     async def ready(self) -> None:
         """Learns where it serves."""
         found = await self.line(
-            r"gRPC on 127\.0\.0\.1:(\d+), HTTP on 127\.0\.0\.1:(\d+), by 2 .* at (.+)"
+            r"gRPC on 127\.0\.0\.1:(\d+), HTTP on 127\.0\.0\.1:(\d+)(?:, by 2 .* at (.+))?"
         )
         self.port, self.http_port = int(found[1]), int(found[2])
-        self.figures = found[3].strip().split(", ")
+        self.figures = found[3].strip().split(", ") if found[3] else []
 
     async def calls_of_each(self) -> list[float]:
         """How many calls each process has answered."""
@@ -90,10 +93,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(databases: Databases) -> AsyncIterator[Served]:
+async def serving(
+    databases: Databases, processes: int = 2, **settings: str
+) -> AsyncIterator[Served]:
     company = await found(databases, "Acme")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli.main", "serve", "--processes", "2"),
+        *(sys.executable, "-m", "cli.main", "serve", "--processes", str(processes)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=os.environ
@@ -103,7 +108,8 @@ async def serving(databases: Databases) -> AsyncIterator[Served]:
             "TOLLWAY_SECRET_KEY": new_key_text(),
             "TOLLWAY_GRPC_PORT": "0",
             "TOLLWAY_HTTP_PORT": "0",
-        },
+        }
+        | settings,
     )
     served = Served(process, company)
     try:
@@ -113,6 +119,41 @@ async def serving(databases: Databases) -> AsyncIterator[Served]:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+@asynccontextmanager
+async def locked(databases: Databases) -> AsyncIterator[Any]:
+    """A transaction that nobody passes who asks for customers."""
+    owner = await asyncpg.connect(databases.url)
+    try:
+        transaction = owner.transaction()
+        await transaction.start()
+        await owner.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+        yield transaction
+    finally:
+        await owner.close()
+
+
+def waiting(databases: Databases, count: int) -> Callable[[], Awaitable[bool]]:
+    """Whether so many sessions of servers wait for a lock."""
+
+    async def so_many() -> bool:
+        # A connection of its own: the activity that one transaction sees stands still.
+        owner = await asyncpg.connect(databases.url)
+        found = await owner.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'tollway %' AND wait_event_type = 'Lock'"
+        )
+        await owner.close()
+        return bool(found == count)
+
+    return so_many
+
+
+def peak_of(number: int) -> int:
+    """The most memory that a process has had, in bytes."""
+    status = Path(f"/proc/{number}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def children_of(number: int) -> list[int]:
@@ -150,12 +191,7 @@ async def test_both_processes_answer_on_one_port_over_grpc_and_http(databases: D
 
 
 async def test_a_stop_lets_the_calls_that_run_in_any_process_finish(databases: Databases) -> None:
-    async with serving(databases) as served:
-        # The activity that a transaction sees stands still, so somebody else looks at it.
-        owner, watcher = [await asyncpg.connect(databases.url) for _ in range(2)]
-        other = owner.transaction()
-        await other.start()
-        await owner.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
+    async with serving(databases) as served, locked(databases) as lock:
         channels = [
             grpc.aio.insecure_channel(f"127.0.0.1:{served.port}", PRIVATE) for _ in range(8)
         ]
@@ -166,14 +202,7 @@ async def test_a_stop_lets_the_calls_that_run_in_any_process_finish(databases: D
             call = create(request.SerializeToString(), metadata=served.metadata)
             running.append(asyncio.ensure_future(call))
 
-        async def all_wait() -> bool:
-            waiting = await watcher.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name LIKE 'tollway %' AND wait_event_type = 'Lock'"
-            )
-            return bool(waiting == len(running))
-
-        await until(all_wait)
+        await until(waiting(databases, len(running)))
         served.process.send_signal(signal.SIGTERM)
 
         async def nobody_listens() -> bool:
@@ -186,13 +215,11 @@ async def test_a_stop_lets_the_calls_that_run_in_any_process_finish(databases: D
 
         await until(nobody_listens)
         assert not any(call.done() for call in running)
-        await other.rollback()
+        await lock.rollback()
         made = [pb.CreateCustomerResponse.FromString(await call) for call in running]
         assert {answer.customer.external_id for answer in made} == {f"c-{n}" for n in range(8)}
         for channel in channels:
             await channel.close()
-        await owner.close()
-        await watcher.close()
         told, _ = await served.process.communicate()
         assert served.process.returncode == 0, told.decode()
 
@@ -219,6 +246,30 @@ async def test_a_process_that_is_killed_is_started_again_and_none_outlives_its_p
             return not any(map(is_alive, children))
 
         await until(all_are_gone)
+
+
+async def test_a_flood_of_large_requests_does_not_grow_the_memory(databases: Databases) -> None:
+    large = create("flood", MESSAGE_BYTES_MAX - 1000)
+    async with (
+        serving(databases, 1, TOLLWAY_CALL_MB_MAX="8") as served,
+        locked(databases) as lock,
+        grpc.aio.insecure_channel(f"127.0.0.1:{served.port}", PRIVATE) as channel,
+    ):
+        call: Any = channel.unary_unary(CREATE_CUSTOMER)
+        held = [asyncio.ensure_future(call(large, metadata=served.metadata)) for _ in range(2)]
+        await until(waiting(databases, len(held)))
+        before, refused = peak_of(served.process.pid), []
+        for _ in range(WAVES):
+            wave = (outcome(call(large, metadata=served.metadata)) for _ in range(WAVE))
+            refused += await asyncio.gather(*wave)
+        grown = peak_of(served.process.pid) - before
+        assert {r.reason for r in refused if isinstance(r, Refusal)} == {"OVERLOADED"}
+        assert len(refused) == WAVES * WAVE
+        # What gRPC has read of requests before they are refused stays; 56 MB here, whatever was offered.
+        assert grown < WAVES * WAVE * len(large) / 3
+        await lock.rollback()
+        # Both were to make the same customer.
+        assert [isinstance(await outcome(call), Refusal) for call in held].count(False) == 1
 
 
 async def test_servers_that_cannot_start_end_the_command(databases: Databases) -> None:

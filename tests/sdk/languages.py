@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -44,9 +45,12 @@ def ready(name: str) -> Language:
     return language
 
 
-def generate_anew(language: Language) -> None:
-    """What is not in the tree is made of the protos as they are."""
-    generate.run(["buf", "generate", "--template", language.template], ROOT, language.plugins)
+def generate_anew(language: Language, folder: Path) -> None:
+    """What is not in the tree is made of the protos as they are; a file that stays the same is not compiled again."""
+    command = ["buf", "generate", "--template", language.template, "-o", str(folder)]
+    generate.run(command, ROOT, language.plugins)
+    changes = generate.differences(ROOT, folder, [language.generated])
+    generate.apply(ROOT, folder, [name for name in changes if name.startswith(language.generated)])
 
 
 def python(folder: Path, environment: Mapping[str, str]) -> Program:
@@ -83,13 +87,25 @@ def go(folder: Path, environment: Mapping[str, str]) -> Program:
 
 def typescript(folder: Path, environment: Mapping[str, str]) -> Program:
     """What the compiler makes of it, beside the package that npm would publish."""
-    generate_anew(ready("TypeScript"))
+    generate_anew(ready("TypeScript"), folder)
     build(["npm", "run", "build"], SDK / "typescript", environment)
     return Program(["node", str(SDK / "typescript" / "dist" / "examples" / "scenario.js")])
+
+
+def java(folder: Path, environment: Mapping[str, str]) -> Program:
+    """The classes of the jar and the example's, from Maven's cache."""
+    generate_anew(ready("Java"), folder)
+    libraries = folder / "libraries"
+    copied = ["dependency:copy-dependencies", f"-DoutputDirectory={libraries}"]
+    build(["mvn", "-o", "-q", "-B", "process-classes", *copied], SDK / "java", environment)
+    target = SDK / "java" / "target"
+    places = [str(target / "classes"), str(target / "test-classes"), str(libraries / "*")]
+    return Program(["java", "-cp", os.pathsep.join(places), "io.tollway.examples.Scenario"])
 
 
 PROGRAMS: Final[Mapping[str, Callable[[Path, Mapping[str, str]], Program]]] = {
     "python": python,
     "go": go,
     "typescript": typescript,
+    "java": java,
 }

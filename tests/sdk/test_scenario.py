@@ -21,8 +21,9 @@ from tests.sdk.languages import PROGRAMS, SDK
 from tests.sdk.lossy_line import lossy_line
 
 SCENARIO = SDK / "scenario.json"
-RUN_TIMEOUT_S = 90.0
-TEST_TIMEOUT_S = 300
+RUN_TIMEOUT_S = 150.0
+# Half a million lines of Java are compiled the first time.
+TEST_TIMEOUT_S = 600
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tollway.event.v1 import event_service_pb2 as event_pb
 from billing.services.keys import Scope
 from server.admission import MESSAGE_BYTES_MAX, Admission, AdmissionSettings, Overloaded
 from server.app import ServerSettings
-from server.deadlines import Deadlines
+from server.deadlines import Deadlines, TookTooLong, Within
 from server.metrics import Refusals
 from tests.conftest import Databases
 from tests.server.rim import (
@@ -113,13 +113,14 @@ async def test_a_flood_is_refused_while_health_answers_and_what_was_admitted_fin
 async def test_what_is_in_hand_is_bounded_in_bytes_over_grpc_and_http(databases: Databases) -> None:
     large = MESSAGE_BYTES_MAX - 1000
     async with open_rim(databases, settings=SMALL) as rim, open_web(rim) as web:
-        async with full(rim, 2, large):
+        async with full(rim, 2, large) as admitted:
             refused = await outcome(rim.raw(CREATE_CUSTOMER, create("third", large)))
             assert isinstance(refused, Refusal)
             assert refused.reason == "OVERLOADED"
             body = {"external_id": "UA", "display_name": "x" * 10_000}
             answer = await web.ask("POST", "/v1/customers", body)
             assert (answer.status, answer.info["reason"]) == (503, "OVERLOADED")
+        await asyncio.gather(*admitted)
         await rim.customer("afterwards")
 
 
@@ -172,6 +173,23 @@ async def test_a_call_and_a_stream_without_a_deadline_end_all_the_same(
                 pass
         assert read_refusal(raised.value).reason == "DEADLINE_PASSED"
         assert (rim.server.limits.admission.calls, rim.server.limits.admission.streams) == (0, 0)
+
+
+async def test_a_block_that_is_cancelled_by_somebody_else_stays_cancelled() -> None:
+    async def wait(seconds: float | None) -> None:
+        with Within(seconds):
+            await asyncio.Event().wait()
+
+    for seconds in (None, 60.0):
+        task = asyncio.create_task(wait(seconds))
+        await asyncio.sleep(0)  # it waits now
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    with pytest.raises(TookTooLong):
+        await wait(0.0)
+    with Within(60.0), pytest.raises(TimeoutError):
+        raise TimeoutError
 
 
 async def test_calls_that_are_taken_back_at_once_harm_nobody_else_and_leave_nothing_in_hand(

@@ -13,9 +13,11 @@ from tollway.customer.v1 import customer_service_pb2 as customer_pb
 
 from billing.domain.errors import Invalid, Unavailable, Violation
 from billing.runtime.db import Database, DatabaseSettings, Role, connect
+from server.admission import MESSAGE_BYTES_MAX
+from server.app import METADATA_BYTES_MAX
 from server.errors import DETAILS_BYTES_MAX, MESSAGE_CHARACTERS_MAX, rich_status, translate
 from tests.conftest import Databases
-from tests.server.rim import GET_CUSTOMER, Rim, open_rim, read_refusal, until
+from tests.server.rim import GET_CUSTOMER, Rim, open_rim, read_refusal, refusal_of, until
 from tests.server.wire import wire_to
 
 READ = customer_pb.GetCustomerRequest(external_id="UA")
@@ -242,3 +244,28 @@ class _held_customer:  # noqa: N801 - read as a block: while a customer is being
 
     async def __aexit__(self, *_: object) -> None:
         await self._transaction.rollback()
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["/tollway.customer.v1.CustomerService/Nothing", "/tollway.nothing.v1.NoService/GetNothing"],
+)
+async def test_a_method_that_is_not_there_is_told_with_its_reason(rim: Rim, method: str) -> None:
+    refused = await refusal_of(rim.raw(method, b""))
+    assert (refused.code, refused.reason) == (
+        grpc.StatusCode.UNIMPLEMENTED,
+        "METHOD_NOT_FOUND",
+    )
+
+
+async def test_what_the_library_refuses_by_itself_has_the_code_that_the_page_tells(
+    rim: Rim,
+) -> None:
+    """docs/errors.md says that these carry no reason. Where one has one some day, the page must change."""
+    large_metadata = (("x-large", "x" * 4 * METADATA_BYTES_MAX),)
+    for body, metadata in ((b"x" * (MESSAGE_BYTES_MAX + 1), ()), (b"", large_metadata)):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await rim.raw(GET_CUSTOMER, body, metadata=metadata)
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        names = [key for key, _ in raised.value.trailing_metadata() or ()]
+        assert "grpc-status-details-bin" not in names

@@ -108,6 +108,30 @@ class TypeScript(Language):
         )
 
 
+class Java(Language):
+    """Java: its pom names the plugins, which are programs; they are kept with the pom that they came from."""
+
+    name, program = "Java", "mvn"
+    folder, generated = ROOT / "sdk" / "java", "sdk/java/gen"
+    plugins = PLUGINS / "java"
+
+    def fetch(self) -> None:
+        """The programs, and what a build needs into Maven's own cache."""
+        shutil.rmtree(self.plugins, ignore_errors=True)
+        run(
+            ["mvn", "-q", "-B", "dependency:copy", f"-DoutputDirectory={self.plugins}"], self.folder
+        )
+        run(["mvn", "-q", "-B", "dependency:go-offline"], self.folder)
+        for program in self.plugins.iterdir():
+            program.chmod(0o755)
+        shutil.copy(self.folder / "pom.xml", self.plugins)
+
+    def is_warm(self) -> bool:
+        """The pom is as it was then."""
+        kept = self.plugins / "pom.xml"
+        return kept.exists() and kept.read_bytes() == (self.folder / "pom.xml").read_bytes()
+
+
 def locked(path: Path) -> dict[str, str]:
     """The versions in a lock of npm; none if there is none."""
     if not path.exists():
@@ -116,7 +140,7 @@ def locked(path: Path) -> dict[str, str]:
     return {name: package["version"] for name, package in packages.items() if name}
 
 
-LANGUAGES: Final[Sequence[Language]] = (Go(), TypeScript())
+LANGUAGES: Final[Sequence[Language]] = (Go(), TypeScript(), Java())
 
 
 def run(command: list[str], folder: Path, extra: Mapping[str, str] = {}) -> None:

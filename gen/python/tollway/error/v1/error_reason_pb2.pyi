@@ -58,6 +58,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: no such tenant. Metadata: tenant."""
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 21
     """NOT_FOUND: no such API key. Metadata: key."""
+    ERROR_REASON_METHOD_NOT_FOUND: _ErrorReason.ValueType  # 461
+    """UNIMPLEMENTED: this server has no such service or method."""
     ERROR_REASON_KEY_NOT_ACTIVE: _ErrorReason.ValueType  # 460
     """FAILED_PRECONDITION: the API key is revoked or has expired. Metadata: key."""
     ERROR_REASON_METER_NOT_FOUND: _ErrorReason.ValueType  # 22
@@ -356,6 +358,8 @@ ERROR_REASON_TENANT_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND: no such tenant. Metadata: tenant."""
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 21
 """NOT_FOUND: no such API key. Metadata: key."""
+ERROR_REASON_METHOD_NOT_FOUND: ErrorReason.ValueType  # 461
+"""UNIMPLEMENTED: this server has no such service or method."""
 ERROR_REASON_KEY_NOT_ACTIVE: ErrorReason.ValueType  # 460
 """FAILED_PRECONDITION: the API key is revoked or has expired. Metadata: key."""
 ERROR_REASON_METER_NOT_FOUND: ErrorReason.ValueType  # 22

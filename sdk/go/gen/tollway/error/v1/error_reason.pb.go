@@ -62,6 +62,8 @@ const (
 	ErrorReason_ERROR_REASON_TENANT_NOT_FOUND ErrorReason = 20
 	// NOT_FOUND: no such API key. Metadata: key.
 	ErrorReason_ERROR_REASON_KEY_NOT_FOUND ErrorReason = 21
+	// UNIMPLEMENTED: this server has no such service or method.
+	ErrorReason_ERROR_REASON_METHOD_NOT_FOUND ErrorReason = 461
 	// FAILED_PRECONDITION: the API key is revoked or has expired. Metadata: key.
 	ErrorReason_ERROR_REASON_KEY_NOT_ACTIVE ErrorReason = 460
 	// NOT_FOUND: no such meter in this tenant. Metadata: meter.
@@ -334,6 +336,7 @@ var (
 		15:  "ERROR_REASON_INVALID_TIME_ZONE",
 		20:  "ERROR_REASON_TENANT_NOT_FOUND",
 		21:  "ERROR_REASON_KEY_NOT_FOUND",
+		461: "ERROR_REASON_METHOD_NOT_FOUND",
 		460: "ERROR_REASON_KEY_NOT_ACTIVE",
 		22:  "ERROR_REASON_METER_NOT_FOUND",
 		23:  "ERROR_REASON_PLAN_NOT_FOUND",
@@ -475,6 +478,7 @@ var (
 		"ERROR_REASON_INVALID_TIME_ZONE":                  15,
 		"ERROR_REASON_TENANT_NOT_FOUND":                   20,
 		"ERROR_REASON_KEY_NOT_FOUND":                      21,
+		"ERROR_REASON_METHOD_NOT_FOUND":                   461,
 		"ERROR_REASON_KEY_NOT_ACTIVE":                     460,
 		"ERROR_REASON_METER_NOT_FOUND":                    22,
 		"ERROR_REASON_PLAN_NOT_FOUND":                     23,
@@ -630,7 +634,7 @@ var File_tollway_error_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\xba(\n" +
+	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\xde(\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12!\n" +
@@ -650,7 +654,8 @@ const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\x1eERROR_REASON_CURRENCY_MISMATCH\x10\x0e\x12\"\n" +
 	"\x1eERROR_REASON_INVALID_TIME_ZONE\x10\x0f\x12!\n" +
 	"\x1dERROR_REASON_TENANT_NOT_FOUND\x10\x14\x12\x1e\n" +
-	"\x1aERROR_REASON_KEY_NOT_FOUND\x10\x15\x12 \n" +
+	"\x1aERROR_REASON_KEY_NOT_FOUND\x10\x15\x12\"\n" +
+	"\x1dERROR_REASON_METHOD_NOT_FOUND\x10\xcd\x03\x12 \n" +
 	"\x1bERROR_REASON_KEY_NOT_ACTIVE\x10\xcc\x03\x12 \n" +
 	"\x1cERROR_REASON_METER_NOT_FOUND\x10\x16\x12\x1f\n" +
 	"\x1bERROR_REASON_PLAN_NOT_FOUND\x10\x17\x12 \n" +
