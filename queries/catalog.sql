@@ -82,10 +82,11 @@ SELECT archived_at FROM meters WHERE tenant_id = @tenant_id AND id = @id FOR SHA
 
 -- name: InsertPrice :one
 INSERT INTO prices (
-    tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, tax_percent, created_at)
+    tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, tax_percent,
+    bill_trial_usage, created_at)
 VALUES (
     @tenant_id, @id, @plan_id, sqlc.narg(meter_id), @display_name, @currency, @model, @config, @billing_timing,
-    sqlc.narg(tax_percent), @now)
+    sqlc.narg(tax_percent), @bill_trial_usage, @now)
 RETURNING *;
 
 -- name: GetPrice :one

@@ -27,6 +27,17 @@ FROM (
 WHERE w.highest IS NOT NULL
 ORDER BY w.tenant_id, w.subscription_id, w.boundary, w.kind, w.stretch_start;
 
+-- name: ListUnbilledCycles :many
+-- The cycles of a subscription whose periods no invoice that counts has billed, oldest first: the open one, and drafts'.
+SELECT c.kind, c.boundary FROM billing_cycles c
+WHERE c.tenant_id = @tenant_id AND c.subscription_id = @subscription_id AND c.period_start IS NOT NULL
+  AND NOT EXISTS (
+      SELECT FROM invoices i
+      WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id AND i.kind = c.kind
+        AND i.boundary = c.boundary AND (i.status IN ('open', 'paid') OR i.waived)
+  )
+ORDER BY c.boundary;
+
 -- name: ListPromisedUsage :many
 -- The usage periods that these cycles bill.
 SELECT p.*

@@ -43,12 +43,14 @@ WHERE s.tenant_id = g.tenant_id AND s.id = g.id AND s.status = 'active'
 RETURNING s.tenant_id, s.id, s.version;
 
 -- name: InsertUsagePeriods :exec
--- One row for each metered item that the subscriptions have by then; those that are there stay as they are.
+-- One row for each metered item that the subscriptions have by then; those that are there stay as they are. A trial that
+-- its price bills is billed at its end.
 INSERT INTO usage_periods (
     tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
     bill_boundary, nominal_start, nominal_end)
 SELECT i.tenant_id, i.id, g.period_start, g.period_end, i.subscription_id, i.customer_id, i.meter_id, i.price_id,
-       g.bill_kind, g.bill_boundary, g.nominal_start, g.nominal_end
+       CASE WHEN t.trial_end_at IS NULL THEN g.bill_kind ELSE 'activation' END,
+       coalesce(t.trial_end_at, g.bill_boundary), g.nominal_start, g.nominal_end
 FROM unnest(
     @tenant_ids::uuid[], @subscription_ids::uuid[], @period_starts::timestamptz[], @period_ends::timestamptz[],
     sqlc.narg(bill_kinds)::text[], sqlc.narg(bill_boundaries)::timestamptz[], sqlc.narg(nominal_starts)::timestamptz[],
@@ -57,6 +59,7 @@ FROM unnest(
     tenant_id, subscription_id, period_start, period_end, bill_kind, bill_boundary, nominal_start, nominal_end
 )
 JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+LEFT JOIN billed_trials t ON t.tenant_id = i.tenant_id AND t.item_id = i.id AND t.trial_end_at > g.period_start
 WHERE i.meter_id IS NOT NULL AND i.ended_at IS NULL AND (i.started_at IS NULL OR i.started_at <= g.period_start)
 ORDER BY i.tenant_id, i.id, g.period_start
 ON CONFLICT DO NOTHING;

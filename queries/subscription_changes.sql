@@ -27,11 +27,13 @@ VALUES (
 RETURNING *;
 
 -- name: HoldUsagePeriods :many
--- The usage periods that a change at @at can touch: those that end after it, and those that the period's invoice bills.
+-- The usage periods that a change at @at can touch: those that end after it, and those that the period's or the activation's
+-- invoice is to bill.
 -- A fold that holds one is waited for.
 SELECT * FROM usage_periods
 WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id
-  AND (period_end > @at::timestamptz OR (bill_kind = 'period' AND bill_boundary = sqlc.narg(boundary)::timestamptz))
+  AND (period_end > @at::timestamptz OR (bill_kind = 'period' AND bill_boundary = sqlc.narg(boundary)::timestamptz)
+       OR (bill_kind = 'activation' AND status <> 'billed'))
 ORDER BY item_id, period_start
 FOR NO KEY UPDATE;
 
@@ -43,9 +45,21 @@ SET period_end = @at::timestamptz, nominal_start = coalesce(nominal_start, perio
 WHERE tenant_id = @tenant_id AND item_id = ANY (@item_ids::uuid[]) AND period_start < @at AND period_end > @at;
 
 -- name: RepriceUsagePeriods :exec
--- Those that begin at @at or later get the item's new price.
-UPDATE usage_periods SET price_id = @price_id
-WHERE tenant_id = @tenant_id AND item_id = @item_id AND period_start >= @at::timestamptz;
+-- Those that begin at @at or later get the item's new price, which also says whether a trial is billed.
+UPDATE usage_periods
+SET price_id = @price_id, bill_kind = g.bill_kind, bill_boundary = g.bill_boundary
+FROM (
+    SELECT u.tenant_id, u.item_id, u.period_start,
+           CASE WHEN t.trial_end_at IS NOT NULL THEN 'activation' WHEN u.bill_kind <> 'activation' THEN u.bill_kind END
+               AS bill_kind,
+           CASE WHEN t.trial_end_at IS NOT NULL THEN t.trial_end_at
+                WHEN u.bill_kind <> 'activation' THEN u.bill_boundary END AS bill_boundary
+    FROM usage_periods u
+    LEFT JOIN billed_trials t ON t.tenant_id = u.tenant_id AND t.item_id = u.item_id AND t.trial_end_at > u.period_start
+    WHERE u.tenant_id = @tenant_id AND u.item_id = @item_id AND u.period_start >= @at::timestamptz
+) AS g
+WHERE usage_periods.tenant_id = g.tenant_id AND usage_periods.item_id = g.item_id
+  AND usage_periods.period_start = g.period_start;
 
 -- name: DeleteUsagePeriodsFrom :exec
 -- Those that begin at @at or later will not be; what looks at them goes first. Their records are reassigned.
@@ -71,12 +85,14 @@ INSERT INTO usage_periods (
     tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
     bill_boundary, nominal_start, nominal_end)
 SELECT i.tenant_id, i.id, g.period_start, g.period_end, i.subscription_id, i.customer_id, i.meter_id, i.price_id,
-       g.bill_kind, g.bill_boundary, g.nominal_start, g.nominal_end
+       CASE WHEN t.trial_end_at IS NULL THEN g.bill_kind ELSE 'activation' END,
+       coalesce(t.trial_end_at, g.bill_boundary), g.nominal_start, g.nominal_end
 FROM unnest(
     @item_ids::uuid[], @period_starts::timestamptz[], @period_ends::timestamptz[], sqlc.narg(bill_kinds)::text[],
     sqlc.narg(bill_boundaries)::timestamptz[], @nominal_starts::timestamptz[], @nominal_ends::timestamptz[]
 ) AS g (item_id, period_start, period_end, bill_kind, bill_boundary, nominal_start, nominal_end)
 JOIN subscription_items i ON i.tenant_id = @tenant_id AND i.id = g.item_id
+LEFT JOIN billed_trials t ON t.tenant_id = i.tenant_id AND t.item_id = i.id AND t.trial_end_at > g.period_start
 ORDER BY i.id, g.period_start
 ON CONFLICT DO NOTHING;
 
@@ -85,6 +101,11 @@ ON CONFLICT DO NOTHING;
 UPDATE usage_periods SET bill_kind = @kind, bill_boundary = @boundary::timestamptz
 WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id
   AND bill_kind = 'period' AND bill_boundary = @old_boundary::timestamptz;
+
+-- name: RekeyTrialUsage :execrows
+-- What of the trial is billed is billed by another invoice than it was to be.
+UPDATE usage_periods SET bill_kind = @kind, bill_boundary = @boundary::timestamptz
+WHERE tenant_id = @tenant_id AND subscription_id = @subscription_id AND bill_kind = 'activation' AND status <> 'billed';
 
 -- name: DeleteOpenCycle :one
 -- The current period ends early: another cycle stands for it, and owes its plan what this one did.

@@ -61,6 +61,7 @@ def from_create_price(request: pb.CreatePriceRequest) -> catalog.NewPrice:
         config=_config(request),
         billing_timing=pricing.BillingTiming(timing) if request.billing_timing else None,
         tax_percent=request.tax_percent,
+        bill_trial_usage=request.bill_trial_usage,
     )
 
 
@@ -119,6 +120,7 @@ def to_price(price: Price) -> pb.Price:
         billing_timing=pb.BillingTiming.Value(f"BILLING_TIMING_{price.billing_timing.upper()}"),
         create_time=to_timestamp(price.created_at),
         tax_percent="" if price.tax_percent is None else to_decimal(price.tax_percent),
+        bill_trial_usage=price.bill_trial_usage,
         archive_time=to_timestamp(price.archived_at),
         superseded_by_price_id=encode(Prefix.PRICE, price.superseded_by)
         if price.superseded_by

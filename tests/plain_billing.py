@@ -19,7 +19,8 @@ from zoneinfo import ZoneInfo
 MONTHS = {"month": 1, "quarter": 3, "year": 12}
 DAYS = {"day": 1, "week": 7}
 
-Rate = Callable[[Fraction], Fraction]
+# What a quantity costs, of a group value where the meter groups.
+Rate = Callable[[Fraction, str], Fraction]
 
 
 def cents(major: Fraction) -> int:
@@ -30,11 +31,11 @@ def cents(major: Fraction) -> int:
 
 
 def per_unit(price: str) -> Rate:
-    return lambda quantity: quantity * Fraction(price)
+    return lambda quantity, _: quantity * Fraction(price)
 
 
 def graduated(upto: int, first: str, beyond: str) -> Rate:
-    def rate(quantity: Fraction) -> Fraction:
+    def rate(quantity: Fraction, _: str) -> Fraction:
         low = min(quantity, Fraction(upto))
         return low * Fraction(first) + max(quantity - upto, Fraction(0)) * Fraction(beyond)
 
@@ -42,15 +43,44 @@ def graduated(upto: int, first: str, beyond: str) -> Rate:
 
 
 def packages(size: int, price: str) -> Rate:
-    return lambda quantity: -(-quantity // size) * Fraction(price)
+    return lambda quantity, _: -(-quantity // size) * Fraction(price)
 
 
 def volume(upto: int, first: str, beyond: str) -> Rate:
-    return lambda quantity: quantity * Fraction(first if quantity <= upto else beyond)
+    return lambda quantity, _: quantity * Fraction(first if quantity <= upto else beyond)
 
 
 def percentage(percent: str) -> Rate:
-    return lambda quantity: quantity * Fraction(percent) / 100
+    return lambda quantity, _: quantity * Fraction(percent) / 100
+
+
+def matrix(cells: dict[str, str], default: str) -> Rate:
+    return lambda quantity, region: quantity * Fraction(cells.get(region, default))
+
+
+def midnight(at: datetime, zone: str, days: int = 0) -> datetime:
+    """The start of the local day of an instant, or of a day some days later."""
+    day = at.astimezone(ZoneInfo(zone)).date() + timedelta(days=days)
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def calendar_start(at: datetime, zone: str, interval: str) -> datetime:
+    """Where the calendar's day, week, month, quarter or year of an instant begins."""
+    day = at.astimezone(ZoneInfo(zone)).date()
+    if interval == "week":
+        day -= timedelta(days=day.weekday())
+    elif interval in MONTHS:
+        length = MONTHS[interval]
+        day = day.replace(month=(day.month - 1) // length * length + 1, day=1)
+    return datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def last_31st(at: datetime, zone: str) -> datetime:
+    """The start of day 31 in the last month up to an instant's that has one."""
+    day = at.astimezone(ZoneInfo(zone)).date().replace(day=1)
+    while calendar.monthrange(day.year, day.month)[1] < 31:
+        day = (day - timedelta(days=1)).replace(day=1)
+    return datetime(day.year, day.month, 31, tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 @dataclass(frozen=True)
@@ -101,7 +131,8 @@ class Plain:
     minimums: list[tuple[datetime, Fraction]]
     quantities: list[tuple[datetime, int]] = field(default_factory=list)
     canceled: datetime | None = None
-    used: list[tuple[datetime, Fraction]] = field(default_factory=list)
+    used: list[tuple[datetime, Fraction, str]] = field(default_factory=list)
+    by_day: bool = False  # fees are cut at local midnights
 
     @property
     def activation(self) -> datetime:
@@ -142,7 +173,8 @@ class Plain:
             for at, quantity in self.quantities[1:]:
                 if start < at < last:
                     old = self.quantity_at(at, before=True)
-                    share = _share(at, end, nominal)
+                    cut = max(midnight(at, self.terms.zone), start) if self.by_day else at
+                    share = _share(cut, end, nominal)
                     book["change", at] += [
                         -cents(self.fee * old * share),
                         cents(self.fee * quantity * share),
@@ -151,7 +183,8 @@ class Plain:
                 key = ("final", last) if over else ("period", end)
                 book[key] += self._usage(start, last, nominal)
                 if over:
-                    rest = self.fee * self.quantity_at(last) * _share(last, end, nominal)
+                    cut = min(midnight(last, self.terms.zone, 1), end) if self.by_day else last
+                    rest = self.fee * self.quantity_at(last) * _share(cut, end, nominal)
                     book[key].append(-cents(rest))
             kind = "period"
         return {key: sorted(a for a in amounts if a) for key, amounts in book.items()}
@@ -172,12 +205,17 @@ class Plain:
         amounts = []
         for a, b in pairwise(self.cuts(start, end)):
             rate = [r for at, r in self.rates if at <= a][-1]
-            amount = cents(rate(sum((q for at, q in self.used if a <= at < b), Fraction(0))))
+            groups: dict[str, Fraction] = defaultdict(Fraction)
+            for at, quantity, region in self.used:
+                if a <= at < b:
+                    groups[region] += quantity
+            lines = [cents(rate(quantity, region)) for region, quantity in groups.items()]
+            lines = lines or [cents(rate(Fraction(0), ""))]
             minimum = [m for at, m in self.minimums if at <= a][-1]
             least = cents(minimum * _share(a, b, nominal))
-            amounts.append(amount)
-            if amount < least:
-                amounts.append(least - amount)
+            amounts += lines
+            if sum(lines) < least:
+                amounts.append(least - sum(lines))
         return amounts
 
 

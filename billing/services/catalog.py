@@ -108,7 +108,8 @@ class NewPrice:
     """A price to make: `model` and `config` as billing.domain.pricing reads them.
 
     An empty meter key makes a price by licensed quantity; an empty currency takes the plan's; no timing takes the
-    default; `tax_percent` is a decimal text, empty for none.
+    default; `tax_percent` is a decimal text, empty for none. `bill_trial_usage`: the activation's invoice
+    bills the usage of a trial.
     """
 
     display_name: str
@@ -118,6 +119,7 @@ class NewPrice:
     config: Mapping[str, object]
     billing_timing: pricing.BillingTiming | None
     tax_percent: str = ""
+    bill_trial_usage: bool = False
     superseded: UUID | None = None  # the price that it takes the place of
 
 
@@ -245,6 +247,8 @@ async def create_price(
     timing = pricing.billing_timing(
         checked.model, metered=meter is not None, chosen=draft.billing_timing
     )
+    if draft.bill_trial_usage and meter is None:
+        raise Invalid.field("bill_trial_usage", "a flat price has no usage; leave it unset.")
     at = await business_time(tx, tenant_id, now)
     price = await queries.catalog.insert_price(
         tx,
@@ -258,6 +262,7 @@ async def create_price(
         config=json.dumps(pricing.to_config(checked), sort_keys=True),
         billing_timing=timing,
         tax_percent=_within(draft.tax_percent, "tax_percent", TAX_PERCENT_MAX),
+        bill_trial_usage=draft.bill_trial_usage,
         now=at,
     )
     assert price is not None, "an INSERT without a conflict clause returns its row"

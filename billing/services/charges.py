@@ -21,6 +21,7 @@ from billing.runtime.db import Connection
 from billing.services.invoice_line import LineKind
 from billing.services.period_rating import RatedPeriod
 from billing.services.quantity_reads import PeriodKey, group_key_of, key_of
+from billing.services.running_commitments import RunningCommitment, running_commitments
 from billing.services.subscriptions import get_subscription
 
 CHARGES_SHOWN_MAX: Final = 1000
@@ -72,9 +73,13 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """The running charges of a subscription, oldest period first, and why its last rating failed, if it did."""
+    """The running charges of a subscription, oldest period first, and why its last rating failed, if it did.
+
+    `commitments` are what its billing periods lack to what their plans promise.
+    """
 
     rows: Sequence[RunningCharge]
+    commitments: Sequence[RunningCommitment]
     failure: str
 
 
@@ -100,4 +105,9 @@ async def get_charges(
     rows = await queries.rating.list_charges(
         tx, tenant_id=tenant_id, subscription_id=view.row.id, rows_max=CHARGES_SHOWN_MAX
     )
-    return Charges(rows, view.row.rating_error or "")
+    charged: dict[PeriodKey, Money] = {}
+    for row in rows:
+        key = PeriodKey(tenant_id, row.item_id, row.period_start)
+        charged[key] = charged.get(key, Money.zero(row.currency)) + Money(row.amount, row.currency)
+    commitments = await running_commitments(tx, tenant_id, view.row.id, charged)
+    return Charges(rows, commitments, view.row.rating_error or "")

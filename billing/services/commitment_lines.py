@@ -7,10 +7,9 @@ A period that changed its plan on the way owes each plan's commitment for that p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
-from queries.commitments import ListPromisesRow
 from queries.models import FeePeriod, Invoice, UsagePeriod
 
 from billing.domain.errors import BillingError
@@ -34,9 +33,8 @@ def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
     for promise in facts.promises.get(draft.id, ()):
         reached = _reached(promise, facts)
         nominal = _nominal(promise)
-        owed = [_owed(stretch, nominal) for stretch in promise.stretches]
-        promised = sum((step.amount for step in owed), Fraction(0))
-        wanted = commitment_true_up(promised, reached)
+        owed = _owed(promise, nominal)
+        wanted = _wanted(owed, reached)
         amount = left_to_bill(wanted, promise.earlier)
         if amount is not None:
             period = Period(promise.row.period_start, promise.row.boundary)
@@ -63,6 +61,11 @@ def commitment_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
             yield correcting(line, promise.earlier)
 
 
+def running_true_up(promise: Promise, reached: Money) -> Money:
+    """What a period lacks as of now to what it promises, when it is not billed yet and `reached` is what counts."""
+    return _wanted(_owed(promise, _nominal(promise)), reached)
+
+
 def _tax_percent(promise: Promise, facts: DraftFacts) -> Fraction:
     """The tax of all prices that count towards it, where they agree; else none, as of any line without a price."""
     parts: list[FeePeriod | UsagePeriod] = [*promise.fees, *promise.usage]
@@ -81,9 +84,20 @@ def _reached(promise: Promise, facts: DraftFacts) -> Money:
     return total_of(amounts, promise.row.currency)
 
 
-def _owed(stretch: ListPromisesRow, nominal: Period) -> Step:
-    share = Period(stretch.stretch_start, stretch.stretch_end).share_of(nominal)
-    return Step.of("commitment", share, Fraction(stretch.commitment))
+def _owed(promise: Promise, nominal: Period) -> list[Step]:
+    """What each plan of the period promises for its stretch."""
+    return [
+        Step.of(
+            "commitment",
+            Period(stretch.stretch_start, stretch.stretch_end).share_of(nominal),
+            Fraction(stretch.commitment),
+        )
+        for stretch in promise.stretches
+    ]
+
+
+def _wanted(owed: Sequence[Step], reached: Money) -> Money:
+    return commitment_true_up(sum((step.amount for step in owed), Fraction(0)), reached)
 
 
 def _nominal(promise: Promise) -> Period:

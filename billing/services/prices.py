@@ -133,6 +133,7 @@ async def supersede_price(
         successor.config,
         BillingTiming(old.billing_timing),
         successor.tax_percent,
+        old.bill_trial_usage,
         old.id,
     )
     new = await catalog.create_price(tx, tenant_id, plan, draft, cause, now=now)

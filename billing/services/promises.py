@@ -7,7 +7,7 @@ corrects.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -59,7 +59,16 @@ async def read_promises(
 ) -> dict[UUID, list[Promise]]:
     """By invoice id, for the periods that the drafts end and for those that they adjust."""
     cycles = {draft.id: sorted(set(_cycles(draft, periods))) for draft in drafts}
-    keys = sorted({key for found in cycles.values() for key in found})
+    promises = await promises_of(tx, {key for found in cycles.values() for key in found})
+    return {
+        identity: [promises[key] for key in found if key in promises]
+        for identity, found in cycles.items()
+    }
+
+
+async def promises_of(tx: Connection, cycles: Collection[CycleKey]) -> dict[CycleKey, Promise]:
+    """The periods that these cycles end, where they owe a commitment."""
+    keys = sorted(cycles)
     rows: Sequence[ListPromisesRow] = ()
     if keys:
         rows = await queries.commitments.list_promises(
@@ -69,13 +78,7 @@ async def read_promises(
             kinds=[key.kind for key in keys],
             boundaries=[key.boundary for key in keys],
         )
-    if not rows:
-        return {}
-    promises = await _read(tx, rows)
-    return {
-        identity: [promises[key] for key in found if key in promises]
-        for identity, found in cycles.items()
-    }
+    return await _read(tx, rows) if rows else {}
 
 
 def _cycles(draft: Invoice, periods: PeriodsByDraft) -> Iterator[CycleKey]:

@@ -35,7 +35,7 @@ from billing.services.cycles import Closed, close_apart
 from billing.services.fee_changes import BillKey, end_fees, list_live, rekey_fees
 from billing.services.subscription_hold import Moment, read_again
 from billing.services.subscription_lifecycle import wire_status
-from billing.services.usage_coverage import end_usage, hold_usage, rekey_usage
+from billing.services.usage_coverage import end_usage, hold_usage, rekey_trial, rekey_usage
 from billing.services.usage_reassign import reassign_usage
 
 # How long after its end late usage of a subscription is waited for, until it is billed by an adjustment.
@@ -48,7 +48,8 @@ async def cancel_at(
 ) -> Subscription:
     """Ends the subscription at `moment.at`; emits subscription.status.changed and the final billing.cycle.closed.
 
-    `credit` gives unused advance fees back. One that was never active has no final invoice. Raises InvalidTransition.
+    `credit` gives unused advance fees back. One that was never active has a final invoice only for a trial that its
+    prices bill. Raises InvalidTransition.
     """
     status, _ = apply_lifecycle(
         SubscriptionStatus(row.status), SubscriptionAction.CANCEL, moment.at
@@ -62,18 +63,23 @@ async def cancel_at(
     owes = None
     if row.period_start is not None:
         owes = await _settle(tx, row, moment, credit=credit)
+        is_billed = True
+    else:
+        is_billed = await rekey_trial(tx, row, InvoiceKind.FINAL, moment.at)
     ended = await queries.subscription_changes.end_subscription(
         tx,
         tenant_id=row.tenant_id,
         id=row.id,
         canceled_at=moment.at,
-        next_due_at=moment.at + LATE_USAGE if row.period_start else None,
+        next_due_at=moment.at + LATE_USAGE if is_billed else None,
         from_statuses=_CANCELABLE,
     )
     assert ended is not None, "the row is held and was looked at"
     await _tell(tx, row, status, ended.version, moment)
-    if row.period_start is not None:
-        whole = Period(row.period_start, moment.at) if moment.at > row.period_start else None
+    if is_billed:
+        whole = None
+        if row.period_start is not None and moment.at > row.period_start:
+            whole = Period(row.period_start, moment.at)
         closed = Closed(row, new_id(moment.now), InvoiceKind.FINAL, moment.at, whole, owes)
         await close_apart(tx, closed, moment.times_of(row), moment.cause, now=moment.now)
     await reassign_usage(

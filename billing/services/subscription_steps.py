@@ -11,6 +11,7 @@ import queries.subscriptions
 from queries.models import Subscription
 
 from billing.domain.errors import InvalidTransition
+from billing.domain.invoice import InvoiceKind
 from billing.domain.subscription import SubscriptionAction, SubscriptionStatus, apply_lifecycle
 from billing.runtime.db import Connection
 from billing.services.scheduled_changes import finish_pending
@@ -20,7 +21,7 @@ from billing.services.subscription_hold import Moment, hold, read_again, read_in
 from billing.services.subscription_requests import Request
 from billing.services.subscription_terms import RESOLUTION, Terms
 from billing.services.subscriptions import SubscriptionView, get_subscription
-from billing.services.usage_coverage import end_usage, hold_usage
+from billing.services.usage_coverage import end_usage, hold_usage, rekey_trial
 from billing.services.usage_periods import make_usage_periods
 from billing.services.usage_reassign import reassign_usage
 
@@ -74,6 +75,7 @@ async def _end_trial(tx: Connection, row: Subscription, moment: Moment) -> None:
     )
     metered = {item.id: item.meter_id for item in items if item.meter_id}
     await end_usage(tx, row, metered, end)
+    await rekey_trial(tx, row, InvoiceKind.ACTIVATION, end)
     changed = await queries.subscription_changes.end_trial(
         tx, tenant_id=row.tenant_id, id=row.id, trial_end_at=end
     )

@@ -33,8 +33,8 @@ class Alignment(StrEnum):
 class Stretch:
     """A usage period's time, and the full period that it is cut from.
 
-    `billed_at` is the boundary of the invoice that bills it, None for what is shown only: a trial, or what another
-    system has billed.
+    `billed_at` is the boundary of the invoice that bills it, None for what is shown only: a trial, unless the price
+    bills it at its end, or what another system has billed.
     """
 
     period: Period
@@ -125,6 +125,8 @@ class Terms:
 
     def _unbilled(self) -> Iterator[Stretch]:
         if self.trial_end_at is not None:
-            yield Stretch.unbilled(self.start_at, self.trial_end_at)
+            # What scales with time does as it would from a first day on: by the full period that begins there.
+            nominal = Schedule(self.start_at, self.zone, self.interval).containing(self.start_at)
+            yield Stretch(Period(self.start_at, self.trial_end_at), nominal, None)
         if self.billed_from > self.activation_at:
             yield Stretch.unbilled(self.activation_at, self.billed_from)

@@ -102,6 +102,16 @@ async def rekey_usage(
     )
 
 
+async def rekey_trial(
+    tx: Connection, row: Subscription, kind: InvoiceKind, boundary: datetime
+) -> bool:
+    """What of the trial is billed is billed at `boundary`, which ends it; whether there is any."""
+    moved = await queries.subscription_changes.rekey_trial_usage(
+        tx, tenant_id=row.tenant_id, subscription_id=row.id, kind=kind, boundary=boundary
+    )
+    return bool(moved)
+
+
 def _stretches_at(row: Subscription, at: datetime) -> list[Stretch]:
     """The stretches that have usage periods already and end after `at`."""
     terms = Terms.of(row)

@@ -213,8 +213,9 @@ def _true_up(answer: pb.ExplainLineResponse) -> list[str]:
 
 def _usage(answer: pb.ExplainLineResponse) -> list[str]:
     usage, line = answer.usage, answer.line
+    is_measured = line.quantity and line.kind != pb.LINE_KIND_TRUE_UP
     counted = (
-        f"{_COUNTED.get(usage.aggregation, 'quantity')} {line.quantity}" if line.quantity else ""
+        f"{_COUNTED.get(usage.aggregation, 'quantity')} {line.quantity}" if is_measured else ""
     )
     told = [f"{usage.record_count:,} records of the meter {usage.meter}, {counted}".rstrip(", ")]
     if usage.record_count:

@@ -339,11 +339,12 @@ async def hold_meter(
 
 INSERT_PRICE: typing.Final = """-- name: InsertPrice :one
 INSERT INTO prices (
-    tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, tax_percent, created_at)
+    tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, tax_percent,
+    bill_trial_usage, created_at)
 VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9,
-    $10, $11)
-RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent
+    $10, $11, $12)
+RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage
 """
 
 
@@ -360,6 +361,7 @@ async def insert_price(
     config: str,
     billing_timing: str,
     tax_percent: decimal.Decimal | None,
+    bill_trial_usage: bool,
     now: datetime.datetime,
 ) -> models.Price | None:
     row = await conn.fetchrow(
@@ -374,13 +376,14 @@ async def insert_price(
         config,
         billing_timing,
         tax_percent,
+        bill_trial_usage,
         now,
     )
     return None if row is None else models.Price(*row)
 
 
 GET_PRICE: typing.Final = """-- name: GetPrice :one
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND id = $2
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage FROM prices WHERE tenant_id = $1 AND id = $2
 """
 
 
@@ -395,7 +398,7 @@ async def get_price(
 
 
 LIST_PRICES: typing.Final = """-- name: ListPrices :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND plan_id = $2 ORDER BY id
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage FROM prices WHERE tenant_id = $1 AND plan_id = $2 ORDER BY id
 """
 
 
@@ -411,7 +414,7 @@ async def list_prices(
 
 
 LIST_PRICES_OF_PLANS: typing.Final = """-- name: ListPricesOfPlans :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND plan_id = ANY ($2::uuid[]) ORDER BY plan_id, id
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage FROM prices WHERE tenant_id = $1 AND plan_id = ANY ($2::uuid[]) ORDER BY plan_id, id
 """
 
 
@@ -427,7 +430,7 @@ async def list_prices_of_plans(
 
 
 PAGE_PRICES: typing.Final = """-- name: PagePrices :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage FROM prices
 WHERE tenant_id = $1
   AND ($2::uuid IS NULL OR id < $2::uuid)
   AND ($3::uuid IS NULL OR plan_id = $3::uuid)
@@ -462,7 +465,7 @@ async def page_prices(
 
 
 LOCK_PRICE: typing.Final = """-- name: LockPrice :one
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage FROM prices WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE
 """
 
 
@@ -479,7 +482,7 @@ async def lock_price(
 ARCHIVE_PRICE: typing.Final = """-- name: ArchivePrice :one
 UPDATE prices SET archived_at = $1, superseded_by = $2, version = version + 1
 WHERE tenant_id = $3 AND id = $4
-RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent
+RETURNING tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage
 """
 
 

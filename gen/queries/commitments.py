@@ -16,10 +16,12 @@ __all__ = [
     "ListEarlierTrueUpsRow",
     "ListPromisedFeesRow",
     "ListPromisesRow",
+    "ListUnbilledCyclesRow",
     "list_earlier_true_ups",
     "list_promised_fees",
     "list_promised_usage",
     "list_promises",
+    "list_unbilled_cycles",
 ]
 
 
@@ -83,6 +85,37 @@ async def list_promises(
     """
     rows = await conn.fetch(LIST_PROMISES, tenant_ids, subscription_ids, kinds, boundaries)
     return [ListPromisesRow(*row) for row in rows]
+
+
+@row_class
+class ListUnbilledCyclesRow:
+    """One row of list_unbilled_cycles."""
+
+    kind: str
+    boundary: datetime.datetime
+
+
+LIST_UNBILLED_CYCLES: typing.Final = """-- name: ListUnbilledCycles :many
+SELECT c.kind, c.boundary FROM billing_cycles c
+WHERE c.tenant_id = $1 AND c.subscription_id = $2 AND c.period_start IS NOT NULL
+  AND NOT EXISTS (
+      SELECT FROM invoices i
+      WHERE i.tenant_id = c.tenant_id AND i.subscription_id = c.subscription_id AND i.kind = c.kind
+        AND i.boundary = c.boundary AND (i.status IN ('open', 'paid') OR i.waived)
+  )
+ORDER BY c.boundary
+"""
+
+
+async def list_unbilled_cycles(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> list[ListUnbilledCyclesRow]:
+    """The cycles of a subscription whose periods no invoice that counts has billed, oldest first: the open one, and drafts'."""
+    rows = await conn.fetch(LIST_UNBILLED_CYCLES, tenant_id, subscription_id)
+    return [ListUnbilledCyclesRow(*row) for row in rows]
 
 
 LIST_PROMISED_USAGE: typing.Final = """-- name: ListPromisedUsage :many

@@ -388,6 +388,7 @@ class Price:
     archived_at: datetime.datetime | None
     superseded_by: uuid.UUID | None
     tax_percent: decimal.Decimal | None
+    bill_trial_usage: bool
 
 
 @row_class

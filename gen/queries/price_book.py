@@ -16,7 +16,7 @@ __all__ = [
 
 
 LIST_BOOKED_PRICES: typing.Final = """-- name: ListBookedPrices :many
-SELECT r.tenant_id, r.id, r.plan_id, r.meter_id, r.display_name, r.currency, r.model, r.config, r.billing_timing, r.version, r.created_at, r.archived_at, r.superseded_by, r.tax_percent
+SELECT r.tenant_id, r.id, r.plan_id, r.meter_id, r.display_name, r.currency, r.model, r.config, r.billing_timing, r.version, r.created_at, r.archived_at, r.superseded_by, r.tax_percent, r.bill_trial_usage
 FROM unnest($1::uuid[], $2::uuid[]) AS k (tenant_id, price_id)
 JOIN prices r ON r.tenant_id = k.tenant_id AND r.id = k.price_id
 """

@@ -10,7 +10,7 @@ import typing
 import uuid
 
 from . import models
-from .connection import ConnectionLike, row_class
+from .connection import ConnectionLike, affected_rows, row_class
 
 __all__ = [
     "ListChangesDueOnTestClocksRow",
@@ -40,6 +40,7 @@ __all__ = [
     "list_prices_by_ids",
     "list_scheduled_changes",
     "read_business_time",
+    "rekey_trial_usage",
     "rekey_usage_periods",
     "reprice_usage_periods",
     "set_change_due",
@@ -68,7 +69,7 @@ async def read_business_time(
 
 
 LIST_PRICES_BY_IDS: typing.Final = """-- name: ListPricesByIds :many
-SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent FROM prices WHERE tenant_id = $1 AND id = ANY ($2::uuid[])
+SELECT tenant_id, id, plan_id, meter_id, display_name, currency, model, config, billing_timing, version, created_at, archived_at, superseded_by, tax_percent, bill_trial_usage FROM prices WHERE tenant_id = $1 AND id = ANY ($2::uuid[])
 """
 
 
@@ -158,7 +159,8 @@ async def insert_item(
 HOLD_USAGE_PERIODS: typing.Final = """-- name: HoldUsagePeriods :many
 SELECT tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, status, bill_kind, bill_boundary, closing_until, nominal_start, nominal_end FROM usage_periods
 WHERE tenant_id = $1 AND subscription_id = $2
-  AND (period_end > $3::timestamptz OR (bill_kind = 'period' AND bill_boundary = $4::timestamptz))
+  AND (period_end > $3::timestamptz OR (bill_kind = 'period' AND bill_boundary = $4::timestamptz)
+       OR (bill_kind = 'activation' AND status <> 'billed'))
 ORDER BY item_id, period_start
 FOR NO KEY UPDATE
 """
@@ -172,7 +174,8 @@ async def hold_usage_periods(
     at: datetime.datetime,
     boundary: datetime.datetime | None,
 ) -> list[models.UsagePeriod]:
-    """The usage periods that a change at @at can touch: those that end after it, and those that the period's invoice bills.
+    """The usage periods that a change at @at can touch: those that end after it, and those that the period's or the activation's
+    invoice is to bill.
     A fold that holds one is waited for.
     """
     rows = await conn.fetch(HOLD_USAGE_PERIODS, tenant_id, subscription_id, at, boundary)
@@ -199,8 +202,20 @@ async def cut_usage_periods(
 
 
 REPRICE_USAGE_PERIODS: typing.Final = """-- name: RepriceUsagePeriods :exec
-UPDATE usage_periods SET price_id = $1
-WHERE tenant_id = $2 AND item_id = $3 AND period_start >= $4::timestamptz
+UPDATE usage_periods
+SET price_id = $1, bill_kind = g.bill_kind, bill_boundary = g.bill_boundary
+FROM (
+    SELECT u.tenant_id, u.item_id, u.period_start,
+           CASE WHEN t.trial_end_at IS NOT NULL THEN 'activation' WHEN u.bill_kind <> 'activation' THEN u.bill_kind END
+               AS bill_kind,
+           CASE WHEN t.trial_end_at IS NOT NULL THEN t.trial_end_at
+                WHEN u.bill_kind <> 'activation' THEN u.bill_boundary END AS bill_boundary
+    FROM usage_periods u
+    LEFT JOIN billed_trials t ON t.tenant_id = u.tenant_id AND t.item_id = u.item_id AND t.trial_end_at > u.period_start
+    WHERE u.tenant_id = $2 AND u.item_id = $3 AND u.period_start >= $4::timestamptz
+) AS g
+WHERE usage_periods.tenant_id = g.tenant_id AND usage_periods.item_id = g.item_id
+  AND usage_periods.period_start = g.period_start
 """
 
 
@@ -212,7 +227,7 @@ async def reprice_usage_periods(
     item_id: uuid.UUID,
     at: datetime.datetime,
 ) -> None:
-    """Those that begin at @at or later get the item's new price."""
+    """Those that begin at @at or later get the item's new price, which also says whether a trial is billed."""
     await conn.execute(REPRICE_USAGE_PERIODS, price_id, tenant_id, item_id, at)
 
 
@@ -251,12 +266,14 @@ INSERT INTO usage_periods (
     tenant_id, item_id, period_start, period_end, subscription_id, customer_id, meter_id, price_id, bill_kind,
     bill_boundary, nominal_start, nominal_end)
 SELECT i.tenant_id, i.id, g.period_start, g.period_end, i.subscription_id, i.customer_id, i.meter_id, i.price_id,
-       g.bill_kind, g.bill_boundary, g.nominal_start, g.nominal_end
+       CASE WHEN t.trial_end_at IS NULL THEN g.bill_kind ELSE 'activation' END,
+       coalesce(t.trial_end_at, g.bill_boundary), g.nominal_start, g.nominal_end
 FROM unnest(
     $1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::text[],
     $5::timestamptz[], $6::timestamptz[], $7::timestamptz[]
 ) AS g (item_id, period_start, period_end, bill_kind, bill_boundary, nominal_start, nominal_end)
 JOIN subscription_items i ON i.tenant_id = $8 AND i.id = g.item_id
+LEFT JOIN billed_trials t ON t.tenant_id = i.tenant_id AND t.item_id = i.id AND t.trial_end_at > g.period_start
 ORDER BY i.id, g.period_start
 ON CONFLICT DO NOTHING
 """
@@ -312,6 +329,32 @@ async def rekey_usage_periods(
         tenant_id,
         subscription_id,
         old_boundary,
+    )
+
+
+REKEY_TRIAL_USAGE: typing.Final = """-- name: RekeyTrialUsage :execrows
+UPDATE usage_periods SET bill_kind = $1, bill_boundary = $2::timestamptz
+WHERE tenant_id = $3 AND subscription_id = $4 AND bill_kind = 'activation' AND status <> 'billed'
+"""
+
+
+async def rekey_trial_usage(
+    conn: ConnectionLike,
+    *,
+    kind: str | None,
+    boundary: datetime.datetime,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> int:
+    """What of the trial is billed is billed by another invoice than it was to be."""
+    return affected_rows(
+        await conn.execute(
+            REKEY_TRIAL_USAGE,
+            kind,
+            boundary,
+            tenant_id,
+            subscription_id,
+        )
     )
 
 

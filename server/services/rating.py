@@ -20,6 +20,7 @@ from billing.services.rating_failures import (
     list_failures,
     retry_rating,
 )
+from billing.services.running_commitments import RunningCommitment
 from server.call import Call, current_call
 from server.convert import to_decimal, to_money, to_range, to_timestamp
 from server.house import House
@@ -53,7 +54,11 @@ class RatingServicer(rpc.RatingServiceServicer):
                 external_id=request.external_subscription_id,
             )
             return pb.GetChargesResponse(
-                charges=map(to_charge, charges.rows), failure=charges.failure
+                charges=[
+                    *map(to_charge, charges.rows),
+                    *map(to_commitment, charges.commitments),
+                ],
+                failure=charges.failure,
             )
 
         return await self._house.read(work, snapshot=True)
@@ -97,6 +102,16 @@ def to_failure(row: RatingFailure) -> pb.RatingFailure:
         message=row.rating_error,
         attempts=row.rating_attempts,
         retry_time=to_timestamp(row.rating_retry_at),
+    )
+
+
+def to_commitment(one: RunningCommitment) -> pb.Charge:
+    """What a billing period lacks to its commitment, for the wire."""
+    return pb.Charge(
+        period=to_range(one.period.start, one.period.end),
+        quantity="0",
+        amount=to_money(one.amount.minor_units, one.amount.currency),
+        kind=LineKind.LINE_KIND_COMMITMENT,
     )
 
 

@@ -1,8 +1,8 @@
 """A year of many subscriptions, against a plain model: every line, every period, every record.
 
-Models of usage that need no groups, anchors and trials, time zones on both halves of the earth with their clock
-changes, changes of quantity and price in the midst of periods, ends. The clock goes in jumps of days, so most of it is
-catching up.
+Every model of usage, with and without groups, every kind of anchor, trials, cuts by second and by day, time zones on
+both halves of the earth with their clock changes, changes of quantity and price in the midst of periods, ends. The
+clock goes in jumps of days, so most of it is catching up.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pytest
 
 from billing.services import catalog
 from billing.services.subscription_edits import ItemChange
+from billing.services.subscription_terms import Alignment
 from billing.services.usage_batch import UsageBatch
 from billing.services.usage_checks import instant_us
 from billing.services.usage_ingest import record_usage
@@ -31,7 +32,10 @@ from tests.plain_billing import (
     Plain,
     Rate,
     Terms,
+    calendar_start,
     graduated,
+    last_31st,
+    matrix,
     packages,
     per_unit,
     percentage,
@@ -65,7 +69,20 @@ MODELS: Sequence[tuple[str, dict[str, Any], Rate]] = (
         volume(90, "0.21", "0.17"),
     ),
     ("percentage", {"rate_percent": "2.9"}, percentage("2.9")),
+    (
+        "matrix",
+        {
+            "dimensions": ["region"],
+            "cells": [
+                {"values": ["eu"], "unit_amount": "0.125"},
+                {"values": ["us"], "unit_amount": "0.0333"},
+            ],
+            "default_unit_amount": "0.4",
+        },
+        matrix({"eu": "0.125", "us": "0.0333"}, "0.4"),
+    ),
 )
+REGIONS = ("eu", "us", "mars", "")
 
 
 @dataclass(slots=True)
@@ -74,6 +91,7 @@ class Sold:
 
     id: UUID
     customer: str
+    meter: str
     items: dict[str, UUID]
     plain: Plain
 
@@ -95,27 +113,36 @@ async def sell(desk: Desk, chance: random.Random, number: int) -> Sold:
     customer, plan = f"C{number}", f"plan-{number}"
     zone, interval = ZONES[number % len(ZONES)], INTERVALS[number % len(INTERVALS)]
     # Another model for the same zone each time round.
-    model, config, rate = MODELS[(number + number // len(ZONES)) % len(MODELS)]
-    minimum = Fraction(3) if number % 4 == 0 else Fraction(0)
+    model, config, rate = MODELS[(number + number // len(MODELS)) % len(MODELS)]
+    meter = "traffic" if model == "matrix" else "minutes"
+    minimum = Fraction(3) if number // 2 % 3 == 0 else Fraction(0)
+    by_day = number // 3 % 2 == 1
     if minimum:
         config = {**config, "minimum_amount": "3"}
     await house.customer(customer, zone)
     await house.plan(plan, interval=interval)
-    await house.meter("minutes")
+    if by_day:
+        await house.execute("UPDATE plans SET granularity = 'day' WHERE key = $1", plan)
     names = {"Fee": await price(desk, plan, "Fee", "", "flat", {"amount": "17.77"})}
-    names["Minutes"] = await price(desk, plan, "Minutes", "minutes", model, config)
+    names["Minutes"] = await price(desk, plan, "Minutes", meter, model, config)
     trial = 9 if number % 3 == 0 else 0
-    anchor = utc(2023, 12, 31, 5, 30) if number % 2 else None
+    anchors = anchor_of((number + number // len(INTERVALS)) % 4, interval)
     quantity = chance.randint(1, 5)
     view = await desk.subscribe(
         customer,
         plan,
         items={"Fee": str(quantity), "Minutes": ""},
         trial_days=trial,
-        anchor_at=anchor,
+        **anchors,
     )
     row = view.row
-    terms = Terms(anchor or row.trial_end_at or row.start_at, zone, interval)
+    activation = row.trial_end_at or row.start_at
+    anchor = anchors.get("anchor_at", activation)
+    if "alignment" in anchors:
+        anchor = calendar_start(activation, zone, interval)
+    if "anchor_day" in anchors:
+        anchor = last_31st(activation, zone)
+    terms = Terms(anchor, zone, interval)
     plain = Plain(
         row.start_at,
         row.trial_end_at,
@@ -123,10 +150,24 @@ async def sell(desk: Desk, chance: random.Random, number: int) -> Sold:
         Fraction("17.77"),
         [(row.start_at, rate)],
         [(row.start_at, minimum)],
+        by_day=by_day,
     )
     plain.quantities.append((row.start_at, quantity))
     by_price = {item.price_id: item.id for item in view.items}
-    return Sold(row.id, customer, {name: by_price[id_] for name, id_ in names.items()}, plain)
+    return Sold(
+        row.id, customer, meter, {name: by_price[id_] for name, id_ in names.items()}, plain
+    )
+
+
+def anchor_of(kind: int, interval: str) -> dict[str, Any]:
+    """Where periods begin: at the activation, at an instant, by the calendar, or on the 31st."""
+    if kind == 1:
+        return {"anchor_at": utc(2023, 12, 31, 5, 30)}
+    if kind == 2:
+        return {"alignment": Alignment.CALENDAR}
+    if kind == 3 and interval in ("month", "quarter", "year"):
+        return {"anchor_day": 31}
+    return {}
 
 
 async def stand_at(desk: Desk, now: datetime) -> None:
@@ -138,7 +179,7 @@ async def use(
     desk: Desk, sold: Sequence[Sold], chance: random.Random, a: datetime, b: datetime
 ) -> None:
     """Usage of each subscription between two instants, some of it at the very boundaries."""
-    rows: list[tuple[str, datetime, int]] = []
+    rows: list[tuple[Sold, datetime, int, str]] = []
     for one in sold:
         edges = [end for _, end in one.plain.periods(b) if a < end <= b][:2]
         instants = [a + (b - a) * chance.random() for _ in range(3)] + edges
@@ -147,18 +188,20 @@ async def use(
             if at < one.plain.start or (one.plain.canceled and at >= one.plain.canceled):
                 continue
             quantity = chance.randint(1, 30)
-            rows.append((one.customer, at, quantity))
-            one.plain.used.append((at, Fraction(quantity)))
+            region = chance.choice(REGIONS) if one.meter == "traffic" else ""
+            rows.append((one, at, quantity, region))
+            one.plain.used.append((at, Fraction(quantity), region))
     house = desk.house
     for place in range(0, len(rows), 1000):
         part = rows[place : place + 1000]
         batch = UsageBatch(
             [f"{b.isoformat()}-{place + n}" for n in range(len(part))],
-            ["minutes"] * len(part),
+            [one.meter for one, _, _, _ in part],
             [""] * len(part),
-            [customer for customer, _, _ in part],
-            [instant_us(at) for _, at, _ in part],
-            [str(quantity) for _, _, quantity in part],
+            [one.customer for one, _, _, _ in part],
+            [instant_us(at) for _, at, _, _ in part],
+            [str(quantity) for _, _, quantity, _ in part],
+            properties=[{"region": region} if region else None for _, _, _, region in part],
             allow_backfill=True,
         )
         async with house.databases.api.transaction(house.tenant_id) as tx:
@@ -180,7 +223,7 @@ async def alter(desk: Desk, one: Sold, chance: random.Random, now: datetime) -> 
     elif what < 0.4:
         plan = f"plan-{one.customer[1:]}"
         new = await price(
-            desk, plan, f"Minutes {now}", "minutes", "per_unit", {"unit_amount": "0.07"}
+            desk, plan, f"Minutes {now}", one.meter, "per_unit", {"unit_amount": "0.07"}
         )
         await desk.change(one.id, ItemChange(one.items["Minutes"], new))
         plain.rates.append((now, per_unit("0.07")))
@@ -211,6 +254,10 @@ async def test_a_year_of_many_subscriptions_costs_what_a_plain_model_says(
     chance = random.Random(20_240_229)
     house = await house_of(databases, START)
     desk = Desk(house)
+    await house.meter("minutes")
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        traffic = catalog.NewMeter("traffic", "", "sum", group_by=["region"])
+        await catalog.create_meter(tx, house.tenant_id, traffic, house.cause(), now=house.now)
     sold = [await sell(desk, chance, number) for number in range(SUBSCRIPTIONS)]
     await house.deliver()
     now = START
@@ -250,7 +297,7 @@ async def each_record_is_in_the_period_of_its_instant(
     for one in sold:
         spans = list(one.plain.usage_periods(until))
         want = []
-        for at, quantity in one.plain.used:
+        for at, quantity, _ in one.plain.used:
             owners = [start for start, end in spans if start <= at < end]
             assert len(owners) <= 1
             want.append((at, owners[0] if owners else None, int(quantity)))

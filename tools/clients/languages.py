@@ -109,20 +109,20 @@ class TypeScript(Language):
 
 
 class Java(Language):
-    """Java: its pom names the plugins, which are programs; they are kept with the pom that they came from."""
+    """Java: its pom names the plugins, which are programs; they are kept beside the libraries and the pom."""
 
     name, program = "Java", "mvn"
     folder, generated = ROOT / "sdk" / "java", "sdk/java/gen"
     plugins = PLUGINS / "java"
 
     def fetch(self) -> None:
-        """The programs, and what a build needs into Maven's own cache."""
+        """The programs and the libraries; what else a build needs comes into Maven's cache by a build of nothing."""
         shutil.rmtree(self.plugins, ignore_errors=True)
-        run(
-            ["mvn", "-q", "-B", "dependency:copy", f"-DoutputDirectory={self.plugins}"], self.folder
-        )
-        run(["mvn", "-q", "-B", "dependency:go-offline"], self.folder)
-        for program in self.plugins.iterdir():
+        empty = ["-Dmaven.main.skip", "-Dmaven.test.skip", "process-classes"]
+        copied = ["dependency:copy", "dependency:copy-dependencies"]
+        to = f"-DoutputDirectory={self.plugins}"
+        run(["mvn", "-q", "-B", *empty, *copied, to], self.folder)
+        for program in self.plugins.glob("protoc*"):
             program.chmod(0o755)
         shutil.copy(self.folder / "pom.xml", self.plugins)
 

@@ -307,6 +307,7 @@ class Price(_message.Message):
     TAX_PERCENT_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_PRICE_ID_FIELD_NUMBER: _builtins.int
+    BILL_TRIAL_USAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, "prc_…"."""
     plan_id: _builtins.str
@@ -327,6 +328,8 @@ class Price(_message.Message):
     """Its tax in percent; empty for none of its own."""
     superseded_by_price_id: _builtins.str
     """The price that took its place, "prc_…"; empty if none did."""
+    bill_trial_usage: _builtins.bool
+    """Whether the activation's invoice bills what was used in a trial."""
     @_builtins.property
     def flat(self) -> _price_models_pb2.FlatPrice:
         """By the licensed quantity."""
@@ -395,10 +398,11 @@ class Price(_message.Message):
         tax_percent: _builtins.str = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
         superseded_by_price_id: _builtins.str = ...,
+        bill_trial_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "create_time", b"create_time", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "quantity_rounding", b"quantity_rounding", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "billing_timing", b"billing_timing", "create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "id", b"id", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan_id", b"plan_id", "quantity_rounding", b"quantity_rounding", "superseded_by_price_id", b"superseded_by_price_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "bill_trial_usage", b"bill_trial_usage", "billing_timing", b"billing_timing", "create_time", b"create_time", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "id", b"id", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_id", b"meter_id", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan_id", b"plan_id", "quantity_rounding", b"quantity_rounding", "superseded_by_price_id", b"superseded_by_price_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated", "volume", "package", "percentage", "graduated_percentage", "matrix"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
@@ -753,6 +757,7 @@ class CreatePriceRequest(_message.Message):
     MAXIMUM_AMOUNT_FIELD_NUMBER: _builtins.int
     QUANTITY_ROUNDING_FIELD_NUMBER: _builtins.int
     TAX_PERCENT_FIELD_NUMBER: _builtins.int
+    BILL_TRIAL_USAGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The same id and body give the earlier answer for 24 hours."""
     plan_id: _builtins.str
@@ -773,6 +778,10 @@ class CreatePriceRequest(_message.Message):
     """What a full period costs at most; empty for no maximum."""
     tax_percent: _builtins.str
     """Its tax in percent, from 0 to 100; empty for none of its own."""
+    bill_trial_usage: _builtins.bool
+    """Whether the activation's invoice bills what was used in a trial, which else is only shown. Of a metered price; its
+    successors take it over.
+    """
     @_builtins.property
     def flat(self) -> _price_models_pb2.FlatPrice:
         """By the licensed quantity."""
@@ -831,10 +840,11 @@ class CreatePriceRequest(_message.Message):
         maximum_amount: _builtins.str = ...,
         quantity_rounding: _price_models_pb2.QuantityRounding | None = ...,
         tax_percent: _builtins.str = ...,
+        bill_trial_usage: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "quantity_rounding", b"quantity_rounding", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["billing_timing", b"billing_timing", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_key", b"meter_key", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "quantity_rounding", b"quantity_rounding", "request_id", b"request_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bill_trial_usage", b"bill_trial_usage", "billing_timing", b"billing_timing", "currency_code", b"currency_code", "display_name", b"display_name", "flat", b"flat", "graduated", b"graduated", "graduated_percentage", b"graduated_percentage", "matrix", b"matrix", "maximum_amount", b"maximum_amount", "meter_key", b"meter_key", "minimum_amount", b"minimum_amount", "model", b"model", "package", b"package", "per_unit", b"per_unit", "percentage", b"percentage", "plan", b"plan", "plan_id", b"plan_id", "plan_key", b"plan_key", "quantity_rounding", b"quantity_rounding", "request_id", b"request_id", "tax_percent", b"tax_percent", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_model: _TypeAlias = _typing.Literal["flat", "per_unit", "graduated", "volume", "package", "percentage", "graduated_percentage", "matrix"]  # noqa: Y015
     _WhichOneofArgType_model: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015

@@ -67,7 +67,7 @@ class Charge(_message.Message):
     quantity: _builtins.str
     """The quantity so far, as a decimal string."""
     kind: _invoice_service_pb2.LineKind.ValueType
-    """What the line charges: usage, or a true-up to the price's minimum or maximum."""
+    """What the line charges: usage, a true-up to the price's minimum or maximum, or one to the commitment."""
     @_builtins.property
     def period(self) -> _time_range_pb2.TimeRange:
         """The usage period."""
@@ -145,7 +145,9 @@ class GetChargesResponse(_message.Message):
     """Why the last rating failed; empty if it did not."""
     @_builtins.property
     def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
-        """Of the usage periods that are not billed, oldest first: one for each price or group value, and the true-ups."""
+        """Of the usage periods that are not billed, oldest first: one for each price or group value, and the true-ups; then, of
+        kind LINE_KIND_COMMITMENT and without item, meter and price, what each billing period lacks to its commitment.
+        """
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class _SubscriptionStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Su
     SUBSCRIPTION_STATUS_CREATED: _SubscriptionStatus.ValueType  # 1
     """Made, its start has not come or has not been seen yet."""
     SUBSCRIPTION_STATUS_TRIALING: _SubscriptionStatus.ValueType  # 2
-    """In its trial: usage is recorded and shown, not billed."""
+    """In its trial: usage is recorded and shown, not billed, unless its price says so."""
     SUBSCRIPTION_STATUS_ACTIVE: _SubscriptionStatus.ValueType  # 3
     """Billed."""
     SUBSCRIPTION_STATUS_CANCELED: _SubscriptionStatus.ValueType  # 4
@@ -47,7 +47,7 @@ SUBSCRIPTION_STATUS_UNSPECIFIED: SubscriptionStatus.ValueType  # 0
 SUBSCRIPTION_STATUS_CREATED: SubscriptionStatus.ValueType  # 1
 """Made, its start has not come or has not been seen yet."""
 SUBSCRIPTION_STATUS_TRIALING: SubscriptionStatus.ValueType  # 2
-"""In its trial: usage is recorded and shown, not billed."""
+"""In its trial: usage is recorded and shown, not billed, unless its price says so."""
 SUBSCRIPTION_STATUS_ACTIVE: SubscriptionStatus.ValueType  # 3
 """Billed."""
 SUBSCRIPTION_STATUS_CANCELED: SubscriptionStatus.ValueType  # 4

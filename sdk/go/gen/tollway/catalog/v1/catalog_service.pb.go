@@ -563,8 +563,10 @@ type Price struct {
 	ArchiveTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=archive_time,json=archiveTime,proto3" json:"archive_time,omitempty"`
 	// The price that took its place, "prc_…"; empty if none did.
 	SupersededByPriceId string `protobuf:"bytes,21,opt,name=superseded_by_price_id,json=supersededByPriceId,proto3" json:"superseded_by_price_id,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Whether the activation's invoice bills what was used in a trial.
+	BillTrialUsage bool `protobuf:"varint,22,opt,name=bill_trial_usage,json=billTrialUsage,proto3" json:"bill_trial_usage,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Price) Reset() {
@@ -765,6 +767,13 @@ func (x *Price) GetSupersededByPriceId() string {
 		return x.SupersededByPriceId
 	}
 	return ""
+}
+
+func (x *Price) GetBillTrialUsage() bool {
+	if x != nil {
+		return x.BillTrialUsage
+	}
+	return false
 }
 
 type isPrice_Model interface {
@@ -1571,9 +1580,12 @@ type CreatePriceRequest struct {
 	// How the quantity is rounded before it is priced.
 	QuantityRounding *QuantityRounding `protobuf:"bytes,18,opt,name=quantity_rounding,json=quantityRounding,proto3" json:"quantity_rounding,omitempty"`
 	// Its tax in percent, from 0 to 100; empty for none of its own.
-	TaxPercent    string `protobuf:"bytes,19,opt,name=tax_percent,json=taxPercent,proto3" json:"tax_percent,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TaxPercent string `protobuf:"bytes,19,opt,name=tax_percent,json=taxPercent,proto3" json:"tax_percent,omitempty"`
+	// Whether the activation's invoice bills what was used in a trial, which else is only shown. Of a metered price; its
+	// successors take it over.
+	BillTrialUsage bool `protobuf:"varint,20,opt,name=bill_trial_usage,json=billTrialUsage,proto3" json:"bill_trial_usage,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CreatePriceRequest) Reset() {
@@ -1771,6 +1783,13 @@ func (x *CreatePriceRequest) GetTaxPercent() string {
 		return x.TaxPercent
 	}
 	return ""
+}
+
+func (x *CreatePriceRequest) GetBillTrialUsage() bool {
+	if x != nil {
+		return x.BillTrialUsage
+	}
+	return false
 }
 
 type isCreatePriceRequest_Plan interface {
@@ -3270,7 +3289,7 @@ const file_tollway_catalog_v1_catalog_service_proto_rawDesc = "" +
 	"\bgroup_by\x18\t \x03(\tR\agroupBy\x12=\n" +
 	"\farchive_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\varchiveTime\x12\x12\n" +
-	"\x04etag\x18\v \x01(\tR\x04etag\"\xef\b\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag\"\x99\t\n" +
 	"\x05Price\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\aplan_id\x18\x02 \x01(\tR\x06planId\x12\x19\n" +
@@ -3297,7 +3316,8 @@ const file_tollway_catalog_v1_catalog_service_proto_rawDesc = "" +
 	"\vtax_percent\x18\x13 \x01(\tR\n" +
 	"taxPercent\x12=\n" +
 	"\farchive_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\varchiveTime\x123\n" +
-	"\x16superseded_by_price_id\x18\x15 \x01(\tR\x13supersededByPriceIdB\a\n" +
+	"\x16superseded_by_price_id\x18\x15 \x01(\tR\x13supersededByPriceId\x12(\n" +
+	"\x10bill_trial_usage\x18\x16 \x01(\bR\x0ebillTrialUsageB\a\n" +
 	"\x05model\"\xdd\x03\n" +
 	"\x04Plan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
@@ -3347,7 +3367,7 @@ const file_tollway_catalog_v1_catalog_service_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\tH\x00R\x03keyB\x06\n" +
 	"\x04name\"?\n" +
 	"\x0fGetPlanResponse\x12,\n" +
-	"\x04plan\x18\x01 \x01(\v2\x18.tollway.catalog.v1.PlanR\x04plan\"\x83\b\n" +
+	"\x04plan\x18\x01 \x01(\v2\x18.tollway.catalog.v1.PlanR\x04plan\"\xad\b\n" +
 	"\x12CreatePriceRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12\x19\n" +
@@ -3372,7 +3392,8 @@ const file_tollway_catalog_v1_catalog_service_proto_rawDesc = "" +
 	"\x0emaximum_amount\x18\x11 \x01(\tR\rmaximumAmount\x12Q\n" +
 	"\x11quantity_rounding\x18\x12 \x01(\v2$.tollway.catalog.v1.QuantityRoundingR\x10quantityRounding\x12\x1f\n" +
 	"\vtax_percent\x18\x13 \x01(\tR\n" +
-	"taxPercentB\x06\n" +
+	"taxPercent\x12(\n" +
+	"\x10bill_trial_usage\x18\x14 \x01(\bR\x0ebillTrialUsageB\x06\n" +
 	"\x04planB\a\n" +
 	"\x05model\"F\n" +
 	"\x13CreatePriceResponse\x12/\n" +

@@ -42,7 +42,7 @@ type Charge struct {
 	Amount *v1.Money `protobuf:"bytes,6,opt,name=amount,proto3" json:"amount,omitempty"`
 	// When it was rated.
 	RateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=rate_time,json=rateTime,proto3" json:"rate_time,omitempty"`
-	// What the line charges: usage, or a true-up to the price's minimum or maximum.
+	// What the line charges: usage, a true-up to the price's minimum or maximum, or one to the commitment.
 	Kind v11.LineKind `protobuf:"varint,8,opt,name=kind,proto3,enum=tollway.invoice.v1.LineKind" json:"kind,omitempty"`
 	// The values of the group that is charged, by property; empty where the meter does not group.
 	Dimensions    map[string]string `protobuf:"bytes,9,rep,name=dimensions,proto3" json:"dimensions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -233,7 +233,8 @@ func (*GetChargesRequest_ExternalSubscriptionId) isGetChargesRequest_Subscriptio
 // The running charges.
 type GetChargesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of the usage periods that are not billed, oldest first: one for each price or group value, and the true-ups.
+	// Of the usage periods that are not billed, oldest first: one for each price or group value, and the true-ups; then, of
+	// kind LINE_KIND_COMMITMENT and without item, meter and price, what each billing period lacks to its commitment.
 	Charges []*Charge `protobuf:"bytes,1,rep,name=charges,proto3" json:"charges,omitempty"`
 	// Why the last rating failed; empty if it did not.
 	Failure       string `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`

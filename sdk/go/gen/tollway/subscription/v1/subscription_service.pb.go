@@ -32,7 +32,7 @@ const (
 	SubscriptionStatus_SUBSCRIPTION_STATUS_UNSPECIFIED SubscriptionStatus = 0
 	// Made, its start has not come or has not been seen yet.
 	SubscriptionStatus_SUBSCRIPTION_STATUS_CREATED SubscriptionStatus = 1
-	// In its trial: usage is recorded and shown, not billed.
+	// In its trial: usage is recorded and shown, not billed, unless its price says so.
 	SubscriptionStatus_SUBSCRIPTION_STATUS_TRIALING SubscriptionStatus = 2
 	// Billed.
 	SubscriptionStatus_SUBSCRIPTION_STATUS_ACTIVE SubscriptionStatus = 3
