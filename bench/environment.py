@@ -75,11 +75,8 @@ async def environment(scale: float = 1.0) -> AsyncIterator[Environment]:
             await migrate(servers.database_url)
             bus = await connect_bus(servers.nats_url, BusSettings())
 
-            def hint() -> None:
-                bus.hint("outbox")
-
-            api = await connect(servers.database_url, Role.API, DatabaseSettings(), hint)
-            worker = await connect(servers.database_url, Role.WORKER, DatabaseSettings(), hint)
+            api = await connect(servers.database_url, Role.API, DatabaseSettings(), bus.hint)
+            worker = await connect(servers.database_url, Role.WORKER, DatabaseSettings(), bus.hint)
             clock = DatabaseClock()
             await read_clock(worker, clock)
             now = clock.now()

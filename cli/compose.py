@@ -41,8 +41,6 @@ from server.tls import Tls, http_context
 
 log = logging.getLogger(__name__)
 
-OUTBOX_HINT: Final = "outbox"
-DELIVERIES_HINT: Final = "deliveries"
 CLOCK_PERIOD_S: Final = 60.0
 
 
@@ -82,16 +80,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     bus = await connect_bus(settings.bus_url, BusSettings())
     try:
         database = DatabaseSettings(connections_max=settings.database_connections_max)
-
-        def hint_of_events() -> None:
-            bus.hint(OUTBOX_HINT)
-
-        def hint_of_work() -> None:
-            bus.hint(OUTBOX_HINT)
-            bus.hint(DELIVERIES_HINT)
-
-        api = await connect(settings.database_url, Role.API, database, hint_of_events)
-        worker = await connect(settings.database_url, Role.WORKER, database, hint_of_work)
+        api = await connect(settings.database_url, Role.API, database, bus.hint)
+        worker = await connect(settings.database_url, Role.WORKER, database, bus.hint)
         try:
             clock = DatabaseClock()
             await read_clock(worker, clock)

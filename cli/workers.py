@@ -18,6 +18,7 @@ from uuid import UUID
 
 from billing.runtime.bus.base import BusUnavailable
 from billing.runtime.db import Database, DatabaseSettings, Role, connect
+from billing.runtime.hints import DELIVERIES
 from billing.runtime.ids import new_id
 from billing.runtime.settings import Settings
 from billing.services import consumer_starts
@@ -57,7 +58,7 @@ from workers.webhooks.client import WebhookClient
 from workers.webhooks.guard import Guard
 from workers.webhooks.poster import Poster
 from workers.webhooks.recoveries import RecoveryWorker
-from workers.webhooks.sender import HINT_TOPIC, Sender
+from workers.webhooks.sender import Sender
 from workers.webhooks.settings import SenderSettings
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ async def _webhooks(shop: Shop) -> None:
     client = WebhookClient(
         settings, Guard(parts.settings.allowed_networks), user_agent=f"tollway/{version('tollway')}"
     )
-    wake = parts.bus.subscribe_hints(HINT_TOPIC)
+    wake = parts.bus.subscribe_hints(DELIVERIES)
     poster = Poster(client, parts.vault, parts.clock, SenderMetrics(parts.registry))
     recoveries = RecoveryWorker(parts.worker, parts.clock)
     sender = Sender(parts.worker, keeper, poster, parts.clock, wake, settings)

@@ -2,7 +2,7 @@
 
 Invariant: a tenant's statements run in a transaction that has named the tenant first, under the role that row-level
 security binds; a worker's run under the role that it does not. Every connection has time limits, so nothing waits for
-ever, and a commit is told to whoever waits for new events.
+ever, and a commit wakes those whom it has something for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from billing.domain.errors import Unavailable
+from billing.runtime import hints
 from billing.runtime.clock import DatabaseClock
 
 log = logging.getLogger(__name__)
@@ -72,11 +73,11 @@ class Database:
         self,
         pool: Pool,
         settings: DatabaseSettings,
-        on_commit: Callable[[], None] | None = None,
+        hint: Callable[[str], None] | None = None,
     ) -> None:
         self.pool = pool
         self._settings = settings
-        self._on_commit = on_commit
+        self._hint = hint
 
     @asynccontextmanager
     async def transaction(
@@ -99,17 +100,23 @@ class Database:
             begin += f"; SET LOCAL tollway.tenant = '{tenant_id}'"
         if lock_timeout_s is not None and lock_timeout_s < self._settings.lock_timeout_s:
             begin += f"; SET LOCAL lock_timeout = {max(int(lock_timeout_s * 1000), 1)}"
-        async with self.connection() as connection:
-            try:
-                await connection.execute(begin)
-                yield connection
-                await connection.execute("COMMIT")
-            except BaseException:
-                # A cancelled task must not give back a session with an open transaction.
-                await _roll_back(connection)
-                raise
-        if self._on_commit is not None and not (snapshot or read_only):
-            self._on_commit()
+        outer, topics = hints.current.get(), set[str]()
+        hints.current.set(topics)
+        try:
+            async with self.connection() as connection:
+                try:
+                    await connection.execute(begin)
+                    yield connection
+                    await connection.execute("COMMIT")
+                except BaseException:
+                    # A cancelled task must not give back a session with an open transaction.
+                    await _roll_back(connection)
+                    raise
+        finally:
+            hints.current.set(outer)
+        if self._hint is not None:
+            for topic in topics:
+                self._hint(topic)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -134,9 +141,12 @@ async def connect(
     database_url: str,
     role: Role,
     settings: DatabaseSettings,
-    on_commit: Callable[[], None] | None = None,
+    hint: Callable[[str], None] | None = None,
 ) -> Database:
-    """Opens a pool of sessions under `role`. Raises ServerTooOld, or what the driver raises when nothing answers."""
+    """Opens a pool of sessions under `role`, whose commits give their hints to `hint`.
+
+    Raises ServerTooOld, or what the driver raises when nothing answers.
+    """
 
     def milliseconds(seconds: float) -> str:
         return str(int(seconds * 1000))
@@ -164,7 +174,7 @@ async def connect(
         if connection.get_server_version().major < SERVER_VERSION_MIN:
             await pool.close()
             raise ServerTooOld(ServerTooOld.__doc__)
-    return Database(pool, settings, on_commit)
+    return Database(pool, settings, hint)
 
 
 async def _roll_back(connection: Connection) -> None:

@@ -17,6 +17,7 @@ from queries.dead_letters import ListDeadEventsRow as ListedLetter
 
 from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.services import healing
 from billing.services.consumers import Wanted
@@ -68,6 +69,7 @@ async def redrive(
     else:
         await queries.dead_letters.redrive_to_outbox(tx, id=dead_id)
         await healing.heal_again(tx, dead.event_id)
+        hints.wake(hints.OUTBOX)
     return dead
 
 

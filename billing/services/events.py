@@ -24,6 +24,7 @@ from tollway.options.v1 import subject_pb2
 
 from billing.domain.errors import Invalid, Unavailable
 from billing.domain.ids import Prefix, encode
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
@@ -88,6 +89,7 @@ async def emit(tx: Connection, events: Sequence[NewEvent], *, now: datetime) -> 
     if written != len(events):
         raise ClockSkewed()
     await _write_links(tx, events, ids)
+    hints.wake(hints.OUTBOX)
     return ids
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import queries.healing
 
+from billing.runtime import hints
 from billing.runtime.db import Connection, Database
 from billing.services.consumers import Wanted
 from billing.services.events import resource_hash
@@ -83,6 +84,7 @@ async def heal(database: Database, checked: Slice, wanted: Wanted) -> Healed:
             consumers=consumers,
             wanted_subjects=subjects,
         )
+        hints.wake(hints.OUTBOX)
     return Healed(armed, False)
 
 

@@ -21,6 +21,7 @@ from queries.pauses import FindRouterPausesRow as RouterPauses
 
 from billing.domain.errors import Exhausted, Invalid, NotFound, Precondition
 from billing.domain.ids import Prefix, encode
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.services.consumers import Wanted
 from billing.services.tenants import get_tenant
@@ -120,6 +121,7 @@ async def resume(tx: Connection, target: PauseTarget, *, now: datetime) -> Pause
         raise NotPaused(metadata={"target": target.name})
     if target.shard is not None:
         await queries.pauses.delete_shard_pause(tx, shard=target.shard)
+    hints.wake(hints.OUTBOX)
     return resumed
 
 

@@ -18,6 +18,7 @@ from tollway.replay.v1 import replay_events_pb2
 from billing.domain.errors import NotFound
 from billing.domain.ids import Prefix, encode
 from billing.domain.replay import MACHINE, ReplayAction, ReplayStatus, apply_lifecycle
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.services import events
 from billing.services.actor import Cause
@@ -57,6 +58,7 @@ async def move(
             await queries.replays.hold_queued(tx, replay_id=row.id)
         case ReplayAction.RESUME:
             await queries.replays.release_queued(tx, replay_id=row.id)
+            hints.wake(hints.OUTBOX)
         case _:
             await queries.replays.drop_queued(tx, replay_id=row.id)
     moved = await queries.replays.move_replay(

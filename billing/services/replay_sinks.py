@@ -17,6 +17,7 @@ from queries.replays import ListSliceRow as Event
 from billing.domain.ids import Prefix, decode, encode
 from billing.domain.replay import Effects, Mode, TargetKind
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.services import audit, dead_letters, events, usage_recompute
 from billing.services.actor import Cause
@@ -123,6 +124,7 @@ async def to_endpoint(tx: Connection, run: Run, given: Sequence[Event]) -> Given
         partition=RESENT_PARTITION,
         now=run.now,
     )
+    hints.wake(hints.DELIVERIES)
     return Given(len(again), len(given) - len(again), 0)
 
 
@@ -164,6 +166,7 @@ async def queue(tx: Connection, run: Run, sent: Iterable[Event]) -> None:
         resources=[event.resource for event in ordered],
         hashes=[events.resource_hash(run.tenant_id, event.resource) for event in ordered],
     )
+    hints.wake(hints.OUTBOX)
 
 
 def _in_order(sent: Iterable[Event]) -> list[Event]:

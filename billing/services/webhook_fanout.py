@@ -18,6 +18,7 @@ from tollway.webhook.v1 import webhook_events_pb2
 
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.services import events
 from billing.services.incoming import Incoming
@@ -95,6 +96,7 @@ async def _make_deliveries(
         partitions=[event.partition for _, event in matched],
         now=now,
     )
+    hints.wake(hints.DELIVERIES)
 
 
 async def _count_filtered(tx: Connection, filtered: Counter[tuple[UUID, int]]) -> None:

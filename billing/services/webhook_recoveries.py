@@ -22,6 +22,7 @@ from queries.webhook_recoveries import ListStretchRow
 from billing.domain.errors import Invalid, NotFound, Precondition
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services.webhook_fanout import PING
@@ -257,6 +258,7 @@ async def _make(
         partition=RESENT_PARTITION,
         now=now,
     )
+    hints.wake(hints.DELIVERIES)
     return made or 0
 
 

@@ -15,6 +15,7 @@ import queries.webhook_history as statements
 from billing.domain.errors import Precondition
 from billing.domain.ids import Prefix, encode
 from billing.domain.webhook import DeliveryStatus, EndpointStatus
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.services.event_log import EventNotFound
 from billing.services.webhook_history import (
@@ -78,5 +79,6 @@ async def resend(
         partition=RESENT_PARTITION,
         now=now,
     )
+    hints.wake(hints.DELIVERIES)
     assert made is not None, "an INSERT without a conflict clause returns its row"
     return made

@@ -16,9 +16,12 @@ from fractions import Fraction
 FEE = Fraction("49.90")
 PER_MINUTE = Fraction("0.0733")
 MINIMUM = Fraction(2)
+# What usage and fees of a full period come to at least: above the fee of one seat and little usage, below that of two.
+COMMITMENT = Fraction("75.55")
 TAX_PERCENT = Fraction(20)
 GRACE = timedelta(hours=1)
 LATE = timedelta(days=35)
+USED, PROMISED = ("usage", "true_up", "adjustment"), ("commitment",)
 
 
 def half_away(value: Fraction) -> int:
@@ -67,6 +70,8 @@ class Period:
     key: tuple[str, datetime]
     is_billed: bool = False
     is_marked: bool = False
+    # What was charged and given back for it, on whatever invoice.
+    fees: list[int] = field(default_factory=list)
 
     @property
     def share(self) -> Fraction:
@@ -115,6 +120,10 @@ class Subscription:
     anchor: datetime
     periods: list[Period]
     n: int = 0
+    quantity: int = 1
+    # The charge that pays for the time from now on, and since when it does.
+    charge: Line | None = None
+    charged_from: datetime | None = None
     canceled_at: datetime | None = None
     # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
     late_at: datetime | None = None
@@ -147,20 +156,21 @@ class Books:
         self.subscriptions[customer] = made
         self._draft(customer, "activation", made.start, [_fee(made)])
 
+    def change(self, customer: str, quantity: int) -> None:
+        """Another quantity from now on: what is left of the old charge is given back, and the new one made."""
+        changed = self.subscriptions[customer]
+        fees = self._given_back(customer)
+        changed.quantity = quantity
+        changed.charge = Line("fee", self.now, half_away(FEE * quantity * self._left(changed)), 0)
+        changed.charged_from = self.now
+        changed.periods[-1].fees.append(changed.charge.amount)
+        self._draft(customer, "change", self.now, [*fees, changed.charge])
+
     def cancel(self, customer: str) -> None:
         """Ends the subscription now; what is left of the period's fee is given back, if anybody owes or paid it."""
         ended = self.subscriptions[customer]
         period = ended.periods[-1]
-        left = Fraction((period.end - self.now) / timedelta(microseconds=1)) / (
-            period.full // timedelta(microseconds=1)
-        )
-        charged = any(
-            fee.start == period.start and (bill.status != "void")
-            for bill in self.bills
-            if bill.customer == customer
-            for fee in bill.fees
-        )
-        fees = [Line("fee", self.now, -half_away(FEE * left * 100), 0)] if charged else []
+        fees = self._given_back(customer)
         period.end, period.key = self.now, ("final", self.now)
         ended.canceled_at, ended.late_at = self.now, self.now + LATE
         self._draft(customer, "final", self.now, fees)
@@ -253,6 +263,9 @@ class Books:
             if period.is_billed and period not in own:
                 lines += self._difference(bill, period)
         lines += [Line("fee", fee.start, fee.amount, 0) for fee in bill.fees]
+        billed = [one for one in self.subscriptions[bill.customer].periods if one.is_billed]
+        for period in sorted({one.key: one for one in [*own, *billed]}.values(), key=by_key):
+            lines += self._promised(bill, period)
         for line in lines:
             line.tax = half_away(line.amount * TAX_PERCENT / 100)
         return lines
@@ -276,22 +289,50 @@ class Books:
         return lines
 
     def _difference(self, bill: Bill, period: Period) -> list[Line]:
-        carried = list(self._carried(bill.customer, period))
+        owed = sum(line.amount for line in self._cost(bill, period))
+        left = self._left_to_bill(owed, list(self._carried(bill.customer, period)))
+        return [Line("adjustment", period.start, left, 0)] if left else []
+
+    def _promised(self, bill: Bill, period: Period) -> list[Line]:
+        """What usage and fees of a billing period lack to the commitment."""
+        reached = sum(line.amount for line in self._cost(bill, period)) + sum(period.fees)
+        owed = max(half_away(COMMITMENT * period.share * 100) - reached, 0)
+        left = self._left_to_bill(owed, list(self._carried(bill.customer, period, PROMISED)))
+        return [Line("commitment", period.start, left, 0)] if left else []
+
+    def _left_to_bill(self, owed: int, carried: list[tuple[Bill, Line]]) -> int:
         waived = sum(line.amount for other, line in carried if other.waived)
         billed = sum(line.amount for other, line in carried if not other.waived)
-        owed = sum(line.amount for line in self._cost(bill, period))
-        if waived:
-            owed = max(owed - waived, 0)
-        return [Line("adjustment", period.start, owed - billed, 0)] if owed != billed else []
+        return (max(owed - waived, 0) if waived else owed) - billed
 
-    def _carried(self, customer: str, period: Period) -> Iterator[tuple[Bill, Line]]:
+    def _carried(
+        self, customer: str, period: Period, kinds: tuple[str, ...] = USED
+    ) -> Iterator[tuple[Bill, Line]]:
         for bill in self.bills:
             if bill.customer == customer and bill.counts:
                 yield from (
                     (bill, line)
                     for line in bill.lines
-                    if line.kind != "fee" and line.start == period.start
+                    if line.kind in kinds and line.start == period.start
                 )
+
+    def _given_back(self, customer: str) -> list[Line]:
+        """What is left of the present charge, if anybody owes or paid it."""
+        ended = self.subscriptions[customer]
+        charge = ended.charge
+        is_charged = any(
+            fee is charge and bill.status != "void" for bill in self.bills for fee in bill.fees
+        )
+        if not is_charged:
+            return []
+        back = Line("fee", self.now, -half_away(FEE * ended.quantity * self._left(ended)), 0)
+        ended.periods[-1].fees.append(back.amount)
+        return [back]
+
+    def _left(self, sub: Subscription) -> Fraction:
+        """The share of the current period that is to come, in cents of a whole."""
+        period, unit = sub.periods[-1], timedelta(microseconds=1)
+        return Fraction((period.end - self.now) // unit, period.full // unit) * 100
 
     def _own(self, bill: Bill) -> list[Period]:
         periods = self.subscriptions[bill.customer].periods
@@ -337,5 +378,13 @@ def _period(start: datetime, end: datetime) -> Period:
     return Period(start, end, end - start, ("period", end))
 
 
+def by_key(period: Period) -> tuple[str, datetime]:
+    return period.key
+
+
 def _fee(sub: Subscription) -> Line:
-    return Line("fee", sub.start, half_away(FEE * 100), 0)
+    """The charge of the period that begins."""
+    sub.charge = Line("fee", sub.start, half_away(FEE * sub.quantity * 100), 0)
+    sub.charged_from = sub.start
+    sub.periods[-1].fees.append(sub.charge.amount)
+    return sub.charge

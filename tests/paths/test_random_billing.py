@@ -22,10 +22,10 @@ from billing.domain.invoice import InvoiceStatus
 from billing.domain.money import Money
 from billing.services.credit_notes import NewCreditNote, create_credit_note
 from billing.services.finalize_now import announce, finalize_invoice
-from billing.services.invoice_line import Line
 from billing.services.invoice_preview import preview_invoice
 from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.payments import NewPayment, record_payment
+from billing.services.subscription_edits import ItemChange
 from billing.services.usage_amendments import Amendment, amend_usage, void_usage
 from billing.services.usage_batch import UsageBatch
 from billing.services.usage_checks import instant_us
@@ -35,8 +35,8 @@ from tests.conftest import LONG, Databases
 from tests.desk import Desk
 from tests.driver import DAY, Driver, house_of, utc
 from tests.faults.dying import Dying
-from tests.paths.billing_model import FEE, MINIMUM, PER_MINUTE, Bill, Books, Use
-from tests.paths.billing_model import Line as ExpectedLine
+from tests.paths.billing_model import COMMITMENT, FEE, MINIMUM, PER_MINUTE, Bill, Books, Use
+from tests.paths.billing_shown import expected_line, expected_summary, shown_line, summary
 
 START: Final = utc(2024, 1, 10)
 CUSTOMERS: Final = ("UA", "LH", "OS")
@@ -67,6 +67,7 @@ class Twins:
             (3, self.pay),
             (2, self.note),
             (2, self.cancel),
+            (3, self.change),
             (2, self.die),
         ]
         weights = [weight for weight, _ in commands]
@@ -180,15 +181,30 @@ class Twins:
         return f"void {bill.key} of {bill.customer}, {order}"
 
     async def cancel(self) -> str:
-        names = [name for name, sub in self.books.subscriptions.items() if not sub.canceled_at]
+        names = [name for name in self.books.subscriptions if self.is_alterable(name)]
         if not names or len(self.books.subscriptions) < 2:
             return ""
         name = self.chance.choice(names)
-        if self.books.now <= self.books.subscriptions[name].start:
-            return ""
         await Desk(self.house).cancel(await self.subscription(name))
         self.books.cancel(name)
         return f"cancel {name}"
+
+    async def change(self) -> str:
+        """Another quantity of the fee, at once."""
+        names = [name for name in self.books.subscriptions if self.is_alterable(name)]
+        if not names:
+            return ""
+        name = self.chance.choice(names)
+        sub = self.books.subscriptions[name]
+        quantity = self.chance.choice([one for one in (1, 2, 3) if one != sub.quantity])
+        identity = await self.subscription(name)
+        item = await self.house.value(
+            "SELECT id FROM subscription_items WHERE subscription_id = $1 AND meter_id IS NULL",
+            identity,
+        )
+        await Desk(self.house).change(identity, ItemChange(item, quantity=str(quantity)))
+        self.books.change(name, quantity)
+        return f"change {name} to {quantity}"
 
     async def pay(self) -> str:
         """A part of what is due, all of it, or more."""
@@ -252,6 +268,15 @@ class Twins:
         bills = [bill for bill in self.books.bills if bill.status in statuses]
         return self.chance.choice(bills) if bills else None
 
+    def is_alterable(self, customer: str) -> bool:
+        """Runs, and was not changed at this very instant."""
+        sub = self.books.subscriptions[customer]
+        return (
+            not sub.canceled_at
+            and sub.charged_from is not None
+            and sub.charged_from < self.books.now
+        )
+
     def is_covered(self, customer: str, at: datetime) -> bool:
         sub = self.books.subscriptions[customer]
         return sub.anchor <= at and (sub.canceled_at is None or at < sub.canceled_at)
@@ -299,7 +324,7 @@ class Twins:
         for customer in self.books.subscriptions:
             rows = await self.invoices(customer)
             bills = [bill for bill in self.books.bills if bill.customer == customer]
-            assert [_summary(row) for row in rows] == [_expected(bill) for bill in bills]
+            assert [summary(row) for row in rows] == [expected_summary(bill) for bill in bills]
             for row, bill in zip(rows, bills, strict=True):
                 await self.compare_lines(row, bill)
             await self.compare_credit(customer)
@@ -314,7 +339,9 @@ class Twins:
                 expected = self.books.preview(bill)
             else:
                 shown, expected = await house.view(row["id"]), bill.lines
-        assert [_line(line) for line in shown.lines] == [_expected_line(line) for line in expected]
+        assert [shown_line(line) for line in shown.lines] == [
+            expected_line(line) for line in expected
+        ]
 
     async def compare_credit(self, customer: str) -> None:
         entries = await self.house.rows(
@@ -341,33 +368,6 @@ class Twins:
         assert stamps == sorted(stamps)
 
 
-def _summary(row: Any) -> tuple[Any, ...]:
-    amounts = ("total", "to_credit_balance", "credit_applied", "amount_paid", "amount_credited")
-    return (
-        (row["kind"], row["boundary"]),
-        row["status"],
-        row["waived"],
-        row["finalize_at"],
-        *[row[name] for name in amounts],
-        row["amount_due"],
-    )
-
-
-def _expected(bill: Bill) -> tuple[Any, ...]:
-    amounts = (bill.total, bill.to_balance, bill.applied, bill.paid, bill.credited)
-    return (bill.key, bill.status, bill.waived, bill.finalize_at, *amounts, bill.due)
-
-
-def _line(line: Line) -> tuple[Any, ...]:
-    assert line.period is not None
-    assert line.tax is not None
-    return (str(line.kind), line.period.start, line.amount.minor_units, line.tax.minor_units)
-
-
-def _expected_line(line: ExpectedLine) -> tuple[Any, ...]:
-    return (line.kind, line.start, line.amount, line.tax)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_whatever_happens_invoices_and_credit_are_what_the_rules_say(
     databases: Databases, seed: int
@@ -378,6 +378,7 @@ async def test_whatever_happens_invoices_and_credit_are_what_the_rules_say(
         per_minute=decimal_text(PER_MINUTE),
         minimum_amount=decimal_text(MINIMUM),
     )
+    await house.execute("UPDATE plans SET commitment = $1::text::numeric", decimal_text(COMMITMENT))
     twins = Twins(house, random.Random(seed))
     try:
         for _ in range(COMMANDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, timedelta
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from tollway.customer.v1 import customer_service_pb2 as customer_pb
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 
-from billing.runtime.db import DatabaseSettings, Role, connect
+from billing.runtime.db import Connection, DatabaseSettings, Role, connect
 from billing.services.keys import Scope
 from server.authentication import Authenticator
 from tests.cli.test_ops import run
@@ -82,11 +83,18 @@ async def test_a_rotation_never_makes_the_old_key_live_longer(rim: Rim) -> None:
     assert life == before  # as long as the old one was made for
 
 
-async def test_uses_are_stored_together_at_most_once_a_minute(databases: Databases) -> None:
+async def test_uses_are_stored_together_at_most_once_a_minute(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commits: list[int] = []
-    worker = await connect(
-        databases.url, Role.WORKER, DatabaseSettings(), lambda: commits.append(1)
-    )
+    worker = await connect(databases.url, Role.WORKER, DatabaseSettings())
+    begin = worker.transaction
+
+    def counted() -> AbstractAsyncContextManager[Connection]:
+        commits.append(1)
+        return begin()
+
+    monkeypatch.setattr(worker, "transaction", counted)
     async with open_rim(databases) as rim:
         made = [await make(rim, pb.SCOPE_READ) for _ in range(3)]
         authenticator = Authenticator(worker)

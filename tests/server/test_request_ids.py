@@ -123,7 +123,7 @@ async def test_a_call_that_dies_after_its_commit_is_answered_by_the_retry(
     """The answer never arrived, so the client asks again, and there must not be a second effect."""
     first: list[Any] = []
 
-    def after_commit() -> None:
+    def after_commit(_topic: str) -> None:
         if first:
             call = first.pop()
             if death == "given up":

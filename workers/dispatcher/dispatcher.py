@@ -18,6 +18,7 @@ from itertools import groupby
 from uuid import UUID
 
 from billing.runtime.bus.base import BusMessage
+from billing.runtime.hints import OUTBOX
 from billing.services import outbox
 from billing.services.leases import Lease
 from billing.services.outbox import Pending, Publication, Refusal
@@ -33,7 +34,6 @@ from workers.metrics import DispatcherMetrics
 
 log = logging.getLogger(__name__)
 
-HINT_TOPIC = "outbox"
 NOT_IN_LOG = "the event is not in the log"
 
 
@@ -84,7 +84,7 @@ class Dispatcher:
             )
             for _ in range(settings.lanes):
                 # Each lane has an event of its own: a hint that one lane takes must not be lost for another.
-                wake = self._bus.subscribe_hints(HINT_TOPIC)
+                wake = self._bus.subscribe_hints(OUTBOX)
                 group.create_task(
                     run_loop(
                         self.step, stop, idle_s=settings.idle_s, wake=wake, on_failure=on_failure

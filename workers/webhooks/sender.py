@@ -35,8 +35,6 @@ from workers.webhooks.recorder import Recorder, Result
 from workers.webhooks.schedule import Exchange, Schedule
 from workers.webhooks.settings import SenderSettings
 
-# The topic of the hint that deliveries were committed.
-HINT_TOPIC: Final = "deliveries"
 TOO_MANY_REQUESTS: Final = 429
 
 
