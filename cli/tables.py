@@ -1,10 +1,11 @@
 """The door: how commands print tables, trees and JSON.
 
-Invariant: no word is ever cut, an id least of all: a terminal that is too narrow wraps lines, and where the output goes
-to a file or another program every row is one whole line.
+Invariant: a row is one whole line, and nothing of it is cut, an id least of all, on whatever screen and in a pipe.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import click
 from google.protobuf.json_format import MessageToJson
@@ -13,8 +14,7 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
-# Wider than any row.
-_MEASURED_AT = 10_000
+_WIDER_THAN_ANY: Final = 10_000
 
 
 def table(*columns: str) -> Table:
@@ -35,12 +35,7 @@ def json_text(message: Message) -> str:
 
 
 def print_whole(shown: RenderableType) -> None:
-    """Prints something as wide as its longest words need, and in full where nobody looks at a screen."""
-    console = Console()
-    needed = Measurement.get(
-        console, console.options.update(max_width=_MEASURED_AT, width=_MEASURED_AT), shown
-    )
-    width = max(console.width, needed.minimum) if console.is_terminal else needed.maximum
-    Console(width=max(width, 1), soft_wrap=False).print(
-        shown, highlight=False, crop=False, no_wrap=False
-    )
+    """Prints something as wide as it is; a screen that is narrower wraps the lines itself."""
+    options = Console().options.update(width=_WIDER_THAN_ANY, max_width=_WIDER_THAN_ANY)
+    width = Measurement.get(Console(), options, shown).maximum
+    Console(width=max(width, 1)).print(shown, highlight=False)

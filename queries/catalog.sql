@@ -69,12 +69,15 @@ UPDATE plans SET display_name = @display_name, archived_at = sqlc.narg(archived_
 WHERE tenant_id = @tenant_id AND id = @id
 RETURNING *;
 
--- name: HoldPlan :one
--- Nobody archives the plan until the price or subscription that takes it is committed.
-SELECT archived_at FROM plans WHERE tenant_id = @tenant_id AND id = @id FOR SHARE;
+-- name: FindPriceOfMeter :one
+-- The plan's price of a meter, but for the one that is superseded.
+SELECT id FROM prices
+WHERE tenant_id = @tenant_id AND plan_id = @plan_id AND meter_id = @meter_id AND archived_at IS NULL
+  AND id IS DISTINCT FROM sqlc.narg(superseded)::uuid
+LIMIT 1;
 
 -- name: HoldMeter :one
--- The same of a meter.
+-- Nobody archives the meter until the price that takes it is committed.
 SELECT archived_at FROM meters WHERE tenant_id = @tenant_id AND id = @id FOR SHARE;
 
 -- name: InsertPrice :one

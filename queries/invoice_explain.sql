@@ -1,7 +1,7 @@
 -- Invoice path, for looking: what a line rests on, as it is now.
 
 -- name: GetUsagePeriod :one
-SELECT sqlc.embed(p), m.key AS meter_key, m.group_by
+SELECT sqlc.embed(p), m.key AS meter_key, m.aggregation, m.group_by
 FROM usage_periods p
 JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 WHERE p.tenant_id = @tenant_id AND p.item_id = @item_id AND p.period_start = @period_start;

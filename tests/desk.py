@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from billing.services import catalog
+from billing.services.prices import Successor, supersede_price
 from billing.services.subscription_edits import Change, ItemChange, Proration
 from billing.services.subscription_requests import (
     Asked,
@@ -66,12 +67,17 @@ class Desk:
     async def supersede(self, name: str, **numbers: str) -> UUID:
         """Another price in place of the one of that name, which new subscriptions do not get any more."""
         old = (await self.prices())[name]
-        meter = "minutes" if name == "Minutes" else ""
-        new = await self.price(f"{name}, new", meter, **numbers)
-        await self.house.execute(
-            "UPDATE prices SET archived_at = now(), superseded_by = $2 WHERE id = $1", old, new
-        )
-        return new
+        model = "per_unit" if name == "Minutes" else "flat"
+        async with self._tx() as tx:
+            new, _ = await supersede_price(
+                tx,
+                self.house.tenant_id,
+                old,
+                Successor(f"{name}, new", model, numbers),
+                self.house.cause(),
+                now=self.house.now,
+            )
+        return new.id
 
     async def subscribe(
         self,

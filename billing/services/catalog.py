@@ -72,6 +72,12 @@ class PlanNotFound(NotFound):
     reason = "PLAN_NOT_FOUND"
 
 
+class MeterAlreadyPriced(Precondition):
+    """A customer's usage of a meter can be billed by one subscription item at a time only."""
+
+    reason = "METER_ALREADY_PRICED"
+
+
 @dataclass(frozen=True, slots=True)
 class NewMeter:
     """A meter to make; an empty display name takes the key. `filters` are as billing.domain.filters reads them."""
@@ -114,6 +120,7 @@ class NewPrice:
     billing_timing: pricing.BillingTiming | None
     tax_percent: str = ""
     bill_trial_usage: bool = False
+    superseded: UUID | None = None  # the price that it takes the place of
 
 
 async def create_meter(
@@ -220,7 +227,8 @@ async def create_price(
 ) -> Price:
     """A new price of the plan; emits price.created.
 
-    Raises PlanArchived, MeterNotFound, MeterArchived, InvalidPrice, InvalidDecimal, CurrencyMismatch.
+    Raises PlanArchived, MeterNotFound, MeterArchived, MeterAlreadyPriced, InvalidPrice, InvalidDecimal,
+    CurrencyMismatch.
     """
     currency = draft.currency or plan.currency
     if currency != plan.currency:
@@ -228,10 +236,13 @@ async def create_price(
             f"The plan is in {plan.currency}; a price of it cannot be in {currency}.",
             metadata={"expected": plan.currency, "actual": currency},
         )
-    archived_at = await queries.catalog.hold_plan(tx, tenant_id=tenant_id, id=plan.id)
-    if archived_at is not None:
+    # Under the lock nobody archives the plan, and of two prices for one meter the second sees the first.
+    locked = await queries.catalog.lock_plan(tx, tenant_id=tenant_id, id=plan.id)
+    if locked is None or locked.archived_at is not None:
         raise PlanArchived(metadata={"plan": plan.key})
     meter = await _meter_to_price(tx, tenant_id, draft)
+    if meter is not None:
+        await _refuse_priced_meter(tx, plan, meter, draft.superseded)
     checked = check_price(draft.model, draft.config, currency, meter)
     timing = pricing.billing_timing(
         checked.model, metered=meter is not None, chosen=draft.billing_timing
@@ -263,6 +274,21 @@ async def create_price(
     )
     await tell(tx, tenant_id, resource, price.version, payload, (cause, at, now))
     return price
+
+
+async def _refuse_priced_meter(
+    tx: Connection, plan: Plan, meter: Meter, superseded: UUID | None
+) -> None:
+    """Two prices for one meter could never be in one subscription."""
+    other = await queries.catalog.find_price_of_meter(
+        tx, tenant_id=plan.tenant_id, plan_id=plan.id, meter_id=meter.id, superseded=superseded
+    )
+    if other is not None:
+        raise MeterAlreadyPriced(
+            f"{encode(Prefix.PRICE, other)} of the plan {plan.key!r} prices the meter {meter.key!r} already;"
+            " supersede or archive it, or make a plan of its own for this price.",
+            metadata={"meter": meter.key, "subscription": ""},
+        )
 
 
 async def _meter_to_price(tx: Connection, tenant_id: UUID, draft: NewPrice) -> Meter | None:

@@ -25,6 +25,7 @@ class Blocked(StrEnum):
 
     USAGE_PENDING = "USAGE_PENDING"
     RATING_FAILED = "RATING_FAILED"
+    INVOICE_EMPTY = "INVOICE_EMPTY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class FinalizationSettings:
         match reason:
             case Blocked.USAGE_PENDING:
                 return now + timedelta(seconds=self.usage_retry_s)
-            case Blocked.RATING_FAILED:
+            case Blocked.RATING_FAILED | Blocked.INVOICE_EMPTY:
                 return now + timedelta(seconds=self.rating_retry_s)
             case None:
                 return now + timedelta(seconds=self.taken_retry_s)

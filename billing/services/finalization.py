@@ -127,6 +127,8 @@ async def finalize(
     ready, errors = [], {}
     for draft in billable:
         match outcomes[draft.id]:
+            case Computed(lines=[]) if draft.subscription_id is None:
+                blocked[draft.id] = Blocked.INVOICE_EMPTY
             case Computed() as computed:
                 statuses = statuses_of(draft, computed, now)
                 ready.append(Finalized(draft, computed, periods[draft.id], statuses))

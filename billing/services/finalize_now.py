@@ -15,6 +15,7 @@ import queries.subscriptions
 from queries.models import Invoice
 
 from billing.domain.errors import Conflict, Precondition
+from billing.domain.ids import Prefix, encode
 from billing.domain.invoice import InvoiceAction, InvoiceStatus, apply_lifecycle
 from billing.runtime.db import Connection
 from billing.services.actor import Cause
@@ -42,6 +43,12 @@ class RatingFailed(Precondition):
     reason = "RATING_FAILED"
 
 
+class InvoiceEmpty(Precondition):
+    """A manual invoice without items bills nothing and gets no number; add an item with AddInvoiceItem."""
+
+    reason = "INVOICE_EMPTY"
+
+
 class InvoiceBusy(Conflict):
     """Another finalization has the invoice in hand; read it again."""
 
@@ -65,7 +72,8 @@ async def finalize_invoice(
 ) -> Invoice:
     """Makes a draft final now and waits for nobody but those who hold its rows; answers the final invoice.
 
-    `now` is machine time. Raises InvoiceNotFound, InvalidTransition, UsagePending, RatingFailed, InvoiceBusy.
+    `now` is machine time. Raises InvoiceNotFound, InvalidTransition, UsagePending, RatingFailed, InvoiceEmpty,
+    InvoiceBusy.
     """
     draft = await read_invoice(tx, tenant_id, invoice_id)
     if draft.subscription_id is not None:
@@ -82,6 +90,8 @@ async def finalize_invoice(
         case Blocked.RATING_FAILED:
             error = done.errors[invoice_id]
             raise RatingFailed(error.message, metadata={"cause": error.reason}) from error
+        case Blocked.INVOICE_EMPTY:
+            raise InvoiceEmpty(metadata={"invoice": encode(Prefix.INVOICE, invoice_id)})
     if not done.invoices:
         raise InvoiceBusy(retry_after_s=1)
     return done.invoices[0]

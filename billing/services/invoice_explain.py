@@ -43,6 +43,7 @@ class UsageOfLine:
 
     row: UsagePeriod
     meter_key: str
+    aggregation: str
     records: int
     first_used_at: datetime | None
     last_used_at: datetime | None
@@ -122,6 +123,7 @@ async def _usage(tx: Connection, tenant_id: UUID, line: Line) -> UsageOfLine | N
     return UsageOfLine(
         row,
         found.meter_key,
+        found.aggregation,
         counted.records,
         counted.first_used_at,
         counted.last_used_at,

@@ -12,7 +12,7 @@ from datetime import datetime
 from uuid import UUID
 
 import queries.catalog
-from queries.models import Price
+from queries.models import Plan, Price
 from tollway.catalog.v1 import catalog_events_pb2 as payloads
 
 from billing.domain.errors import NotFound, Precondition
@@ -28,6 +28,12 @@ class PriceNotFound(NotFound):
     """There is no such price in this tenant; create it with CreatePrice."""
 
     reason = "PRICE_NOT_FOUND"
+
+
+class PriceNotInPlan(Precondition):
+    """The price belongs to another plan; take a price of the subscription's own plan."""
+
+    reason = "PRICE_NOT_IN_PLAN"
 
 
 class PriceArchived(Precondition):
@@ -67,6 +73,21 @@ async def get_price(tx: Connection, tenant_id: UUID, price_id: UUID) -> Price:
     if price is None:
         raise PriceNotFound(metadata={"price": encode(Prefix.PRICE, price_id)})
     return price
+
+
+async def not_offered(
+    tx: Connection, tenant_id: UUID, price_id: UUID, plan: Plan
+) -> PriceNotFound | PriceNotInPlan:
+    """Why a price that the plan does not have cannot be taken: there is no such price, or it is another plan's."""
+    price = await queries.catalog.get_price(tx, tenant_id=tenant_id, id=price_id)
+    named = {"price": encode(Prefix.PRICE, price_id)}
+    if price is None:
+        return PriceNotFound(metadata=named)
+    other, _ = await catalog.get_plan(tx, tenant_id, plan_id=price.plan_id)
+    return PriceNotInPlan(
+        f"{named['price']} is a price of the plan {other.key!r}; take a price of the plan {plan.key!r}.",
+        metadata=named | {"plan": other.key},
+    )
 
 
 async def list_prices(
@@ -113,6 +134,7 @@ async def supersede_price(
         BillingTiming(old.billing_timing),
         successor.tax_percent,
         old.bill_trial_usage,
+        old.id,
     )
     new = await catalog.create_price(tx, tenant_id, plan, draft, cause, now=now)
     resource = encode(Prefix.PRICE, old.id)

@@ -21,9 +21,9 @@ from billing.domain.decimals import parse_decimal
 from billing.domain.errors import CurrencyMismatch, Invalid, NotFound
 from billing.domain.ids import Prefix, encode
 from billing.runtime.db import Connection
-from billing.services.catalog import PlanArchived, get_plan
-from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
-from billing.services.subscriptions import ITEMS_MAX, MeterAlreadyPriced
+from billing.services.catalog import MeterAlreadyPriced, PlanArchived, get_plan
+from billing.services.prices import PriceArchived, PriceNotInPlan, archived_metadata, not_offered
+from billing.services.subscriptions import ITEMS_MAX
 
 
 class ItemNotFound(NotFound):
@@ -100,7 +100,7 @@ class Edits:
 async def check(tx: Connection, row: Subscription, change: Change) -> Edits:
     """What the change does to the subscription's items.
 
-    Raises PlanNotFound, PlanArchived, PriceNotFound, PriceArchived, ItemNotFound, CurrencyMismatch,
+    Raises PlanNotFound, PlanArchived, PriceNotFound, PriceNotInPlan, PriceArchived, ItemNotFound, CurrencyMismatch,
     MeterAlreadyPriced, InvalidDecimal, Invalid.
     """
     plan_id = change.plan_id if change.plan_id or change.plan_key else row.plan_id
@@ -117,6 +117,9 @@ async def check(tx: Connection, row: Subscription, change: Change) -> Edits:
     )
     known = {price.id: price for price in [*old, *prices]}
     offered = {price.id for price in prices}
+    for one in change.items:
+        if one.price_id and one.price_id not in known:
+            raise await not_offered(tx, row.tenant_id, one.price_id, plan)
     edits = list(_edits(change.items, {item.id: item for item in items}, known, offered))
     touched = {edit.item.id for edit in edits if edit.item}
     kept = [item for item in items if item.id not in touched]
@@ -210,7 +213,7 @@ def _changed(
 
 def _offered(price_id: UUID, known: dict[UUID, Price], offered: set[UUID]) -> Price:
     if price_id not in offered:
-        raise PriceNotFound(metadata={"price": encode(Prefix.PRICE, price_id)})
+        raise PriceNotInPlan(metadata={"price": encode(Prefix.PRICE, price_id), "plan": ""})
     if known[price_id].archived_at is not None:
         raise PriceArchived(metadata=archived_metadata(known[price_id]))
     return known[price_id]

@@ -29,10 +29,10 @@ from billing.runtime.ids import new_id
 from billing.services import events
 from billing.services.actor import Cause
 from billing.services.business_time import business_time
-from billing.services.catalog import PlanArchived, get_plan
+from billing.services.catalog import MeterAlreadyPriced, PlanArchived, get_plan
 from billing.services.customers import CustomerNotFound, get_customer
 from billing.services.new_subscription import NewItem, NewSubscription, StartTooOld, terms_of
-from billing.services.prices import PriceArchived, PriceNotFound, archived_metadata
+from billing.services.prices import PriceArchived, archived_metadata, not_offered
 from billing.services.subscription_terms import Terms
 from billing.services.usage_assignment import assign_unassigned
 from billing.services.usage_periods import make_usage_periods
@@ -68,12 +68,6 @@ class PlanWithoutPrices(Precondition):
     reason = "PLAN_WITHOUT_PRICES"
 
 
-class MeterAlreadyPriced(Precondition):
-    """A customer's usage of a meter can be billed by one subscription item at a time only."""
-
-    reason = "METER_ALREADY_PRICED"
-
-
 @dataclass(frozen=True, slots=True)
 class SubscriptionView:
     """A subscription and its items, oldest first."""
@@ -107,8 +101,8 @@ async def create_subscription(
 ) -> SubscriptionView:
     """A new subscription in state created; emits subscription.created.
 
-    `now` is machine time. Raises CustomerNotFound, PlanNotFound, PlanWithoutPrices, PriceNotFound, MeterAlreadyPriced,
-    AlreadyExists, InvalidDecimal, StartTooOld, Invalid.
+    `now` is machine time. Raises CustomerNotFound, PlanNotFound, PlanWithoutPrices, PriceNotFound, PriceNotInPlan,
+    MeterAlreadyPriced, AlreadyExists, InvalidDecimal, StartTooOld, Invalid.
     """
     customer = await _lock_customer(tx, tenant_id, draft)
     plan, prices = await get_plan(tx, tenant_id, plan_id=draft.plan_id, key=draft.plan_key)
@@ -116,6 +110,10 @@ async def create_subscription(
         raise PlanArchived(metadata={"plan": plan.key})
     if all(price.archived_at is not None for price in prices):
         raise PlanWithoutPrices(metadata={"plan": encode(Prefix.PLAN, plan.id)})
+    offered = {price.id for price in prices}
+    for item in draft.items:
+        if item.price_id not in offered:
+            raise await not_offered(tx, tenant_id, item.price_id, plan)
     today = await business_time(tx, tenant_id, now)
     chosen = _chosen(prices, draft.items)
     terms = terms_of(draft, customer.time_zone, Interval(plan.billing_interval), today)
@@ -192,7 +190,10 @@ async def _lock_customer(tx: Connection, tenant_id: UUID, draft: NewSubscription
 
 
 def _chosen(prices: Sequence[Price], items: Sequence[NewItem]) -> list[tuple[Price, Decimal]]:
-    """The prices to take with their quantities, in the order given: each price, and each meter, once, none archived."""
+    """The prices to take with their quantities, in the order given: each price, and each meter, once, none archived.
+
+    `prices` are all of the plan's, and every item names one of them.
+    """
     offered = [NewItem(price.id) for price in prices if price.archived_at is None]
     if len(items or offered) > ITEMS_MAX:
         raise Invalid.field("items", f"a subscription has at most {ITEMS_MAX} items; name them.")
@@ -201,9 +202,7 @@ def _chosen(prices: Sequence[Price], items: Sequence[NewItem]) -> list[tuple[Pri
     for place, item in enumerate(items or offered):
         price = known.pop(item.price_id, None)
         if price is None:
-            if any(item.price_id == taken.id for taken, _ in chosen):
-                raise Invalid.field(f"items[{place}].price_id", "names a price a second time.")
-            raise PriceNotFound(metadata={"price": encode(Prefix.PRICE, item.price_id)})
+            raise Invalid.field(f"items[{place}].price_id", "names a price a second time.")
         if price.archived_at is not None:
             raise PriceArchived(metadata=archived_metadata(price))
         if price.meter_id and any(price.meter_id == taken.meter_id for taken, _ in chosen):

@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
-from rich.table import Table
 from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 ENTRIES_MAX = 10_000
 
@@ -51,11 +50,11 @@ def command(
                     break
         return found[:limit]
 
-    table = Table("when", "who", "what", "on", "why", box=None)
+    rows = table("when", "who", "what", "on", "why")
     for entry in run(work()):
         at = entry.create_time.ToDatetime(UTC).isoformat(timespec="milliseconds")
-        table.add_row(at, entry.actor, entry.method.rpartition(".")[2], entry.resource, entry.note)
-    Console().print(table)
+        rows.add_row(at, entry.actor, entry.method.rpartition(".")[2], entry.resource, entry.note)
+    print_table(rows)
 
 
 def _stamp(instant: datetime | None) -> Timestamp | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final, TypeVar
 
 import click
@@ -13,11 +15,13 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import Channel
 from rich.markup import escape
+from tollway.catalog.v1 import catalog_service_pb2 as catalog
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
+from billing.domain.money import Money
 from cli.asking import Asked
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.commands import invoice_files
@@ -26,6 +30,16 @@ from cli.tables import json_text, print_table, table
 
 Answer = TypeVar("Answer")
 STATUSES: Final = ("draft", "open", "paid", "void")
+
+# What of the records the quantity is.
+_COUNTED: Final = {
+    catalog.AGGREGATION_COUNT: "which are counted:",
+    catalog.AGGREGATION_SUM: "which add up to",
+    catalog.AGGREGATION_MAX: "the largest is",
+    catalog.AGGREGATION_UNIQUE: "different values among them:",
+    catalog.AGGREGATION_LATEST: "the last one says",
+    catalog.AGGREGATION_WEIGHTED_SUM: "level times its share of the full period, added up:",
+}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
@@ -166,10 +180,7 @@ def explanation(answer: pb.ExplainLineResponse) -> list[str]:
         full = answer.full_period
         of = f" of {_at(full.start)} to {_at(full.end)}" if full.HasField("start") else ""
         told.append(f"share of the full period: {answer.period_share}{of}")
-    told += [
-        f"  {step.label}: {step.quantity} x {step.unit_amount} = {step.amount}"
-        for step in line.steps
-    ]
+    told += [f"  {_step(step)}" for step in line.steps]
     told += _sum(answer)
     if line.discount.minor_units or line.tax.minor_units:
         told.append(
@@ -178,9 +189,35 @@ def explanation(answer: pb.ExplainLineResponse) -> list[str]:
     return told
 
 
+def _step(step: pb.LineStep) -> str:
+    """A product; what costs nothing is only counted."""
+    if step.unit_amount in ("", "0") and step.amount in ("", "0"):
+        return f"{step.label}: {step.quantity}"
+    return f"{step.label}: {step.quantity} x {step.unit_amount} = {step.amount}"
+
+
+def _true_up(answer: pb.ExplainLineResponse) -> list[str]:
+    """The bound of the price, its share, and what the usage lines must have come to."""
+    amount, config = answer.line.amount, json.loads(answer.price_config)
+    name = "minimum" if amount.minor_units > 0 else "maximum"
+    share, bound = Fraction(answer.period_share or "1"), Fraction(config[f"{name}_amount"])
+    whole = Money.of_exact(bound * share, amount.currency_code)
+    usage = whole - Money(amount.minor_units, amount.currency_code)
+    of_share = f" x {share}" if share != 1 else ""
+    return [
+        f"the {name} of the price: {config[f'{name}_amount']}{of_share} = {whole.to_text()}, rounded",
+        f"less the usage lines of the period: {usage.to_text()}",
+        f"leaves {_money(amount)}",
+    ]
+
+
 def _usage(answer: pb.ExplainLineResponse) -> list[str]:
     usage, line = answer.usage, answer.line
-    told = [f"{usage.record_count:,} records of the meter {usage.meter}, quantity {line.quantity}"]
+    is_measured = line.quantity and line.kind != pb.LINE_KIND_TRUE_UP
+    counted = (
+        f"{_COUNTED.get(usage.aggregation, 'quantity')} {line.quantity}" if is_measured else ""
+    )
+    told = [f"{usage.record_count:,} records of the meter {usage.meter}, {counted}".rstrip(", ")]
     if usage.record_count:
         told[0] += f", from {_at(usage.first_used_time)} to {_at(usage.last_used_time)}"
     told.append(
@@ -199,6 +236,12 @@ def _usage(answer: pb.ExplainLineResponse) -> list[str]:
 def _sum(answer: pb.ExplainLineResponse) -> list[str]:
     """From the exact amount to the line: rounded once, less what was billed before."""
     line = answer.line
+    if line.kind == pb.LINE_KIND_TRUE_UP and answer.price_config:
+        return _true_up(answer)
+    if line.kind == pb.LINE_KIND_COMMITMENT:
+        return [
+            f"what the usage and fees of the period lack of the commitment: {_money(line.amount)}"
+        ]
     if line.kind != pb.LINE_KIND_ADJUSTMENT:
         rounded = f"exactly {answer.exact_amount}, rounded once, half away from zero: "
         return [f"{rounded}{_money(line.amount)}"]

@@ -6,12 +6,11 @@ import uuid
 from typing import Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
+from cli.tables import print_table, table
 
 # The limit, its option's help.
 LIMITS: Final = {
@@ -99,10 +98,10 @@ def _print(limits: pb.TenantLimits) -> None:
         "records_per_day": limits.records_today,
         "records_per_month": limits.records_this_month,
     }
-    table = Table("limit", "value", "set by", "used", box=None)
+    rows = table("limit", "value", "set by", "used")
     for name in LIMITS:
         value = getattr(limits, name)
         by = "an operator" if name in limits.overridden else "the server's default"
         shown = "none" if name in used and not value else str(value)
-        table.add_row(name.replace("_", " "), shown, by, str(used[name]) if name in used else "")
-    Console().print(table)
+        rows.add_row(name.replace("_", " "), shown, by, str(used[name]) if name in used else "")
+    print_table(rows)

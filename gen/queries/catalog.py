@@ -14,13 +14,13 @@ from .connection import ConnectionLike
 
 __all__ = [
     "archive_price",
+    "find_price_of_meter",
     "get_meter",
     "get_meter_by_key",
     "get_plan",
     "get_plan_by_key",
     "get_price",
     "hold_meter",
-    "hold_plan",
     "insert_meter",
     "insert_plan",
     "insert_price",
@@ -300,19 +300,24 @@ async def update_plan(
     return None if row is None else models.Plan(*row)
 
 
-HOLD_PLAN: typing.Final = """-- name: HoldPlan :one
-SELECT archived_at FROM plans WHERE tenant_id = $1 AND id = $2 FOR SHARE
+FIND_PRICE_OF_METER: typing.Final = """-- name: FindPriceOfMeter :one
+SELECT id FROM prices
+WHERE tenant_id = $1 AND plan_id = $2 AND meter_id = $3 AND archived_at IS NULL
+  AND id IS DISTINCT FROM $4::uuid
+LIMIT 1
 """
 
 
-async def hold_plan(
+async def find_price_of_meter(
     conn: ConnectionLike,
     *,
     tenant_id: uuid.UUID,
-    id: uuid.UUID,
-) -> datetime.datetime | None:
-    """Nobody archives the plan until the price or subscription that takes it is committed."""
-    row = await conn.fetchrow(HOLD_PLAN, tenant_id, id)
+    plan_id: uuid.UUID,
+    meter_id: uuid.UUID | None,
+    superseded: uuid.UUID | None,
+) -> uuid.UUID | None:
+    """The plan's price of a meter, but for the one that is superseded."""
+    row = await conn.fetchrow(FIND_PRICE_OF_METER, tenant_id, plan_id, meter_id, superseded)
     return None if row is None else row[0]
 
 
@@ -327,7 +332,7 @@ async def hold_meter(
     tenant_id: uuid.UUID,
     id: uuid.UUID,
 ) -> datetime.datetime | None:
-    """The same of a meter."""
+    """Nobody archives the meter until the price that takes it is committed."""
     row = await conn.fetchrow(HOLD_METER, tenant_id, id)
     return None if row is None else row[0]
 

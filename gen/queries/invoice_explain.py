@@ -25,11 +25,12 @@ class GetUsagePeriodRow:
 
     usage_period: models.UsagePeriod
     meter_key: str
+    aggregation: str
     group_by: list[str]
 
 
 GET_USAGE_PERIOD: typing.Final = """-- name: GetUsagePeriod :one
-SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end, m.key AS meter_key, m.group_by
+SELECT p.tenant_id, p.item_id, p.period_start, p.period_end, p.subscription_id, p.customer_id, p.meter_id, p.price_id, p.status, p.bill_kind, p.bill_boundary, p.closing_until, p.nominal_start, p.nominal_end, m.key AS meter_key, m.aggregation, m.group_by
 FROM usage_periods p
 JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
 WHERE p.tenant_id = $1 AND p.item_id = $2 AND p.period_start = $3
@@ -51,6 +52,7 @@ async def get_usage_period(
         models.UsagePeriod(*row[0:14]),
         row[14],
         row[15],
+        row[16],
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, Protocol
 from uuid import UUID
 
+from tollway.catalog.v1.catalog_service_pb2 import Aggregation
 from tollway.invoice.v1 import invoice_service_pb2 as pb
 from tollway.invoice.v1 import invoice_service_pb2_grpc as rpc
 from tollway.type.v1 import money_pb2
@@ -322,6 +323,7 @@ def _usage(usage: UsageOfLine) -> pb.UsageOfLine:
     return pb.UsageOfLine(
         subscription_item_id=encode(Prefix.SUBSCRIPTION_ITEM, usage.row.item_id),
         meter=usage.meter_key,
+        aggregation=Aggregation.Value(f"AGGREGATION_{usage.aggregation.upper()}"),
         customer_id=encode(Prefix.CUSTOMER, usage.row.customer_id),
         period=to_range(usage.row.period_start, usage.row.period_end),
         record_count=usage.records,

@@ -280,3 +280,15 @@ def test_a_negative_quantity_stays_in_the_first_tier(
     assert {s.tier for s in Graduated(rows).steps(Usage(quantity))} == {1}
     assert {s.tier for s in Volume(rows).steps(Usage(quantity))} == {1}
     assert true_up(price("flat", {"amount": "1"}), Money(-5, "EUR")) == Money.zero("EUR")
+
+
+def test_a_rounded_quantity_is_a_step_that_a_calculator_can_follow() -> None:
+    config = {
+        "unit_amount": "2",
+        "quantity_rounding": {"mode": "up", "decimals": 0, "divide_by": "5"},
+    }
+    rated = rate(price("per_unit", config), Usage(Fraction(7)))
+    assert [str(step) for step in rated.steps] == [
+        "7 / 5, rounded away from zero to 0 decimals: 2 x 0 = 0",
+        "units: 2 x 2 = 4",
+    ]

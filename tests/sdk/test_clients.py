@@ -9,14 +9,25 @@ import grpc
 import grpc.aio
 import pytest
 from tollway.customer.v1 import customer_service_pb2 as pb
-from tollway_sdk import ErrorReason, InvalidWebhook, Tollway, Unavailable, verify_webhook
+from tollway_sdk import (
+    ErrorReason,
+    InvalidWebhook,
+    Tollway,
+    Unauthenticated,
+    Unavailable,
+    verify_webhook,
+)
 from tollway_sdk.calls import with_request_id
 from tollway_sdk.errors import STATUS_DETAILS, TollwayError, typed
 
 from billing.domain import errors
 from billing.domain.signature import Secret, headers
+from server.app import ServerSettings
 from server.errors import rich_status, status_code
+from server.tls import Tls
+from tests.conftest import Databases
 from tests.house.tree import ROOT, contract
+from tests.server.test_listening import AUTHORITY, SERVER, identity, serving
 
 SECRET = Secret(b"a secret of thirty-two bytes, yes")
 BODY = json.dumps(
@@ -38,6 +49,21 @@ def test_the_go_client_has_every_service() -> None:
     source = (ROOT / "sdk" / "go" / "client.go").read_text(encoding="utf-8")
     missing = {name for name in services() if f".New{name}Client(connection)" not in source}
     assert not missing
+
+
+async def test_with_credentials_the_line_is_tls_with_a_certificate_of_the_client(
+    databases: Databases,
+) -> None:
+    tls = Tls(SERVER.pem, SERVER.key_pem, client_ca=AUTHORITY.pem)
+    ours = identity("client", AUTHORITY)
+    credentials = grpc.ssl_channel_credentials(AUTHORITY.pem, ours.key_pem, ours.pem)
+    async with (
+        serving(databases, ServerSettings(port=0, tls=tls)) as server,
+        Tollway(f"127.0.0.1:{server.port}", "twk_nobody", credentials=credentials) as tollway,
+    ):
+        with pytest.raises(Unauthenticated) as refused:
+            await tollway.customers.ListCustomers(pb.ListCustomersRequest())
+    assert refused.value.reason_name == "KEY_INVALID"
 
 
 def refusal(error: errors.BillingError) -> grpc.aio.AioRpcError:

@@ -200,6 +200,10 @@ async def test_a_line_is_explained_to_the_last_record(rim: Rim) -> None:
         assert told.usage.first_used_time.ToDatetime() == (START + HOUR / 60).replace(tzinfo=None)
         assert told.usage.amount_now.minor_units == 200
         assert told.line.amount.minor_units == 100
+        assert "1 records of the meter minutes, which add up to" in "\n".join(explanation(told))
+    raised = "\n".join(explanation(await explain(rim, named, 2)))
+    assert "the minimum of the price: 2 = 2.00, rounded" in raised
+    assert raised.split("leaves")[0].endswith("less the usage lines of the period: 1.00\n")
     assert told.usage.amount_billed.minor_units == 200
 
     await house.use(START + 7 * DAY, "90", backfill=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from uuid import UUID
@@ -21,7 +22,14 @@ from billing.domain.errors import (
 from billing.domain.pricing import BillingTiming
 from billing.runtime.ids import new_id
 from billing.services import catalog
-from billing.services.catalog import MeterArchived, MeterNotFound, NewPrice, PlanNotFound
+from billing.services.catalog import (
+    MeterAlreadyPriced,
+    MeterArchived,
+    MeterNotFound,
+    NewPrice,
+    PlanNotFound,
+)
+from billing.services.prices import Successor, archive_price, supersede_price
 from tests.conftest import Databases
 from tests.driver import Driver, house_of
 
@@ -57,10 +65,24 @@ async def add(house: Driver, price: NewPrice) -> Price:
         )
 
 
+async def test_a_plan_has_one_price_for_a_meter_at_a_time(house: Driver) -> None:
+    answers = await asyncio.gather(*(add(house, draft()) for _ in range(3)), return_exceptions=True)
+    (first,) = [answer for answer in answers if isinstance(answer, Price)]
+    assert sum(isinstance(answer, MeterAlreadyPriced) for answer in answers) == 2
+
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        dearer = Successor("", "per_unit", {"unit_amount": "0.20"})
+        second, _ = await supersede_price(
+            tx, house.tenant_id, first.id, dearer, house.cause(), now=house.now
+        )
+        await archive_price(tx, house.tenant_id, second.id, house.cause(), now=house.now)
+    await add(house, draft())
+
+
 async def test_a_plan_is_read_with_its_prices_in_the_order_they_were_made(house: Driver) -> None:
     made = [
         await add(house, draft()),
-        await add(house, draft("graduated", {"tiers": TIERS})),
+        await add(house, draft("flat", {"amount": "9.00"}, meter_key="")),
         await add(house, draft("flat", {"amount": "49.00"}, meter_key="")),
     ]
     async with house.databases.api.transaction(house.tenant_id) as tx:
@@ -70,7 +92,7 @@ async def test_a_plan_is_read_with_its_prices_in_the_order_they_were_made(house:
     assert prices == made
     assert [price.billing_timing for price in prices] == [
         "in_arrears",
-        "in_arrears",
+        "in_advance",
         "in_advance",
     ]
     assert {price.currency for price in prices} == {"USD"}

@@ -50,7 +50,7 @@ async def test_usage_is_cut_at_the_instant_of_a_change_also_where_fees_have_days
     minutes = next(item.id for item in made.items if item.meter_id is not None)
     changed = utc(2024, 7, 14, 22) + NOON
     await desk.house.advance(changed)
-    dear = await desk.price("Minutes, dearer", "minutes", unit_amount="1.00")
+    dear = await desk.supersede("Minutes", unit_amount="1.00")
     await desk.change(made.row.id, ItemChange(minutes, dear))
     await desk.house.use(changed - HOUR, "10")
     await desk.house.use(changed, "7")

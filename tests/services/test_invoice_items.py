@@ -10,8 +10,10 @@ import pytest
 
 from billing.domain.errors import Invalid
 from billing.services import invoice_items
+from billing.services.finalize_now import InvoiceEmpty, finalize_invoice
 from billing.services.invoice_items import InvoiceNotDraft, NewItem
 from billing.services.invoice_voids import VoidOrder, void_invoice
+from billing.services.manual_invoices import NewInvoice, create_invoice
 from tests.conftest import Databases
 from tests.driver import HOUR, Driver, house_of, utc
 
@@ -31,6 +33,32 @@ async def add(house: Driver, subscription: UUID, units: str = "10.00", name: str
 async def remove(house: Driver, item: UUID) -> None:
     async with house.databases.api.transaction(house.tenant_id) as tx:
         await invoice_items.remove_item(tx, house.tenant_id, item, now=house.now)
+
+
+async def test_a_manual_invoice_without_items_gets_no_number(databases: Databases) -> None:
+    house = await house_of(databases, START)
+    await house.customer("UA")
+    customer = await house.value("SELECT id FROM customers")
+    draft = NewInvoice(customer, "USD", "", None, [])
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        empty = await create_invoice(tx, house.tenant_id, draft, house.cause(), now=house.now)
+
+    async def finalize() -> int:
+        async with house.databases.api.transaction(house.tenant_id) as tx:
+            final = await finalize_invoice(
+                tx, house.tenant_id, empty.id, house.cause(), now=house.now
+            )
+        return final.total
+
+    with pytest.raises(InvoiceEmpty):
+        await finalize()
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        owner = await invoice_items.owner_of(
+            tx, house.tenant_id, invoice_id=empty.id, subscription_id=None
+        )
+        item = NewItem("Setup", Decimal(1), Decimal(7))
+        await invoice_items.add_item(tx, house.tenant_id, owner, item, now=house.now)
+    assert await finalize() == 700
 
 
 async def test_the_next_invoice_of_a_subscription_takes_what_waits_and_a_reissue_keeps_it(

@@ -8,6 +8,7 @@ import pytest
 
 from billing.domain.errors import BillingError, Invalid
 from billing.domain.subscription import SubscriptionAction
+from billing.services.catalog import MeterAlreadyPriced
 from billing.services.prices import PriceNotFound
 from billing.services.subscription_edits import ItemChange, ItemNotFound, Proration
 from billing.services.subscription_hold import SubscriptionCanceled
@@ -15,7 +16,6 @@ from billing.services.subscription_preview import Moment as Ahead
 from billing.services.subscription_preview import preview_subscription
 from billing.services.subscription_requests import Later, NotCanceling
 from billing.services.subscription_steps import move_subscription
-from billing.services.subscriptions import MeterAlreadyPriced
 from tests.conftest import Databases
 from tests.desk import Desk
 from tests.driver import DAY, HOUR, house_of, utc
@@ -88,7 +88,7 @@ async def test_another_metered_price_ends_the_usage_period_and_moves_what_was_us
     await desk.house.use(MIDDLE - HOUR, "10")
     await desk.house.use(MIDDLE + timedelta(minutes=4), "7")
     await desk.house.deliver()
-    dear = await desk.price("Minutes, dearer", "minutes", unit_amount="1.00")
+    dear = await desk.supersede("Minutes", unit_amount="1.00")
     await desk.change(made.row.id, ItemChange(made.items[0].id, dear))
     await desk.house.deliver()
 
@@ -263,7 +263,7 @@ async def test_wrong_changes_are_refused_with_the_reason(databases: Databases) -
     for items, error in wrong:
         with pytest.raises(error):
             await desk.change(made.row.id, *items)
-    dear = await desk.price("Dear", "minutes", unit_amount="1.00")
+    dear = await desk.supersede("Minutes", unit_amount="1.00")
     with pytest.raises(MeterAlreadyPriced):
         await desk.change(made.row.id, ItemChange(price_id=dear))
     with pytest.raises(Invalid):

@@ -10,13 +10,12 @@ import pytest
 
 from billing.domain.errors import AlreadyExists, BillingError, Invalid, InvalidDecimal
 from billing.runtime.ids import new_id
-from billing.services.catalog import PlanNotFound
+from billing.services.catalog import MeterAlreadyPriced, PlanNotFound
 from billing.services.customers import CustomerNotFound
-from billing.services.prices import PriceNotFound
+from billing.services.prices import PriceNotFound, PriceNotInPlan
 from billing.services.subscription_edits import ItemChange
 from billing.services.subscription_requests import Later
 from billing.services.subscriptions import (
-    MeterAlreadyPriced,
     NewItem,
     PlanWithoutPrices,
     StartTooOld,
@@ -121,6 +120,14 @@ async def test_what_cannot_be_subscribed_to_is_refused(
     with pytest.raises(error):
         await house.subscribe(**draft)
     assert await house.value("SELECT count(*) FROM subscriptions") == 0
+
+
+async def test_a_price_of_another_plan_is_refused_with_that_plans_key(house: Driver) -> None:
+    await house.plan("seats", fee="1.00")
+    price = await house.value("SELECT id FROM prices ORDER BY id DESC LIMIT 1")
+    with pytest.raises(PriceNotInPlan, match="a price of the plan 'seats'") as raised:
+        await house.subscribe(items=[NewItem(price)])
+    assert raised.value.metadata["plan"] == "seats"
 
 
 async def test_quantities_are_decimals_and_belong_to_fees(house: Driver) -> None:

@@ -8,10 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from typing import Final
 
-from billing.domain.decimals import Rounding, round_exact
+from billing.domain.decimals import Rounding, decimal_text, round_exact
 from billing.domain.errors import InvalidPrice
 from billing.domain.pricing.charges import Charge, Percentage
+from billing.domain.pricing.steps import Step
+
+# How each rounds, in words.
+_MODES: Final = {
+    Rounding.HALF_UP: "half away from zero",
+    Rounding.HALF_DOWN: "half towards zero",
+    Rounding.HALF_EVEN: "half to even",
+    Rounding.UP: "away from zero",
+    Rounding.DOWN: "towards zero",
+    Rounding.CEILING: "up",
+    Rounding.FLOOR: "down",
+}
 
 
 class PriceModel(StrEnum):
@@ -45,6 +58,12 @@ class QuantityRounding:
     def apply(self, quantity: Fraction) -> Fraction:
         """ "Per 5 users or part": divide_by 5, up, 0 decimals; 7 users are 2."""
         return round_exact(quantity / self.divide_by, self.decimals, self.mode)
+
+    def step(self, quantity: Fraction) -> Step:
+        """The quantity that is priced, with how it comes from the one that was measured; it costs nothing itself."""
+        divided = f" / {decimal_text(self.divide_by)}" if self.divide_by != 1 else ""
+        label = f"{decimal_text(quantity)}{divided}, rounded {_MODES[self.mode]} to {self.decimals} decimals"
+        return Step(label, self.apply(quantity))
 
 
 @dataclass(frozen=True, slots=True)

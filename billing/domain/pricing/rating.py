@@ -125,9 +125,11 @@ def adjustment(rated_now: Money, billed: Money, waived: Money) -> Money | None:
 
 def _derive(price: Price, usage: Usage, scale: Fraction) -> tuple[Fraction, list[Step], Fraction]:
     """The quantity priced, the steps, and their exact sum."""
+    steps = []
     if price.quantity_rounding is not None:
-        usage = replace(usage, quantity=price.quantity_rounding.apply(usage.quantity))
-    steps = price.charge.steps(usage)
+        steps = [price.quantity_rounding.step(usage.quantity)]
+        usage = replace(usage, quantity=steps[0].quantity)
+    steps += price.charge.steps(usage)
     exact = steps[0].amount
     for step in steps[1:]:
         exact += step.amount

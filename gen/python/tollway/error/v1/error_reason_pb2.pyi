@@ -93,7 +93,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PLAN_WITHOUT_PRICES: _ErrorReason.ValueType  # 42
     """FAILED_PRECONDITION: the plan has no price, so a subscription to it would bill nothing. Metadata: plan."""
     ERROR_REASON_METER_ALREADY_PRICED: _ErrorReason.ValueType  # 43
-    """FAILED_PRECONDITION: another subscription of the customer already prices this meter. Metadata: meter, subscription."""
+    """FAILED_PRECONDITION: another subscription of the customer, or another price of the plan, already prices this meter. Metadata: meter, subscription."""
     ERROR_REASON_INVALID_TRANSITION: _ErrorReason.ValueType  # 44
     """FAILED_PRECONDITION: the lifecycle does not allow this step. Metadata: entity, state, action."""
     ERROR_REASON_IDEMPOTENCY_KEY_INVALID: _ErrorReason.ValueType  # 50
@@ -312,6 +312,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 444
     """RESOURCE_EXHAUSTED: the tenant has as many open streams as it may in one server process. Metadata: limit."""
+    ERROR_REASON_PRICE_NOT_IN_PLAN: _ErrorReason.ValueType  # 450
+    """FAILED_PRECONDITION: the price belongs to another plan than the subscription's. Metadata: price, plan."""
+    ERROR_REASON_INVOICE_EMPTY: _ErrorReason.ValueType  # 451
+    """FAILED_PRECONDITION: a manual invoice without items bills nothing; add an item first. Metadata: invoice."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix
@@ -389,7 +393,7 @@ ERROR_REASON_INVALID_PRICE: ErrorReason.ValueType  # 41
 ERROR_REASON_PLAN_WITHOUT_PRICES: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: the plan has no price, so a subscription to it would bill nothing. Metadata: plan."""
 ERROR_REASON_METER_ALREADY_PRICED: ErrorReason.ValueType  # 43
-"""FAILED_PRECONDITION: another subscription of the customer already prices this meter. Metadata: meter, subscription."""
+"""FAILED_PRECONDITION: another subscription of the customer, or another price of the plan, already prices this meter. Metadata: meter, subscription."""
 ERROR_REASON_INVALID_TRANSITION: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION: the lifecycle does not allow this step. Metadata: entity, state, action."""
 ERROR_REASON_IDEMPOTENCY_KEY_INVALID: ErrorReason.ValueType  # 50
@@ -608,4 +612,8 @@ period begins. Nothing of the call was recorded. Metadata: window (day or month,
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 444
 """RESOURCE_EXHAUSTED: the tenant has as many open streams as it may in one server process. Metadata: limit."""
+ERROR_REASON_PRICE_NOT_IN_PLAN: ErrorReason.ValueType  # 450
+"""FAILED_PRECONDITION: the price belongs to another plan than the subscription's. Metadata: price, plan."""
+ERROR_REASON_INVOICE_EMPTY: ErrorReason.ValueType  # 451
+"""FAILED_PRECONDITION: a manual invoice without items bills nothing; add an item first. Metadata: invoice."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

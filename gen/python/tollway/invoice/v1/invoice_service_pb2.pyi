@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tollway.catalog.v1 import catalog_service_pb2 as _catalog_service_pb2
 from tollway.type.v1 import money_pb2 as _money_pb2
 from tollway.type.v1 import time_range_pb2 as _time_range_pb2
 import builtins as _builtins
@@ -935,6 +936,7 @@ class UsageOfLine(_message.Message):
     LAST_USED_TIME_FIELD_NUMBER: _builtins.int
     AMOUNT_NOW_FIELD_NUMBER: _builtins.int
     AMOUNT_BILLED_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
     subscription_item_id: _builtins.str
     """The subscription item, "sit_…"."""
     meter: _builtins.str
@@ -943,6 +945,8 @@ class UsageOfLine(_message.Message):
     """The customer, "cus_…"."""
     record_count: _builtins.int
     """How many records count: each in its last revision, without voided ones."""
+    aggregation: _catalog_service_pb2.Aggregation.ValueType
+    """How the meter makes one quantity of the records."""
     @_builtins.property
     def period(self) -> _time_range_pb2.TimeRange:
         """The time of the records: those with a timestamp in it, and with the line's dimensions as properties."""
@@ -975,10 +979,11 @@ class UsageOfLine(_message.Message):
         last_used_time: _timestamp_pb2.Timestamp | None = ...,
         amount_now: _money_pb2.Money | None = ...,
         amount_billed: _money_pb2.Money | None = ...,
+        aggregation: _catalog_service_pb2.Aggregation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount_billed", b"amount_billed", "amount_now", b"amount_now", "first_used_time", b"first_used_time", "last_used_time", b"last_used_time", "period", b"period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_billed", b"amount_billed", "amount_now", b"amount_now", "customer_id", b"customer_id", "first_used_time", b"first_used_time", "last_used_time", b"last_used_time", "meter", b"meter", "period", b"period", "record_count", b"record_count", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation", b"aggregation", "amount_billed", b"amount_billed", "amount_now", b"amount_now", "customer_id", b"customer_id", "first_used_time", b"first_used_time", "last_used_time", b"last_used_time", "meter", b"meter", "period", b"period", "record_count", b"record_count", "subscription_item_id", b"subscription_item_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -114,7 +114,8 @@ class InvoiceServiceServicer:
         """Makes a draft final now, before its grace has passed: it gets its number and never changes again.
 
         Permission: write.
-        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+        Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_EMPTY, INVOICE_BUSY,
+        INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/FinalizeInvoice
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

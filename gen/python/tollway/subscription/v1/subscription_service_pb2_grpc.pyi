@@ -20,7 +20,8 @@ class SubscriptionServiceStub:
     """Creates a subscription in state created; it becomes trialing or active when its start has come.
 
     Permission: write.
-    Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
+    Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN,
+    METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "acme", "plan_key": "airline"}' $ADDR tollway.subscription.v1.SubscriptionService/CreateSubscription
     """
     GetSubscription: _aio.UnaryUnaryMultiCallable[_subscription_service_pb2.GetSubscriptionRequest, _subscription_service_pb2.GetSubscriptionResponse]
@@ -44,7 +45,7 @@ class SubscriptionServiceStub:
 
     Permission: write.
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
-    PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+    PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
     INVALID_DECIMAL, INVALID_ID.
     Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"items\\": [{\\"item_id\\": \\"$ITEM\\", \\"quantity\\": \\"3\\"}], \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
     """
@@ -116,7 +117,8 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a subscription in state created; it becomes trialing or active when its start has come.
 
         Permission: write.
-        Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
+        Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN,
+        METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "acme", "plan_key": "airline"}' $ADDR tollway.subscription.v1.SubscriptionService/CreateSubscription
         """
 
@@ -158,7 +160,7 @@ class SubscriptionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Permission: write.
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
-        PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+        PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
         INVALID_DECIMAL, INVALID_ID.
         Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\\"subscription_id\\": \\"$SUBSCRIPTION\\", \\"items\\": [{\\"item_id\\": \\"$ITEM\\", \\"quantity\\": \\"3\\"}], \\"timing\\": \\"CHANGE_TIMING_PERIOD_END\\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
         """

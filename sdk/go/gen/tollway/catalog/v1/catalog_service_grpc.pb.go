@@ -69,8 +69,8 @@ type CatalogServiceClient interface {
 	// Adds a price to a plan. A price is never edited: subscriptions keep the one they were made with.
 	//
 	// Permission: write.
-	// Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL,
-	// CURRENCY_MISMATCH, INVALID_ID.
+	// Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, METER_ALREADY_PRICED,
+	// INVALID_PRICE, INVALID_DECIMAL, CURRENCY_MISMATCH, INVALID_ID.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"plan_key": "airline", "display_name": "Seat", "flat": {"unit_amount": "5.00"}}' $ADDR tollway.catalog.v1.CatalogService/CreatePrice
 	CreatePrice(ctx context.Context, in *CreatePriceRequest, opts ...grpc.CallOption) (*CreatePriceResponse, error)
 	// Lists meters, newest first.
@@ -328,8 +328,8 @@ type CatalogServiceServer interface {
 	// Adds a price to a plan. A price is never edited: subscriptions keep the one they were made with.
 	//
 	// Permission: write.
-	// Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, INVALID_PRICE, INVALID_DECIMAL,
-	// CURRENCY_MISMATCH, INVALID_ID.
+	// Errors: PLAN_NOT_FOUND, PLAN_ARCHIVED, METER_NOT_FOUND, METER_ARCHIVED, METER_ALREADY_PRICED,
+	// INVALID_PRICE, INVALID_DECIMAL, CURRENCY_MISMATCH, INVALID_ID.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"plan_key": "airline", "display_name": "Seat", "flat": {"unit_amount": "5.00"}}' $ADDR tollway.catalog.v1.CatalogService/CreatePrice
 	CreatePrice(context.Context, *CreatePriceRequest) (*CreatePriceResponse, error)
 	// Lists meters, newest first.

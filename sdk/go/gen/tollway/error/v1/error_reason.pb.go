@@ -96,7 +96,7 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_PRICE ErrorReason = 41
 	// FAILED_PRECONDITION: the plan has no price, so a subscription to it would bill nothing. Metadata: plan.
 	ErrorReason_ERROR_REASON_PLAN_WITHOUT_PRICES ErrorReason = 42
-	// FAILED_PRECONDITION: another subscription of the customer already prices this meter. Metadata: meter, subscription.
+	// FAILED_PRECONDITION: another subscription of the customer, or another price of the plan, already prices this meter. Metadata: meter, subscription.
 	ErrorReason_ERROR_REASON_METER_ALREADY_PRICED ErrorReason = 43
 	// FAILED_PRECONDITION: the lifecycle does not allow this step. Metadata: entity, state, action.
 	ErrorReason_ERROR_REASON_INVALID_TRANSITION ErrorReason = 44
@@ -309,6 +309,10 @@ const (
 	ErrorReason_ERROR_REASON_RECORD_QUOTA_EXCEEDED ErrorReason = 443
 	// RESOURCE_EXHAUSTED: the tenant has as many open streams as it may in one server process. Metadata: limit.
 	ErrorReason_ERROR_REASON_TOO_MANY_STREAMS ErrorReason = 444
+	// FAILED_PRECONDITION: the price belongs to another plan than the subscription's. Metadata: price, plan.
+	ErrorReason_ERROR_REASON_PRICE_NOT_IN_PLAN ErrorReason = 450
+	// FAILED_PRECONDITION: a manual invoice without items bills nothing; add an item first. Metadata: invoice.
+	ErrorReason_ERROR_REASON_INVOICE_EMPTY ErrorReason = 451
 )
 
 // Enum value maps for ErrorReason.
@@ -452,6 +456,8 @@ var (
 		442: "ERROR_REASON_RECORD_RATE_EXCEEDED",
 		443: "ERROR_REASON_RECORD_QUOTA_EXCEEDED",
 		444: "ERROR_REASON_TOO_MANY_STREAMS",
+		450: "ERROR_REASON_PRICE_NOT_IN_PLAN",
+		451: "ERROR_REASON_INVOICE_EMPTY",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                        0,
@@ -592,6 +598,8 @@ var (
 		"ERROR_REASON_RECORD_RATE_EXCEEDED":               442,
 		"ERROR_REASON_RECORD_QUOTA_EXCEEDED":              443,
 		"ERROR_REASON_TOO_MANY_STREAMS":                   444,
+		"ERROR_REASON_PRICE_NOT_IN_PLAN":                  450,
+		"ERROR_REASON_INVOICE_EMPTY":                      451,
 	}
 )
 
@@ -626,7 +634,7 @@ var File_tollway_error_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\x98(\n" +
+	"#tollway/error/v1/error_reason.proto\x12\x10tollway.error.v1*\xde(\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12!\n" +
@@ -766,7 +774,9 @@ const file_tollway_error_v1_error_reason_proto_rawDesc = "" +
 	"\"ERROR_REASON_REQUEST_RATE_EXCEEDED\x10\xb9\x03\x12&\n" +
 	"!ERROR_REASON_RECORD_RATE_EXCEEDED\x10\xba\x03\x12'\n" +
 	"\"ERROR_REASON_RECORD_QUOTA_EXCEEDED\x10\xbb\x03\x12\"\n" +
-	"\x1dERROR_REASON_TOO_MANY_STREAMS\x10\xbc\x03BW\n" +
+	"\x1dERROR_REASON_TOO_MANY_STREAMS\x10\xbc\x03\x12#\n" +
+	"\x1eERROR_REASON_PRICE_NOT_IN_PLAN\x10\xc2\x03\x12\x1f\n" +
+	"\x1aERROR_REASON_INVOICE_EMPTY\x10\xc3\x03BW\n" +
 	"\x13io.tollway.error.v1P\x01Z>github.com/tollway/tollway/sdk/go/gen/tollway/error/v1;errorv1b\x06proto3"
 
 var (

@@ -7,6 +7,7 @@
 package invoicev1
 
 import (
+	v11 "github.com/tollway/tollway/sdk/go/gen/tollway/catalog/v1"
 	v1 "github.com/tollway/tollway/sdk/go/gen/tollway/type/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -1760,7 +1761,9 @@ type UsageOfLine struct {
 	// What the whole period costs by all that is recorded of it now; unset when it cannot be rated.
 	AmountNow *v1.Money `protobuf:"bytes,8,opt,name=amount_now,json=amountNow,proto3" json:"amount_now,omitempty"`
 	// What final invoices carry for the period, waived ones too. The next invoice adjusts a difference.
-	AmountBilled  *v1.Money `protobuf:"bytes,9,opt,name=amount_billed,json=amountBilled,proto3" json:"amount_billed,omitempty"`
+	AmountBilled *v1.Money `protobuf:"bytes,9,opt,name=amount_billed,json=amountBilled,proto3" json:"amount_billed,omitempty"`
+	// How the meter makes one quantity of the records.
+	Aggregation   v11.Aggregation `protobuf:"varint,10,opt,name=aggregation,proto3,enum=tollway.catalog.v1.Aggregation" json:"aggregation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1856,6 +1859,13 @@ func (x *UsageOfLine) GetAmountBilled() *v1.Money {
 		return x.AmountBilled
 	}
 	return nil
+}
+
+func (x *UsageOfLine) GetAggregation() v11.Aggregation {
+	if x != nil {
+		return x.Aggregation
+	}
+	return v11.Aggregation(0)
 }
 
 // An amount that a final invoice carries for the same usage period.
@@ -2174,7 +2184,7 @@ var File_tollway_invoice_v1_invoice_service_proto protoreflect.FileDescriptor
 
 const file_tollway_invoice_v1_invoice_service_proto_rawDesc = "" +
 	"\n" +
-	"(tollway/invoice/v1/invoice_service.proto\x12\x12tollway.invoice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"u\n" +
+	"(tollway/invoice/v1/invoice_service.proto\x12\x12tollway.invoice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tollway/catalog/v1/catalog_service.proto\x1a\x1btollway/type/v1/money.proto\x1a tollway/type/v1/time_range.proto\"u\n" +
 	"\bLineStep\x12\x14\n" +
 	"\x05label\x18\x01 \x01(\tR\x05label\x12\x1a\n" +
 	"\bquantity\x18\x02 \x01(\tR\bquantity\x12\x1f\n" +
@@ -2307,7 +2317,7 @@ const file_tollway_invoice_v1_invoice_service_proto_rawDesc = "" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x1f\n" +
 	"\vline_number\x18\x02 \x01(\x05R\n" +
-	"lineNumber\"\xc7\x03\n" +
+	"lineNumber\"\x8a\x04\n" +
 	"\vUsageOfLine\x120\n" +
 	"\x14subscription_item_id\x18\x01 \x01(\tR\x12subscriptionItemId\x12\x14\n" +
 	"\x05meter\x18\x02 \x01(\tR\x05meter\x12\x1f\n" +
@@ -2319,7 +2329,9 @@ const file_tollway_invoice_v1_invoice_service_proto_rawDesc = "" +
 	"\x0elast_used_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\x125\n" +
 	"\n" +
 	"amount_now\x18\b \x01(\v2\x16.tollway.type.v1.MoneyR\tamountNow\x12;\n" +
-	"\ramount_billed\x18\t \x01(\v2\x16.tollway.type.v1.MoneyR\famountBilled\"\xad\x01\n" +
+	"\ramount_billed\x18\t \x01(\v2\x16.tollway.type.v1.MoneyR\famountBilled\x12A\n" +
+	"\vaggregation\x18\n" +
+	" \x01(\x0e2\x1f.tollway.catalog.v1.AggregationR\vaggregation\"\xad\x01\n" +
 	"\vEarlierLine\x12\x1d\n" +
 	"\n" +
 	"invoice_id\x18\x01 \x01(\tR\tinvoiceId\x12\x16\n" +
@@ -2436,6 +2448,7 @@ var file_tollway_invoice_v1_invoice_service_proto_goTypes = []any{
 	(*v1.TimeRange)(nil),            // 27: tollway.type.v1.TimeRange
 	(*v1.Money)(nil),                // 28: tollway.type.v1.Money
 	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
+	(v11.Aggregation)(0),            // 30: tollway.catalog.v1.Aggregation
 }
 var file_tollway_invoice_v1_invoice_service_proto_depIdxs = []int32{
 	2,  // 0: tollway.invoice.v1.InvoiceLine.kind:type_name -> tollway.invoice.v1.LineKind
@@ -2485,33 +2498,34 @@ var file_tollway_invoice_v1_invoice_service_proto_depIdxs = []int32{
 	29, // 44: tollway.invoice.v1.UsageOfLine.last_used_time:type_name -> google.protobuf.Timestamp
 	28, // 45: tollway.invoice.v1.UsageOfLine.amount_now:type_name -> tollway.type.v1.Money
 	28, // 46: tollway.invoice.v1.UsageOfLine.amount_billed:type_name -> tollway.type.v1.Money
-	28, // 47: tollway.invoice.v1.EarlierLine.amount:type_name -> tollway.type.v1.Money
-	6,  // 48: tollway.invoice.v1.ExplainLineResponse.line:type_name -> tollway.invoice.v1.InvoiceLine
-	27, // 49: tollway.invoice.v1.ExplainLineResponse.full_period:type_name -> tollway.type.v1.TimeRange
-	22, // 50: tollway.invoice.v1.ExplainLineResponse.earlier:type_name -> tollway.invoice.v1.EarlierLine
-	21, // 51: tollway.invoice.v1.ExplainLineResponse.usage:type_name -> tollway.invoice.v1.UsageOfLine
-	4,  // 52: tollway.invoice.v1.ApplyLifecycleRequest.action:type_name -> tollway.invoice.v1.InvoiceAction
-	9,  // 53: tollway.invoice.v1.ApplyLifecycleResponse.invoice:type_name -> tollway.invoice.v1.Invoice
-	9,  // 54: tollway.invoice.v1.ApplyLifecycleResponse.replacement:type_name -> tollway.invoice.v1.Invoice
-	10, // 55: tollway.invoice.v1.InvoiceService.GetInvoice:input_type -> tollway.invoice.v1.GetInvoiceRequest
-	12, // 56: tollway.invoice.v1.InvoiceService.ListInvoices:input_type -> tollway.invoice.v1.ListInvoicesRequest
-	14, // 57: tollway.invoice.v1.InvoiceService.PreviewInvoice:input_type -> tollway.invoice.v1.PreviewInvoiceRequest
-	16, // 58: tollway.invoice.v1.InvoiceService.FinalizeInvoice:input_type -> tollway.invoice.v1.FinalizeInvoiceRequest
-	18, // 59: tollway.invoice.v1.InvoiceService.VoidInvoice:input_type -> tollway.invoice.v1.VoidInvoiceRequest
-	24, // 60: tollway.invoice.v1.InvoiceService.ApplyLifecycle:input_type -> tollway.invoice.v1.ApplyLifecycleRequest
-	20, // 61: tollway.invoice.v1.InvoiceService.ExplainLine:input_type -> tollway.invoice.v1.ExplainLineRequest
-	11, // 62: tollway.invoice.v1.InvoiceService.GetInvoice:output_type -> tollway.invoice.v1.GetInvoiceResponse
-	13, // 63: tollway.invoice.v1.InvoiceService.ListInvoices:output_type -> tollway.invoice.v1.ListInvoicesResponse
-	15, // 64: tollway.invoice.v1.InvoiceService.PreviewInvoice:output_type -> tollway.invoice.v1.PreviewInvoiceResponse
-	17, // 65: tollway.invoice.v1.InvoiceService.FinalizeInvoice:output_type -> tollway.invoice.v1.FinalizeInvoiceResponse
-	19, // 66: tollway.invoice.v1.InvoiceService.VoidInvoice:output_type -> tollway.invoice.v1.VoidInvoiceResponse
-	25, // 67: tollway.invoice.v1.InvoiceService.ApplyLifecycle:output_type -> tollway.invoice.v1.ApplyLifecycleResponse
-	23, // 68: tollway.invoice.v1.InvoiceService.ExplainLine:output_type -> tollway.invoice.v1.ExplainLineResponse
-	62, // [62:69] is the sub-list for method output_type
-	55, // [55:62] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	30, // 47: tollway.invoice.v1.UsageOfLine.aggregation:type_name -> tollway.catalog.v1.Aggregation
+	28, // 48: tollway.invoice.v1.EarlierLine.amount:type_name -> tollway.type.v1.Money
+	6,  // 49: tollway.invoice.v1.ExplainLineResponse.line:type_name -> tollway.invoice.v1.InvoiceLine
+	27, // 50: tollway.invoice.v1.ExplainLineResponse.full_period:type_name -> tollway.type.v1.TimeRange
+	22, // 51: tollway.invoice.v1.ExplainLineResponse.earlier:type_name -> tollway.invoice.v1.EarlierLine
+	21, // 52: tollway.invoice.v1.ExplainLineResponse.usage:type_name -> tollway.invoice.v1.UsageOfLine
+	4,  // 53: tollway.invoice.v1.ApplyLifecycleRequest.action:type_name -> tollway.invoice.v1.InvoiceAction
+	9,  // 54: tollway.invoice.v1.ApplyLifecycleResponse.invoice:type_name -> tollway.invoice.v1.Invoice
+	9,  // 55: tollway.invoice.v1.ApplyLifecycleResponse.replacement:type_name -> tollway.invoice.v1.Invoice
+	10, // 56: tollway.invoice.v1.InvoiceService.GetInvoice:input_type -> tollway.invoice.v1.GetInvoiceRequest
+	12, // 57: tollway.invoice.v1.InvoiceService.ListInvoices:input_type -> tollway.invoice.v1.ListInvoicesRequest
+	14, // 58: tollway.invoice.v1.InvoiceService.PreviewInvoice:input_type -> tollway.invoice.v1.PreviewInvoiceRequest
+	16, // 59: tollway.invoice.v1.InvoiceService.FinalizeInvoice:input_type -> tollway.invoice.v1.FinalizeInvoiceRequest
+	18, // 60: tollway.invoice.v1.InvoiceService.VoidInvoice:input_type -> tollway.invoice.v1.VoidInvoiceRequest
+	24, // 61: tollway.invoice.v1.InvoiceService.ApplyLifecycle:input_type -> tollway.invoice.v1.ApplyLifecycleRequest
+	20, // 62: tollway.invoice.v1.InvoiceService.ExplainLine:input_type -> tollway.invoice.v1.ExplainLineRequest
+	11, // 63: tollway.invoice.v1.InvoiceService.GetInvoice:output_type -> tollway.invoice.v1.GetInvoiceResponse
+	13, // 64: tollway.invoice.v1.InvoiceService.ListInvoices:output_type -> tollway.invoice.v1.ListInvoicesResponse
+	15, // 65: tollway.invoice.v1.InvoiceService.PreviewInvoice:output_type -> tollway.invoice.v1.PreviewInvoiceResponse
+	17, // 66: tollway.invoice.v1.InvoiceService.FinalizeInvoice:output_type -> tollway.invoice.v1.FinalizeInvoiceResponse
+	19, // 67: tollway.invoice.v1.InvoiceService.VoidInvoice:output_type -> tollway.invoice.v1.VoidInvoiceResponse
+	25, // 68: tollway.invoice.v1.InvoiceService.ApplyLifecycle:output_type -> tollway.invoice.v1.ApplyLifecycleResponse
+	23, // 69: tollway.invoice.v1.InvoiceService.ExplainLine:output_type -> tollway.invoice.v1.ExplainLineResponse
+	63, // [63:70] is the sub-list for method output_type
+	56, // [56:63] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_tollway_invoice_v1_invoice_service_proto_init() }

@@ -56,7 +56,8 @@ type InvoiceServiceClient interface {
 	// Makes a draft final now, before its grace has passed: it gets its number and never changes again.
 	//
 	// Permission: write.
-	// Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+	// Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_EMPTY, INVOICE_BUSY,
+	// INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/FinalizeInvoice
 	FinalizeInvoice(ctx context.Context, in *FinalizeInvoiceRequest, opts ...grpc.CallOption) (*FinalizeInvoiceResponse, error)
 	// Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
@@ -189,7 +190,8 @@ type InvoiceServiceServer interface {
 	// Makes a draft final now, before its grace has passed: it gets its number and never changes again.
 	//
 	// Permission: write.
-	// Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_BUSY, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
+	// Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, USAGE_PENDING, RATING_FAILED, INVOICE_EMPTY, INVOICE_BUSY,
+	// INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"invoice_id\": \"$INVOICE\"}" $ADDR tollway.invoice.v1.InvoiceService/FinalizeInvoice
 	FinalizeInvoice(context.Context, *FinalizeInvoiceRequest) (*FinalizeInvoiceResponse, error)
 	// Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are

@@ -41,7 +41,8 @@ type SubscriptionServiceClient interface {
 	// Creates a subscription in state created; it becomes trialing or active when its start has come.
 	//
 	// Permission: write.
-	// Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
+	// Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN,
+	// METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "acme", "plan_key": "airline"}' $ADDR tollway.subscription.v1.SubscriptionService/CreateSubscription
 	CreateSubscription(ctx context.Context, in *CreateSubscriptionRequest, opts ...grpc.CallOption) (*CreateSubscriptionResponse, error)
 	// Gets a subscription by id or external id.
@@ -62,7 +63,7 @@ type SubscriptionServiceClient interface {
 	//
 	// Permission: write.
 	// Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
-	// PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+	// PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
 	// INVALID_DECIMAL, INVALID_ID.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"items\": [{\"item_id\": \"$ITEM\", \"quantity\": \"3\"}], \"timing\": \"CHANGE_TIMING_PERIOD_END\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
 	ChangeSubscription(ctx context.Context, in *ChangeSubscriptionRequest, opts ...grpc.CallOption) (*ChangeSubscriptionResponse, error)
@@ -243,7 +244,8 @@ type SubscriptionServiceServer interface {
 	// Creates a subscription in state created; it becomes trialing or active when its start has come.
 	//
 	// Permission: write.
-	// Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
+	// Errors: CUSTOMER_NOT_FOUND, PLAN_NOT_FOUND, PLAN_WITHOUT_PRICES, PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN,
+	// METER_ALREADY_PRICED, ALREADY_EXISTS, INVALID_DECIMAL, TIMESTAMP_TOO_OLD.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d '{"external_customer_id": "acme", "plan_key": "airline"}' $ADDR tollway.subscription.v1.SubscriptionService/CreateSubscription
 	CreateSubscription(context.Context, *CreateSubscriptionRequest) (*CreateSubscriptionResponse, error)
 	// Gets a subscription by id or external id.
@@ -264,7 +266,7 @@ type SubscriptionServiceServer interface {
 	//
 	// Permission: write.
 	// Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_CANCELED, SUBSCRIPTION_BEHIND, SUBSCRIPTION_ITEM_NOT_FOUND,
-	// PRICE_NOT_FOUND, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
+	// PRICE_NOT_FOUND, PRICE_NOT_IN_PLAN, PLAN_NOT_FOUND, CURRENCY_MISMATCH, METER_ALREADY_PRICED, TOO_MANY_SCHEDULED_CHANGES,
 	// INVALID_DECIMAL, INVALID_ID.
 	// Example: grpcurl -plaintext -H "authorization: Bearer $KEY" -d "{\"subscription_id\": \"$SUBSCRIPTION\", \"items\": [{\"item_id\": \"$ITEM\", \"quantity\": \"3\"}], \"timing\": \"CHANGE_TIMING_PERIOD_END\"}" $ADDR tollway.subscription.v1.SubscriptionService/ChangeSubscription
 	ChangeSubscription(context.Context, *ChangeSubscriptionRequest) (*ChangeSubscriptionResponse, error)
