@@ -83,7 +83,7 @@ class World:
             prices = await self.desk.prices("weekly")
             items = (ItemChange(fee, prices["Fee"]), ItemChange(minutes, prices["Minutes"]))
             return Change(items, plan_key="weekly")
-        dear = await self.desk.price("Dear", "minutes", unit_amount="2.00")
+        dear = await self.desk.supersede("Minutes", unit_amount="2.00")
         return Change((ItemChange(fee, quantity="2"), ItemChange(minutes, dear)))
 
     async def outcome(self) -> tuple[Any, ...]:

@@ -222,6 +222,12 @@ async def alter(desk: Desk, one: Sold, chance: random.Random, now: datetime) -> 
             plain.quantities.append((now, quantity))
     elif what < 0.4:
         plan = f"plan-{one.customer[1:]}"
+        await desk.house.execute(
+            "UPDATE prices p SET archived_at = $2 FROM plans l"
+            " WHERE l.id = p.plan_id AND l.key = $1 AND p.meter_id IS NOT NULL AND p.archived_at IS NULL",
+            plan,
+            now,
+        )
         new = await price(
             desk, plan, f"Minutes {now}", one.meter, "per_unit", {"unit_amount": "0.07"}
         )

@@ -26,7 +26,9 @@ LATER = utc(2024, 6, 16)
 async def add_price(
     desk: Desk, name: str, amount: str, *, billed: bool, plan: str = "plan", minimum: str = ""
 ) -> Any:
+    """In place of the one that the plan has, if it has one."""
     house = desk.house
+    await house.execute("UPDATE prices SET archived_at = $1 WHERE meter_id IS NOT NULL", START)
     config = {"unit_amount": amount} | ({"minimum_amount": minimum} if minimum else {})
     draft = catalog.NewPrice(name, "minutes", "", "per_unit", config, None, bill_trial_usage=billed)
     async with house.databases.api.transaction(house.tenant_id) as tx:
@@ -159,8 +161,8 @@ async def test_within_a_trial_each_price_says_whether_its_stretch_is_billed(
 ) -> None:
     desk = await desk_of(databases, billed=False)
     house = desk.house
-    dear = await add_price(desk, "Dear", "1.00", billed=True)
     made = await desk.subscribe(trial_days=14, items={"Fee": "1", "Minutes": "1"})
+    dear = await add_price(desk, "Dear", "1.00", billed=True)
     item = next(item.id for item in made.items if item.meter_id)
     await house.advance(START + 5 * DAY)
     await use(house, START + 3 * DAY, "10")
@@ -175,16 +177,17 @@ async def test_another_price_before_the_start_says_whether_the_trial_is_billed(
     databases: Databases,
 ) -> None:
     desk = await desk_of(databases)
-    free = await add_price(desk, "Free", "1.00", billed=False)
     made = await desk.subscribe(
         trial_days=14, start_at=START + DAY, items={"Fee": "1", "Minutes": "1"}
     )
+    free = await add_price(desk, "Free", "1.00", billed=False)
     item = next(item.id for item in made.items if item.meter_id)
     await desk.change(made.row.id, ItemChange(item, free.id))
     keys = {(kind, end) for _, _, kind, end in await desk.usage_periods()}
     assert (None, None) in keys
     assert not any(kind == "activation" for kind, _ in keys)
-    await desk.change(made.row.id, ItemChange(item, (await desk.prices())["Minutes"]))
+    dear = await add_price(desk, "Dear", "1.00", billed=True)
+    await desk.change(made.row.id, ItemChange(item, dear.id))
     keys = {(kind, end) for _, _, kind, end in await desk.usage_periods()}
     assert ("activation", START + 15 * DAY) in keys
     assert None not in {kind for kind, _ in keys}
