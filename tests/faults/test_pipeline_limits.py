@@ -38,7 +38,7 @@ async def test_a_stream_that_is_full_is_an_outage_until_what_was_routed_is_trimm
         house.payloads = (tenant_events_pb2.ApiKeyCreated(api_key_id="x" * 5_000),)
         async with house.load():
             await house.until_committed(4 * STREAM_BYTES // 5_000)
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(3 * PATIENCE_S):
                 while not await is_full(backbone):  # noqa: ASYNC110 - the dispatcher brings it about
                     await asyncio.sleep(0.05)
             assert await backbone.count("outbox") > 0

@@ -27,7 +27,8 @@ async def test_the_head_of_a_shard_is_read_without_a_sort_whatever_the_statistic
     try:
         await connection.execute(f"PREPARE pending AS {queries.outbox.LIST_PENDING}")
         hundred = "'{100,100,100,100}'"
-        call = f"('{{0,1,2,3}}', array_fill('{UUID(int=0)}'::uuid, '{{4}}'), {hundred}, {hundred}, '{{}}', now())"
+        tenants = f"array_fill('{UUID(int=0)}'::uuid, '{{4}}')"
+        call = f"('{{0,1,2,3}}', '{{0,0,0,0}}', {tenants}, {hundred}, {hundred}, '{{}}', now())"
         for statistics in (
             "SELECT 1",
             "ANALYZE outbox",
