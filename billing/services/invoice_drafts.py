@@ -2,7 +2,8 @@
 
 Invariant: at most one invoice that counts per subscription, kind and boundary, by the database's key; a repeated,
 late or replayed event makes no second one, and one that comes late still makes it. Every period that ends has its
-invoice, be it of zero, which is paid as it becomes final; an activation with no fee, billed trial or waiting item has none.
+invoice, be it of zero, which is paid as it becomes final; an activation without a fee, billed trial or waiting item has
+none.
 """
 
 from __future__ import annotations
