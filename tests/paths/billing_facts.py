@@ -9,12 +9,25 @@ from fractions import Fraction
 from tests.paths.billing_sums import months_later
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A fee per seat and month, and what usage of a meter costs; a minimum of the usage, a commitment for both."""
+
+    key: str
+    meter: str
+    fee: Fraction
+    per_unit: Fraction
+    minimum: Fraction
+    commitment: Fraction
+
+
 @dataclass(slots=True)
 class Use:
     """A usage record in its last revision."""
 
     key: str
     customer: str
+    meter: str
     at: datetime
     quantity: Fraction
     voided: bool = False
@@ -22,9 +35,10 @@ class Use:
 
 @dataclass(slots=True, eq=False)
 class Discount:
-    """So many percent, or so much off, for so many periods or until it is ended."""
+    """So many percent, or so much off, for so many periods or until it is ended; of one subscription or of all."""
 
     customer: str
+    sub: Subscription | None
     percent: Fraction | None
     amount: int
     periods: int | None
@@ -86,7 +100,7 @@ class Period:
 class Bill:
     """An invoice; `discounts` are those that lowered it, with what they took."""
 
-    customer: str
+    sub: Subscription
     kind: str
     boundary: datetime
     finalize_at: datetime
@@ -101,6 +115,10 @@ class Bill:
     applied: int = 0
     paid: int = 0
     credited: int = 0
+
+    @property
+    def customer(self) -> str:
+        return self.sub.customer
 
     @property
     def key(self) -> tuple[str, datetime]:
@@ -121,6 +139,8 @@ class Bill:
 class Subscription:
     """A monthly subscription, in its n-th period."""
 
+    customer: str
+    plan: Plan
     anchor: datetime
     periods: list[Period]
     n: int = 0
@@ -131,6 +151,10 @@ class Subscription:
     canceled_at: datetime | None = None
     # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
     late_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.plan.key} of {self.customer} since {self.anchor}"
 
     @property
     def start(self) -> datetime:

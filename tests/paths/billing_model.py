@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from fractions import Fraction
 
-from tests.paths.billing_facts import Bill, Discount, Fee, Line, Period, Subscription, Use
+from tests.paths.billing_facts import Bill, Discount, Fee, Line, Period, Plan, Subscription, Use
 from tests.paths.billing_sums import half_away, spread
 
-FEE = Fraction("49.90")
-PER_MINUTE = Fraction("0.0733")
-MINIMUM = Fraction(2)
 # What usage and fees of a full period come to at least: above the fee of one seat and little usage, below that of two.
-COMMITMENT = Fraction("75.55")
+TALKING = Plan(
+    "talking", "minutes", Fraction("49.90"), Fraction("0.0733"), Fraction(2), Fraction("75.55")
+)
+CALLING = Plan("calling", "calls", Fraction("9.99"), Fraction("0.015"), Fraction(0), Fraction(0))
+PLANS = (TALKING, CALLING)
 TAX_PERCENT = Fraction(20)
 GRACE = timedelta(hours=1)
 LATE = timedelta(days=35)
@@ -27,43 +28,42 @@ USED, PROMISED = ("usage", "true_up", "adjustment"), ("commitment",)
 
 
 class Books:
-    """All that a tenant's customers should find on their invoices; one subscription each."""
+    """All that a tenant's customers should find on their invoices, of as many subscriptions as they have."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
         self.uses: dict[str, Use] = {}
-        self.subscriptions: dict[str, Subscription] = {}
+        self.subscriptions: list[Subscription] = []
         self.bills: list[Bill] = []
         self.discounts: list[Discount] = []
         self.ledger: dict[str, list[tuple[str, int]]] = {}
 
     # What a tenant does.
 
-    def subscribe(self, customer: str) -> None:
-        self.ledger[customer] = []
-        made = Subscription(self.now, [])
+    def subscribe(self, customer: str, plan: Plan) -> Subscription:
+        self.ledger.setdefault(customer, [])
+        made = Subscription(customer, plan, self.now, [])
         made.periods.append(_period(made.start, made.end))
-        self.subscriptions[customer] = made
-        self._draft(customer, "activation", made.start, [_fee(made)])
+        self.subscriptions.append(made)
+        self._draft(made, "activation", made.start, [_fee(made)])
+        return made
 
-    def change(self, customer: str, quantity: int) -> None:
+    def change(self, changed: Subscription, quantity: int) -> None:
         """Another quantity from now on: what is left of the old charge is given back, and the new one made."""
-        changed = self.subscriptions[customer]
-        fees = self._given_back(customer)
+        fees = self._given_back(changed)
         changed.quantity = quantity
-        changed.charge = Fee(self.now, half_away(FEE * quantity * self._left(changed)))
+        changed.charge = Fee(self.now, half_away(changed.plan.fee * quantity * self._left(changed)))
         changed.charged_from = self.now
         changed.periods[-1].fees.append(changed.charge)
-        self._draft(customer, "change", self.now, [*fees, changed.charge])
+        self._draft(changed, "change", self.now, [*fees, changed.charge])
 
-    def cancel(self, customer: str) -> None:
+    def cancel(self, ended: Subscription) -> None:
         """Ends the subscription now; what is left of the period's fee is given back, if anybody owes or paid it."""
-        ended = self.subscriptions[customer]
         period = ended.periods[-1]
-        fees = self._given_back(customer)
+        fees = self._given_back(ended)
         period.end, period.key = self.now, ("final", self.now)
         ended.canceled_at, ended.late_at = self.now, self.now + LATE
-        self._draft(customer, "final", self.now, fees)
+        self._draft(ended, "final", self.now, fees)
 
     def record(self, use: Use) -> None:
         self.uses[use.key] = use
@@ -71,21 +71,23 @@ class Books:
 
     def touch(self, use: Use) -> None:
         """Something was recorded where the use is now: a billed period has to be looked at again."""
-        for period in self.subscriptions[use.customer].periods:
-            if period.start <= use.at < period.end and period.is_billed:
-                period.is_marked = True
+        for sub in self.subscriptions:
+            if (sub.customer, sub.plan.meter) == (use.customer, use.meter):
+                for period in sub.periods:
+                    if period.start <= use.at < period.end and period.is_billed:
+                        period.is_marked = True
 
     def void(self, bill: Bill, *, reissue: bool) -> None:
         bill.status, bill.waived = "void", not reissue
         self._credit(bill.customer, "void_return", bill.applied)
         if reissue:
             carried = {line.start for line in bill.lines if line.kind != "fee"}
-            for period in self.subscriptions[bill.customer].periods:
+            for period in bill.sub.periods:
                 if period.key == bill.key:
                     period.is_billed = period.is_marked = False
                 elif period.start in carried and period.is_billed:
                     period.is_marked = True
-            self._draft(bill.customer, bill.kind, bill.boundary, bill.fees)
+            self._draft(bill.sub, bill.kind, bill.boundary, bill.fees)
 
     def pay(self, bill: Bill, amount: int) -> None:
         applied = min(bill.due, amount)
@@ -103,15 +105,20 @@ class Books:
         self._credit(bill.customer, "credit_note", amount + tax - lowers)
         self._settle(bill)
 
-    def discount(self, customer: str, percent: Fraction | None, amount: int, periods: int) -> None:
-        self.discounts.append(Discount(customer, percent, amount, periods or None))
+    def is_covered(self, customer: str, meter: str, at: datetime) -> bool:
+        """Whether a subscription bills what a customer uses of a meter at an instant."""
+        return any(
+            sub.anchor <= at and (sub.canceled_at is None or at < sub.canceled_at)
+            for sub in self.subscriptions
+            if (sub.customer, sub.plan.meter) == (customer, meter)
+        )
 
     def advance(self, to: datetime) -> None:
         self._bill_late()
         while True:
             closing = [
-                (due, n, name)
-                for n, (name, sub) in enumerate(self.subscriptions.items())
+                (due, n)
+                for n, sub in enumerate(self.subscriptions)
                 if (due := sub.late_at if sub.canceled_at else sub.end) and due <= to
             ]
             drafts = [bill for bill in self.bills if bill.status == "draft"]
@@ -119,7 +126,7 @@ class Books:
                 (bill.finalize_at, n) for n, bill in enumerate(drafts) if bill.finalize_at <= to
             ]
             if closing and (not ready or min(closing)[0] <= min(ready)[0]):
-                self._close(min(closing)[2])
+                self._close(self.subscriptions[min(closing)[1]])
             elif ready:
                 self.finalize(drafts[min(ready)[1]])
             else:
@@ -132,7 +139,7 @@ class Books:
         bill.number = max(other.number for other in self.bills) + 1
         for period in self._own(bill):
             period.is_billed = True
-        for period in self.subscriptions[bill.customer].periods:
+        for period in bill.sub.periods:
             period.is_marked = period.is_marked and not period.is_billed
         signed = sum(line.net + line.tax for line in bill.lines)
         bill.total, bill.to_balance = max(signed, 0), max(-signed, 0)
@@ -152,13 +159,13 @@ class Books:
         own = self._own(bill)
         lines: list[Line] = []
         for period in own:
-            carried = list(self._carried(bill.customer, period))
+            carried = list(self._carried(bill.sub, period))
             lines += self._difference(bill, period) if carried else self._cost(bill, period)
-        for period in self.subscriptions[bill.customer].periods:
+        for period in bill.sub.periods:
             if period.is_billed and period not in own:
                 lines += self._difference(bill, period)
         lines += [self._fee_line(fee) for fee in bill.fees]
-        billed = [one for one in self.subscriptions[bill.customer].periods if one.is_billed]
+        billed = [one for one in bill.sub.periods if one.is_billed]
         for period in sorted({one.key: one for one in [*own, *billed]}.values(), key=by_key):
             lines += self._promised(bill, period)
         self._lower(bill, lines)
@@ -171,7 +178,11 @@ class Books:
         lowered = [line for line in lines if line.own_discount is None]
         taken = []
         for offer in self.discounts:
-            if offer.customer == bill.customer and self._is_left(offer):
+            if (
+                self._is_left(offer)
+                and bill.customer == offer.customer
+                and offer.sub in (None, bill.sub)
+            ):
                 nets = [line.net for line in lowered]
                 parts = spread(nets, self._share_of(offer, sum(nets)))
                 for line, part in zip(lowered, parts, strict=True):
@@ -217,18 +228,19 @@ class Books:
         return Line("fee", fee.start, fee.amount, own, fee)
 
     def _cost(self, bill: Bill, period: Period) -> list[Line]:
+        plan = bill.sub.plan
         used = sum(
             (
                 use.quantity
                 for use in self.uses.values()
-                if use.customer == bill.customer
+                if (use.customer, use.meter) == (bill.customer, plan.meter)
                 and not use.voided
                 and period.start <= use.at < period.end
             ),
             Fraction(0),
         )
-        amount = half_away(used * PER_MINUTE * 100)
-        least = half_away(MINIMUM * period.share * 100)
+        amount = half_away(used * plan.per_unit * 100)
+        least = half_away(plan.minimum * period.share * 100)
         lines = [Line("usage", period.start, amount)]
         if amount < least:
             lines.append(Line("true_up", period.start, least - amount))
@@ -236,15 +248,15 @@ class Books:
 
     def _difference(self, bill: Bill, period: Period) -> list[Line]:
         owed = sum(line.amount for line in self._cost(bill, period))
-        carried = list(self._carried(bill.customer, period))
+        carried = list(self._carried(bill.sub, period))
         return self._correction("adjustment", period, owed, carried)
 
     def _promised(self, bill: Bill, period: Period) -> list[Line]:
         """What usage and fees of a billing period lack to the commitment."""
         reached = sum(line.amount for line in self._cost(bill, period))
         reached += sum(fee.amount for fee in period.fees)
-        owed = max(half_away(COMMITMENT * period.share * 100) - reached, 0)
-        carried = list(self._carried(bill.customer, period, PROMISED))
+        owed = max(half_away(bill.sub.plan.commitment * period.share * 100) - reached, 0)
+        carried = list(self._carried(bill.sub, period, PROMISED))
         return self._correction("commitment", period, owed, carried)
 
     def _correction(
@@ -269,26 +281,25 @@ class Books:
         return [Line(kind, period.start, left, own)]
 
     def _carried(
-        self, customer: str, period: Period, kinds: tuple[str, ...] = USED
+        self, sub: Subscription, period: Period, kinds: tuple[str, ...] = USED
     ) -> Iterator[tuple[Bill, Line]]:
         for bill in self.bills:
-            if bill.customer == customer and bill.counts:
+            if bill.sub is sub and bill.counts:
                 yield from (
                     (bill, line)
                     for line in bill.lines
                     if line.kind in kinds and line.start == period.start
                 )
 
-    def _given_back(self, customer: str) -> list[Fee]:
+    def _given_back(self, ended: Subscription) -> list[Fee]:
         """What is left of the present charge, if anybody owes or paid it."""
-        ended = self.subscriptions[customer]
         charge = ended.charge
         is_charged = any(
             fee is charge and bill.status != "void" for bill in self.bills for fee in bill.fees
         )
         if not is_charged:
             return []
-        amount = -half_away(FEE * ended.quantity * self._left(ended))
+        amount = -half_away(ended.plan.fee * ended.quantity * self._left(ended))
         back = Fee(self.now, amount, charge)
         ended.periods[-1].fees.append(back)
         return [back]
@@ -299,35 +310,33 @@ class Books:
         return Fraction((period.end - self.now) // unit, period.full // unit) * 100
 
     def _own(self, bill: Bill) -> list[Period]:
-        periods = self.subscriptions[bill.customer].periods
+        periods = bill.sub.periods
         return [period for period in periods if period.key == bill.key]
 
     def _bill_late(self) -> None:
         """Late usage of subscriptions that are long over is billed as it comes."""
-        for customer, sub in self.subscriptions.items():
+        for sub in self.subscriptions:
             waits = any(
-                b.customer == customer and b.kind == "adjustment" and b.status == "draft"
-                for b in self.bills
+                b.sub is sub and b.kind == "adjustment" and b.status == "draft" for b in self.bills
             )
             if sub.canceled_at and not sub.late_at and not waits:
                 sub.late_at = self.now
-                self._close(customer)
+                self._close(sub)
 
-    def _close(self, customer: str) -> None:
-        closed = self.subscriptions[customer]
+    def _close(self, closed: Subscription) -> None:
         if closed.late_at:
             self.now, closed.late_at = closed.late_at, None
             if any(period.is_marked for period in closed.periods):
-                self._draft(customer, "adjustment", self.now, [])
+                self._draft(closed, "adjustment", self.now, [])
             return
         self.now = closed.end
         boundary = closed.end
         closed.n += 1
         closed.periods.append(_period(closed.start, closed.end))
-        self._draft(customer, "period", boundary, [_fee(closed)])
+        self._draft(closed, "period", boundary, [_fee(closed)])
 
-    def _draft(self, customer: str, kind: str, boundary: datetime, fees: list[Fee]) -> None:
-        self.bills.append(Bill(customer, kind, boundary, self.now + GRACE, fees))
+    def _draft(self, sub: Subscription, kind: str, boundary: datetime, fees: list[Fee]) -> None:
+        self.bills.append(Bill(sub, kind, boundary, self.now + GRACE, fees))
 
     def _settle(self, bill: Bill) -> None:
         if bill.due == 0:
@@ -348,7 +357,7 @@ def by_key(period: Period) -> tuple[str, datetime]:
 
 def _fee(sub: Subscription) -> Fee:
     """The charge of the period that begins."""
-    sub.charge = Fee(sub.start, half_away(FEE * sub.quantity * 100))
+    sub.charge = Fee(sub.start, half_away(sub.plan.fee * sub.quantity * 100))
     sub.charged_from = sub.start
     sub.periods[-1].fees.append(sub.charge)
     return sub.charge

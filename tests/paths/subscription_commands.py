@@ -8,49 +8,55 @@ from typing import Final
 from billing.services.subscription_edits import ItemChange
 from tests.desk import Desk
 from tests.faults.dying import Dying
+from tests.paths.billing_model import PLANS
 from tests.paths.billing_twins import Twins
 
-CUSTOMERS: Final = ("UA", "LH", "OS")
+CUSTOMERS: Final = ("UA", "LH")
+SUBSCRIPTIONS_MAX: Final = 6
 
 
 async def subscribe(twins: Twins) -> str:
-    name = next((one for one in CUSTOMERS if one not in twins.books.subscriptions), "")
-    if name:
+    """To a plan that the customer does not have now; it may have had it before."""
+    books = twins.books
+    taken = {(sub.customer, sub.plan) for sub in books.subscriptions if not sub.canceled_at}
+    free = [(name, plan) for name in CUSTOMERS for plan in PLANS if (name, plan) not in taken]
+    if not free or len(books.subscriptions) == SUBSCRIPTIONS_MAX:
+        return ""
+    name, plan = twins.chance.choice(free)
+    if name not in books.ledger:
         await twins.house.customer(name)
         await twins.house.execute(
             "UPDATE customers SET tax_percent = 20 WHERE tenant_id = $1", twins.tenant_id
         )
-        await twins.house.subscribe(name)
-        twins.books.subscribe(name)
-    return f"subscribe {name}" if name else ""
+    made = await twins.house.subscribe(name, plan.key)
+    sub = books.subscribe(name, plan)
+    twins.subscriptions[sub] = made.row.id
+    return f"subscribe {sub.name}"
 
 
 async def change(twins: Twins) -> str:
     """Another quantity of the fee, at once."""
-    names = [name for name in twins.books.subscriptions if twins.is_alterable(name)]
-    if not names:
+    sub = twins.some_alterable()
+    if sub is None:
         return ""
-    name = twins.chance.choice(names)
-    sub = twins.books.subscriptions[name]
     quantity = twins.chance.choice([one for one in (1, 2, 3) if one != sub.quantity])
-    identity = await twins.subscription(name)
+    identity = twins.subscriptions[sub]
     item = await twins.house.value(
         "SELECT id FROM subscription_items WHERE subscription_id = $1 AND meter_id IS NULL",
         identity,
     )
     await Desk(twins.house).change(identity, ItemChange(item, quantity=str(quantity)))
-    twins.books.change(name, quantity)
-    return f"change {name} to {quantity}"
+    twins.books.change(sub, quantity)
+    return f"change {sub.name} to {quantity}"
 
 
 async def cancel(twins: Twins) -> str:
-    names = [name for name in twins.books.subscriptions if twins.is_alterable(name)]
-    if not names or len(twins.books.subscriptions) < 2:
+    sub = twins.some_alterable()
+    if sub is None or len(twins.books.subscriptions) < 2:
         return ""
-    name = twins.chance.choice(names)
-    await Desk(twins.house).cancel(await twins.subscription(name))
-    twins.books.cancel(name)
-    return f"cancel {name}"
+    await Desk(twins.house).cancel(twins.subscriptions[sub])
+    twins.books.cancel(sub)
+    return f"cancel {sub.name}"
 
 
 async def advance(twins: Twins) -> str:
@@ -66,9 +72,19 @@ async def die(twins: Twins) -> str:
     try:
         await Dying(twins.house.advance(to), at=at)
     except asyncio.CancelledError:
+        await let_claims_run_out(twins)
         if (await twins.house.clock())["target_time"] == to:
             await twins.house.walk()
         else:
             await twins.house.advance(to)
     twins.books.advance(to)
     return f"advance to {to}, killed at await {at}"
+
+
+async def let_claims_run_out(twins: Twins) -> None:
+    """What a dead worker had claimed is free, as it is some seconds later."""
+    for statement in (
+        "UPDATE invoices SET retry_at = NULL WHERE tenant_id = $1 AND status = 'draft'",
+        "UPDATE usage_periods SET closing_until = NULL WHERE tenant_id = $1",
+    ):
+        await twins.house.execute(statement, twins.tenant_id)

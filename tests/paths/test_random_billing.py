@@ -14,9 +14,11 @@ import pytest
 
 from billing.domain.decimals import decimal_text
 from tests.conftest import LONG, Databases
-from tests.driver import house_of
+from tests.desk import Desk
+from tests.driver import Driver, house_of
 from tests.paths import discount_commands, invoice_commands, subscription_commands, usage_commands
-from tests.paths.billing_model import COMMITMENT, FEE, MINIMUM, PER_MINUTE
+from tests.paths.billing_facts import Plan
+from tests.paths.billing_model import PLANS
 from tests.paths.billing_twins import START, Twins
 
 SEEDS: Final = range(60 if LONG else 8)
@@ -41,11 +43,28 @@ WEIGHTS: Final[dict[Callable[[Twins], Awaitable[str]], int]] = {
 
 
 async def step(twins: Twins) -> str:
-    """One random command, which does nothing where it is not possible; returns what it did."""
-    (command,) = twins.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
-    done = await command(twins)
+    """One random command that is possible now; returns what it did."""
+    done = ""
+    while not done:
+        (command,) = twins.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        done = await command(twins)
     await twins.house.deliver()
-    return done or f"{command.__name__}: nothing to do"
+    return done
+
+
+async def offer(house: Driver, plan: Plan) -> None:
+    await house.plan(plan.key, fee=decimal_text(plan.fee))
+    await house.meter(plan.meter)
+    numbers = {"unit_amount": decimal_text(plan.per_unit)}
+    if plan.minimum:
+        numbers["minimum_amount"] = decimal_text(plan.minimum)
+    await Desk(house).price("Usage", plan.meter, plan.key, **numbers)
+    if plan.commitment:
+        await house.execute(
+            "UPDATE plans SET commitment = $2::text::numeric WHERE key = $1",
+            plan.key,
+            decimal_text(plan.commitment),
+        )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -53,12 +72,8 @@ async def test_whatever_happens_invoices_and_credit_are_what_the_rules_say(
     databases: Databases, seed: int
 ) -> None:
     house = await house_of(databases, START)
-    await house.plan(
-        fee=decimal_text(FEE),
-        per_minute=decimal_text(PER_MINUTE),
-        minimum_amount=decimal_text(MINIMUM),
-    )
-    await house.execute("UPDATE plans SET commitment = $1::text::numeric", decimal_text(COMMITMENT))
+    for plan in PLANS:
+        await offer(house, plan)
     twins = Twins(house, random.Random(seed))
     told: list[str] = []
     try:

@@ -13,13 +13,15 @@ from tests.paths.billing_twins import Twins
 async def record(twins: Twins) -> str:
     if not twins.books.subscriptions:
         return ""
+    sub = twins.chance.choice(twins.books.subscriptions)
     use = Use(
         f"use-{next(twins.keys)}",
-        twins.chance.choice(list(twins.books.subscriptions)),
+        sub.customer,
+        sub.plan.meter,
         twins.some_instant(),
         twins.some_quantity(),
     )
-    if not twins.is_covered(use.customer, use.at):
+    if not twins.books.is_covered(use.customer, use.meter, use.at):
         return ""
     await twins.send(use)
     twins.books.record(use)
@@ -31,8 +33,10 @@ async def amend(twins: Twins) -> str:
     if use is None:
         return ""
     quantity, at = twins.some_quantity(), twins.some_instant()
-    if not twins.is_covered(use.customer, at):
+    if not twins.books.is_covered(use.customer, use.meter, at):
         at = use.at
+    if (quantity, at) == (use.quantity, use.at):
+        return ""  # it would change nothing, and nothing follows from it
     change = Amendment({"quantity", "timestamp"}, decimal_text(quantity), instant_us(at))
     author = Author(twins.house.cause(), "mended", allow_backfill=True)
     async with twins.transaction() as tx:
