@@ -48,8 +48,8 @@ async def take_back(house: Driver, quantity: str) -> None:
     await house.execute(
         "INSERT INTO usage_records (tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id,"
         " customer_id, used_at, quantity, accepted_at, folded, item_id, period_start)"
-        " SELECT tenant_id, 'void', batch_id, idempotency_key, 1, true, meter_id, customer_id, used_at, quantity,"
-        " accepted_at, true, item_id, period_start FROM usage_records WHERE quantity = $1::numeric",
+        " SELECT tenant_id, 'void-' || idempotency_key, batch_id, idempotency_key, 1, true, meter_id, customer_id,"
+        " used_at, quantity, accepted_at, true, item_id, period_start FROM usage_records WHERE quantity = $1::numeric",
         Decimal(quantity),
     )
 
@@ -228,3 +228,40 @@ async def test_an_adjustment_carries_the_discount_and_the_tax_of_its_own_period(
     if net < 0:
         balance = await house.value("SELECT balance FROM credit_balances")
         assert balance == -(net + tax)
+
+
+async def test_what_is_given_back_has_no_part_of_the_discount_of_a_waived_invoice(
+    databases: Databases,
+) -> None:
+    """5.00 of 10.00 was given off, then 20.00 more was billed; the first is waived and nothing was used after all."""
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(per_minute="0.10")
+    await house.subscribe()
+    await house.execute(
+        "INSERT INTO discounts"
+        " (tenant_id, id, customer_id, display_name, amount, currency, periods, created_at)"
+        " VALUES ($1, $2, $2, 'Five', 500, 'USD', 1, $3)",
+        house.tenant_id,
+        customer,
+        START,
+    )
+    await house.use(START + HOUR / 60, "100")
+    await house.advance(JUNE + 2 * HOUR)
+    may = (await last(house)).row
+    assert (may.discount, may.total) == (500, 500)
+    await late(house, "200")
+    await house.advance(JULY + 2 * HOUR)
+    assert (await last(house)).row.total == 2000
+    async with databases.api.transaction(house.tenant_id) as tx:
+        order = VoidOrder(reissue=False)
+        await void_invoice(tx, house.tenant_id, may.id, order, house.cause(), now=house.now)
+    for quantity in ("100", "200"):
+        await take_back(house, quantity)
+    # Folds mark what they change; the records were voided behind their back.
+    await late(house, "0")
+
+    await house.advance(AUGUST + 2 * HOUR)
+
+    row = (await last(house)).row
+    assert (row.total, row.to_credit_balance) == (0, 2000)
