@@ -61,13 +61,6 @@ def colored(text: str) -> str:
     return f"[{color}]{text}[/{color}]" if color else text
 
 
-def at(stamp: Timestamp) -> str:
-    """A time to the second in UTC; empty when it is unset."""
-    if not stamp.seconds:
-        return ""
-    return stamp.ToDatetime(UTC).isoformat(" ", "seconds").removesuffix("+00:00")
-
-
 def share(part: int, whole: int) -> str:
     """A part in percent; empty of nothing."""
     return f"{100 * part / whole:.1f} %" if whole else ""
@@ -87,9 +80,11 @@ def age(stamp: Timestamp) -> str:
 def figures_line(figures: pb.DeliveryFigures) -> str:
     """The figures of a window in a line."""
     first = share(figures.first_attempt_delivered, figures.attempted) or "-"
+    text = f"{figures.deliveries:,} deliveries, {first} by the first attempt"
+    if not figures.delivered:
+        return text
     return (
-        f"{figures.deliveries:,} deliveries, {first} by the first attempt;"
-        f" p50 {figures.p50_ms:,} ms, p95 {figures.p95_ms:,} ms, p99 {figures.p99_ms:,} ms"
+        f"{text}; p50 {figures.p50_ms:,} ms, p95 {figures.p95_ms:,} ms, p99 {figures.p99_ms:,} ms"
     )
 
 

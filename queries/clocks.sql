@@ -113,10 +113,14 @@ ORDER BY last_error DESC, event_id
 LIMIT 1;
 
 -- name: FindPauseInTheWay :one
--- A pause that a tenant's events may wait for: its own, or that of a consumer or a shard.
-SELECT coalesce('the consumer ' || consumer, 'the shard ' || shard, 'the tenant')::text AS paused, reason FROM pauses
-WHERE resumed_at IS NULL AND (tenant_id = @tenant_id OR tenant_id IS NULL)
-ORDER BY tenant_id NULLS LAST, paused_at
+-- A pause that holds back an event of the tenant: its own, that of a consumer which has one waiting, or of its shard.
+SELECT coalesce('the consumer ' || p.consumer, 'the shard ' || p.shard, 'the tenant')::text AS paused, p.reason
+FROM pauses p
+WHERE p.resumed_at IS NULL AND (
+    p.tenant_id = @tenant_id
+    OR EXISTS (SELECT FROM router_waiting w WHERE w.tenant_id = @tenant_id AND w.consumer = p.consumer)
+    OR EXISTS (SELECT FROM outbox o WHERE o.tenant_id = @tenant_id AND o.shard = p.shard))
+ORDER BY p.tenant_id NULLS LAST, p.paused_at
 LIMIT 1;
 
 -- name: FindUnpublishedEvent :one

@@ -35,6 +35,9 @@ TEST_SETTINGS = EmbeddedSettings(
 
 _numbers = itertools.count(1)
 
+# It compares for a test, and says what differs as a test would.
+pytest.register_assert_rewrite("tests.paths.billing_twins")
+
 # A test's size is a setting: `make test` runs everything once with small counts, `make test-long` with full ones.
 LONG = os.environ.get("TOLLWAY_TEST_SIZE") == "long"
 hypothesis.settings.register_profile("short", deadline=None, derandomize=True, max_examples=40)

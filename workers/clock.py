@@ -1,9 +1,9 @@
 """Business time, step 2: the worker that moves test clocks.
 
 Invariant: a step moves a clock by one due instant at most, and only when all of the present one is done; a clock that
-waits too long for the same thing fails with what it waits for, so none hangs; while
-an operator has something paused, it waits. The clock's own due work is done here
-as well as by the scheduler, whoever is first, so that an advance need not wait for anyone's poll.
+waits too long for the same thing fails with what it waits for, so none hangs; while a pause holds back events of the
+tenant, it waits. The clock's own due work is done here as well as by the scheduler, whoever is first, so that an
+advance need not wait for anyone's poll.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ async def waiting_for(tx: Connection, clock: AdvancingClock, wanted: Wanted) -> 
 
 
 async def paused(tx: Connection, clock: AdvancingClock) -> str:
-    """The pause that the clock may have to wait for, for people; empty when there is none.
+    """The pause that holds back an event of the tenant, for people; empty when there is none.
 
     While there is one a clock never fails: what an operator holds back comes when he lets it go.
     """

@@ -50,11 +50,13 @@ def _own_discount(difference: Money, earlier: Sequence[EarlierLine]) -> Fraction
     """The discount of the period that is corrected, in percent.
 
     More usage gets what its invoice gave in percent; an amount that was given off it stays as it is. What is given back
-    is given back as it was billed: with all that was taken off it.
+    is given back as it was billed: with all that was taken off it. Of waived lines nothing is given back, so neither
+    their amounts nor their discounts have a part in it.
     """
     if difference.minor_units < 0:
-        billed = sum(line.billed.amount.minor_units for line in earlier)
-        taken_off = sum(line.discount.minor_units for line in earlier)
+        given_back = [line for line in earlier if not line.billed.waived]
+        billed = sum(line.billed.amount.minor_units for line in given_back)
+        taken_off = sum(line.discount.minor_units for line in given_back)
         return Fraction(100 * taken_off, billed) if billed else Fraction(0)
     left = Fraction(1)
     for percent in earlier[0].percents:

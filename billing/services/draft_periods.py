@@ -1,7 +1,8 @@
 """Invoice path, step 4: which usage periods a draft bills for the first time, and which it adjusts.
 
 Invariant: a preview reads the very set that finalization would lock; a marked period is adjusted by one draft only, the
-first of its subscription.
+first of its subscription to get a number. So drafts that become final together, after an outage, adjust what they would
+have adjusted one by one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from queries.models import Invoice, UsagePeriod
 from billing.domain.usage import UsagePeriodStatus
 from billing.runtime.db import Connection
 from billing.services.draft_claims import Claimed, billed_by
+from billing.services.draft_money import in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,15 @@ async def list_periods(tx: Connection, drafts: Sequence[Invoice]) -> list[UsageP
 
 
 def share_out(drafts: Sequence[Invoice], periods: Sequence[UsagePeriod]) -> PeriodsByDraft:
-    """Each draft's part of the periods. A marked period goes to the first draft of its subscription."""
+    """Each draft's part of the periods.
+
+    A marked period goes to the draft of its subscription that gets the first number: the first to be due, and of two
+    that are due at once the one made first (`in_order`).
+    """
     shares: dict[UUID, DraftPeriods] = defaultdict(DraftPeriods)
     by_key: dict[_Key, Invoice] = {}
     first: dict[tuple[UUID, UUID | None], Invoice] = {}
-    for draft in sorted(drafts, key=lambda draft: (draft.boundary, draft.id)):
+    for draft in in_order(drafts):
         by_key[draft.tenant_id, draft.subscription_id, draft.kind, draft.boundary] = draft
         first.setdefault((draft.tenant_id, draft.subscription_id), draft)
     for row in periods:

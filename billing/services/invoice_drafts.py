@@ -1,9 +1,9 @@
 """Invoice path, steps 2 and 3: a closed cycle gets its draft.
 
 Invariant: at most one invoice that counts per subscription, kind and boundary, by the database's key; a repeated,
-late or replayed event makes no second one, and one that comes late still makes it. A cycle without any fee or usage
-gets its invoice as well, of zero, which is paid as it becomes final: so every boundary has exactly one invoice, and
-none is missing.
+late or replayed event makes no second one, and one that comes late still makes it. Every period that ends has its
+invoice, be it of zero, which is paid as it becomes final; an activation without a fee, billed trial or waiting item has
+none.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ async def preview_subscription(
 ) -> InvoiceView:
     """The invoice that the subscription gets next, without an id. `tx` reads one snapshot; `now` is machine time.
 
-    Of one that is not active yet it is the activation's, of a canceled one what usage has come late. Nothing begins for
-    one that is to end by then. Raises SubscriptionNotFound, RatingFailed.
+    Of one that is not active yet it is the activation's, even without a line, of a canceled one what usage has come
+    late. Nothing begins for one that is to end by then. Raises SubscriptionNotFound, RatingFailed.
     """
     row = (await get_subscription(tx, tenant_id, subscription_id=subscription_id)).row
     today = await business_time(tx, tenant_id, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -10,7 +10,7 @@ from tollway.operations.v1 import operations_service_pb2 as pb
 from tollway.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
-from cli.tables import print_table, table
+from cli.tables import at, print_table, table
 
 ENTRIES_MAX = 10_000
 
@@ -52,8 +52,8 @@ def command(
 
     rows = table("when", "who", "what", "on", "why")
     for entry in run(work()):
-        at = entry.create_time.ToDatetime(UTC).isoformat(timespec="milliseconds")
-        rows.add_row(at, entry.actor, entry.method.rpartition(".")[2], entry.resource, entry.note)
+        when = at(entry.create_time, "milliseconds")
+        rows.add_row(when, entry.actor, entry.method.rpartition(".")[2], entry.resource, entry.note)
     print_table(rows)
 
 

@@ -95,8 +95,9 @@ def advance(
             sent = await stub.AdvanceTestClock(
                 request, metadata=connection.metadata, timeout=CALL_DEADLINE_S
             )
-            click.echo(line_of(sent.test_clock))
-            return None if no_wait else await _watched(stub, connection)
+            said = line_of(sent.test_clock)
+            click.echo(said)
+            return None if no_wait else await _watched(stub, connection, said)
 
     _finish(run(work()))
 
@@ -130,15 +131,20 @@ def watch(connection: Connection) -> None:
     _finish(run(work()))
 
 
-async def _watched(stub: SchedulerServiceStub, connection: Connection) -> pb.TestClock | None:
-    """Prints each state of the clock; the last one."""
+async def _watched(
+    stub: SchedulerServiceStub, connection: Connection, said: str = ""
+) -> pb.TestClock | None:
+    """Prints each state of the clock, those that look alike once; the last one."""
     last = None
     watching = stub.WatchTestClock(
         pb.WatchTestClockRequest(), metadata=connection.metadata, timeout=WATCH_DEADLINE_S
     )
     async for answer in watching:
         last = answer.test_clock
-        click.echo(line_of(last))
+        line = line_of(last)
+        if line != said:
+            click.echo(line)
+        said = line
     return last
 
 

@@ -85,7 +85,8 @@ def _tell_how_to_go_on(console: Console, data: Path, address: Address, outcome: 
         f"export FRESH_KEY={outcome.fresh_key}  # of a tenant with nothing in it yet\n",
         "grpcurl -plaintext $ADDR list  # `.venv/bin/python -m tools.grpcurl` fetches it, and says where it is",
         f"""{call} -d '{{"external_id": "UA"}}' $ADDR tollway.customer.v1.CustomerService/GetCustomer""",
-        f"{call} $ADDR tollway.invoice.v1.InvoiceService/ListInvoices\n",
+        f"{call} $ADDR tollway.invoice.v1.InvoiceService/ListInvoices",
+        f"TOLLWAY_API_KEY=$KEY .venv/bin/tollway invoices explain INV-{outcome.invoices:06} 1\n",
     )
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

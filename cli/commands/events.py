@@ -20,6 +20,7 @@ from tollway.event.v1.event_service_pb2_grpc import EventServiceStub
 from cli.client import Connection, channel_to, connection_options, run
 from cli.commands.events_watch import event_as_dict, line_of, watch
 from cli.commands.replay import Instant
+from cli.references import invoice_id
 from cli.tables import print_whole
 
 STATUSES: Final = ("pending", "dispatched", "failed", "dead_letter")
@@ -176,11 +177,16 @@ def _status(status: int) -> str:
 )
 @click.option("--ids", is_flag=True, help="Show the events' ids.")
 def trail(connection: Connection, start: str, depth: int, ids: bool) -> None:
-    """Print all that belongs to START as a tree: an event (evt_…), a correlation (cor_…) or a resource (inv_…)."""
+    """Print all that belongs to START as a tree: an event (evt_…), a correlation (cor_…) or a resource (inv_…).
+
+    An invoice may be named by its number, INV-000002.
+    """
 
     async def work() -> pb.GetTrailResponse:
         async with channel_to(connection) as channel:
-            request = trail_request(start, depth)
+            is_number = start.startswith("INV-")
+            named = await invoice_id(channel, connection, start) if is_number else start
+            request = trail_request(named, depth)
             return await EventServiceStub(channel).GetTrail(request, metadata=connection.metadata)
 
     print_whole(trail_tree(run(work()), with_ids=ids))

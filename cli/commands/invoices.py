@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import UTC
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final, TypeVar
@@ -26,7 +25,7 @@ from cli.asking import Asked
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.commands import invoice_files
 from cli.references import customer_id, invoice_id
-from cli.tables import json_text, print_table, table
+from cli.tables import at, json_text, print_table, table
 
 Answer = TypeVar("Answer")
 STATUSES: Final = ("draft", "open", "paid", "void")
@@ -329,9 +328,7 @@ def _word(enum: Any, value: int) -> str:
 
 
 def _at(stamp: Timestamp) -> str:
-    if not stamp.seconds:
-        return ""
-    return stamp.ToDatetime(UTC).isoformat(" ", "minutes").removesuffix("+00:00")
+    return at(stamp, "minutes")
 
 
 command.add_command(invoice_files.html)

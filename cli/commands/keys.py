@@ -14,7 +14,7 @@ from tollway.tenant.v1 import tenant_service_pb2 as pb
 from tollway.tenant.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 from cli.client import Connection, channel_to, connection_options, run
-from cli.tables import print_table, table
+from cli.tables import at, print_table, table
 
 SCOPES = ("read", "write", "admin")
 OVERLAP_HOURS_MAX = 30 * 24
@@ -211,9 +211,7 @@ def _state(key: pb.ApiKey) -> str:
 
 
 def _time(key: pb.ApiKey, field: Any) -> str:
-    if not key.HasField(field):
-        return ""
-    return str(getattr(key, field).ToDatetime(UTC).isoformat(sep=" ", timespec="seconds"))
+    return at(getattr(key, field))
 
 
 def _stamp(instant: datetime | None) -> Timestamp | None:

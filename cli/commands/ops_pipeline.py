@@ -36,7 +36,9 @@ def status(connection: Connection) -> None:
         for pause in answer.pauses:
             why = pause.reason + (" (being resumed)" if pause.HasField("resume_time") else "")
             paused.add_row(_target(pause), _age(pause, "pause_time"), pause.actor, why)
+        click.echo()
         print_table(paused)
+    click.echo()
     owned = table("owned", "processes", "shards", "unowned")
     for kind in dict.fromkeys(lease.kind for lease in answer.leases):
         leases = [lease for lease in answer.leases if lease.kind == kind]
@@ -44,6 +46,7 @@ def status(connection: Connection) -> None:
         free = sum(1 for lease in leases if not lease.holder)
         owned.add_row(kind, str(len(holders)), str(len(leases)), str(free))
     print_table(owned)
+    click.echo()
     if answer.unreconciled_buckets:
         click.echo(f"{answer.unreconciled_buckets} usage buckets differ from the records")
     compared = _age(answer, "reconcile_time")
@@ -67,6 +70,7 @@ def lag(connection: Connection) -> None:
             *(_routing(partition) if partition is not None else ("-", "-", "none")),
         )
     print_table(shards)
+    click.echo()
     consumers = table("consumer", "waiting", "oldest", "dead")
     for consumer in answer.consumers:
         age = _age(consumer, "oldest_time")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -79,10 +80,10 @@ def _tell(address: Address) -> None:
   workers   {address.workers_http}/metrics
   operator  {address.operator_key}
 
-Make a tenant and a key for it, then follow the README:
+Make a tenant and a key for it, then follow docs/start.md:
 
   export TOLLWAY_ADDRESS={address.grpc} TOLLWAY_API_KEY={address.operator_key}
-  tollway keys create --new-tenant Acme --test
+  {sys.argv[0]} keys create --new-tenant Acme --test
 
 Stop with Ctrl-C."""
     )

@@ -19,7 +19,7 @@ from tollway.usage.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.references import business_now, customer_fields
-from cli.tables import json_text, print_table, table
+from cli.tables import at, json_text, print_table, table
 
 Answer = TypeVar("Answer", bound=Message)
 How = dict[str, Any]
@@ -123,9 +123,9 @@ def get(connection: Connection, record_key: str, as_json: bool) -> None:
         rows.add_row(
             str(row.revision),
             _state(row),
-            _at(row.timestamp),
+            at(row.timestamp),
             row.quantity,
-            _at(row.period.start),
+            at(row.period.start),
             row.batch_id,
             escape(row.note),
         )
@@ -171,7 +171,7 @@ def list_(connection: Connection, as_json: bool, **given: Any) -> None:
         rows.add_row(
             escape(row.idempotency_key),
             escape(row.meter_key),
-            _at(row.timestamp),
+            at(row.timestamp),
             row.quantity,
             _state(row),
             row.subscription_id,
@@ -213,7 +213,7 @@ def summarize(connection: Connection, as_json: bool, **given: Any) -> None:
     rows = table("from", "to", "group", "records", "quantity")
     for row in answer.rows:
         group = ", ".join(f"{name}={value}" for name, value in sorted(row.group.items()))
-        start, end = _at(row.stretch.start), _at(row.stretch.end)
+        start, end = at(row.stretch.start), at(row.stretch.end)
         rows.add_row(start, end, escape(group), f"{row.records:,}", row.quantity)
     print_table(rows)
     if answer.truncated:
@@ -284,8 +284,8 @@ def unassigned(connection: Connection, limit: int, page: str, as_json: bool) -> 
             escape(row.meter_key),
             f"{row.records:,}",
             row.quantity,
-            _at(row.first_time),
-            _at(row.last_time),
+            at(row.first_time),
+            at(row.last_time),
         )
     print_table(rows, answer.next_page_token)
 
@@ -329,7 +329,3 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _state(row: pb.RecordedUsage) -> str:
     return pb.UsageState.Name(row.state).removeprefix("USAGE_STATE_").lower()
-
-
-def _at(stamp: Timestamp) -> str:
-    return stamp.ToDatetime(UTC).isoformat(" ", "seconds")[:19] if stamp.seconds else ""

@@ -12,8 +12,8 @@ from tollway.webhook.v1 import recovery_service_pb2 as pb
 from tollway.webhook.v1.recovery_service_pb2_grpc import WebhookRecoveryServiceStub
 
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
-from cli.tables import print_table, table
-from cli.webhook_tables import at, call, limit_option, page_option
+from cli.tables import at, print_table, table
+from cli.webhook_tables import call, limit_option, page_option
 
 POLL_S: Final = 0.25
 STATES: Final = ("dead", "missed", "canceled", "delivered")

@@ -16,10 +16,9 @@ from cli.client import Connection, connection_options, run
 from cli.commands.webhook_recoveries import recover, recoveries
 from cli.listen import ListenOptions, is_forwardable, secret_for
 from cli.listen import listen as listen_to
-from cli.tables import json_text, print_table, table
+from cli.tables import at, json_text, print_table, table
 from cli.webhook_tables import (
     age,
-    at,
     breaker_word,
     call,
     colored,

@@ -6,7 +6,7 @@ Invariant: a plan shows what will happen before the line that starts it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC
+from datetime import timedelta
 from typing import Any, Final
 
 import click
@@ -17,7 +17,7 @@ from rich.table import Table
 from tollway.replay.v1 import replay_service_pb2 as pb
 
 from cli.client import Connection
-from cli.tables import print_table, print_whole, table
+from cli.tables import at, print_table, print_whole, table
 
 STATES: Final = {
     name.removeprefix("REPLAY_STATUS_").lower(): number
@@ -68,14 +68,13 @@ def _left(replay: pb.Replay) -> str:
 
 def show_plan(answer: pb.PlanReplayResponse) -> None:
     """The plan for a terminal."""
-    start, end = (at.ToDatetime(UTC) for at in (answer.time_range.start, answer.time_range.end))
     facts = [
         ("events", f"{answer.matched:,}"),
-        ("log from", start.isoformat(" ", "milliseconds")),
-        ("before", end.isoformat(" ", "milliseconds")),
+        ("log from", at(answer.time_range.start, "milliseconds")),
+        ("before", at(answer.time_range.end, "milliseconds")),
         ("first", answer.first_event_id),
         ("last", answer.last_event_id),
-        ("takes about", str(answer.estimated_duration.ToTimedelta())),
+        ("takes about", _rough(answer.estimated_duration.ToTimedelta())),
         ("plan", answer.plan_hash),
     ]
     print_whole("[bold]Dry run: nothing was sent.[/bold]\n")
@@ -85,8 +84,10 @@ def show_plan(answer: pb.PlanReplayResponse) -> None:
         print_whole(counted)
     for warning in answer.warnings:
         print_whole(f"\n[yellow]! {escape(warning)}[/yellow]")
-    until = answer.token_expire_time.ToDatetime(UTC).isoformat(" ", "seconds")
-    click.echo(f"\nStart it, once, with this key, before {until}:\n")
+    if not answer.matched:
+        return
+    until = at(answer.token_expire_time)
+    click.echo(f"\nStart it, once, with this key, before {until} UTC:\n")
     # As it is: a table would break the token into lines.
     click.echo(f"tollway replay start --token {answer.confirmation_token}")
 
@@ -112,10 +113,7 @@ def _tables(answer: pb.PlanReplayResponse) -> Iterator[Table]:
         dead = ((d.consumer or "dispatcher", d.count) for d in answer.dead_letters)
         yield _table(("given up by", "events"), dead)
     if answer.samples:
-        samples = (
-            (s.event_id, s.subject, s.resource_id, s.occur_time.ToJsonString())
-            for s in answer.samples
-        )
+        samples = ((s.event_id, s.subject, s.resource_id, at(s.occur_time)) for s in answer.samples)
         yield _table(("first and last", "subject", "resource", "at"), samples)
 
 
@@ -138,10 +136,10 @@ def show_replay(replay: pb.Replay) -> None:
         ("skipped", f"{replay.skipped:,}"),
         ("failed", f"{replay.failed:,}"),
         ("why", replay.note),
-        ("started", replay.start_time.ToDatetime(UTC).isoformat(" ", "seconds")),
+        ("started", at(replay.start_time)),
     ]
     if replay.HasField("finish_time"):
-        facts.append(("finished", replay.finish_time.ToDatetime(UTC).isoformat(" ", "seconds")))
+        facts.append(("finished", at(replay.finish_time)))
     print_whole(_grid(facts))
 
 
@@ -157,13 +155,19 @@ def show_replays(replays: Sequence[pb.Replay]) -> None:
             replay.target,
             _state(replay),
             *(f"{n:,}" for n in (replay.matched, replay.published, replay.skipped, replay.failed)),
-            replay.start_time.ToDatetime(UTC).isoformat(" ", "seconds"),
+            at(replay.start_time),
         )
     print_table(rows)
 
 
 def _state(replay: pb.Replay) -> str:
     return pb.ReplayStatus.Name(replay.status).removeprefix("REPLAY_STATUS_").lower()
+
+
+def _rough(stretch: timedelta) -> str:
+    """In whole seconds."""
+    seconds = round(stretch.total_seconds())
+    return str(timedelta(seconds=seconds)) if seconds else "less than a second"
 
 
 def _word(replay: pb.Replay) -> str:

@@ -422,9 +422,13 @@ class FindPauseInTheWayRow:
 
 
 FIND_PAUSE_IN_THE_WAY: typing.Final = """-- name: FindPauseInTheWay :one
-SELECT coalesce('the consumer ' || consumer, 'the shard ' || shard, 'the tenant')::text AS paused, reason FROM pauses
-WHERE resumed_at IS NULL AND (tenant_id = $1 OR tenant_id IS NULL)
-ORDER BY tenant_id NULLS LAST, paused_at
+SELECT coalesce('the consumer ' || p.consumer, 'the shard ' || p.shard, 'the tenant')::text AS paused, p.reason
+FROM pauses p
+WHERE p.resumed_at IS NULL AND (
+    p.tenant_id = $1
+    OR EXISTS (SELECT FROM router_waiting w WHERE w.tenant_id = $1 AND w.consumer = p.consumer)
+    OR EXISTS (SELECT FROM outbox o WHERE o.tenant_id = $1 AND o.shard = p.shard))
+ORDER BY p.tenant_id NULLS LAST, p.paused_at
 LIMIT 1
 """
 
@@ -434,7 +438,7 @@ async def find_pause_in_the_way(
     *,
     tenant_id: uuid.UUID | None,
 ) -> FindPauseInTheWayRow | None:
-    """A pause that a tenant's events may wait for: its own, or that of a consumer or a shard."""
+    """A pause that holds back an event of the tenant: its own, that of a consumer which has one waiting, or of its shard."""
     row = await conn.fetchrow(FIND_PAUSE_IN_THE_WAY, tenant_id)
     return None if row is None else FindPauseInTheWayRow(*row)
 

@@ -37,6 +37,19 @@ JOIN billing_cycles c ON c.tenant_id = g.tenant_id AND c.subscription_id = g.sub
     AND c.kind = g.kind AND c.boundary = g.boundary
 JOIN subscriptions s ON s.tenant_id = c.tenant_id AND s.id = c.subscription_id
 WHERE c.closed_at IS NOT NULL
+  AND (c.kind <> 'activation'
+    OR EXISTS (
+        SELECT FROM fee_periods f
+        WHERE f.tenant_id = c.tenant_id AND f.subscription_id = c.subscription_id AND f.bill_kind = c.kind
+          AND f.bill_boundary = c.boundary)
+    OR EXISTS (
+        SELECT FROM usage_periods p
+        WHERE p.tenant_id = c.tenant_id AND p.subscription_id = c.subscription_id AND p.bill_kind = c.kind
+          AND p.bill_boundary = c.boundary)
+    OR EXISTS (
+        SELECT FROM invoice_items t
+        WHERE t.tenant_id = c.tenant_id AND t.subscription_id = c.subscription_id AND t.invoice_id IS NULL
+          AND t.removed_at IS NULL))
 ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, id, customer_id, subscription_id, kind, boundary, status, waived, currency, number, subtotal, total, amount_due, closed_at, finalize_at, finalized_at, blocked_reason, retry_at, correlation_id, causation_id, version, created_at, replaces, voided_at, void_reason, discount, tax, credit_applied, to_credit_balance, amount_paid, amount_credited, memo, parties, due_at, due_told_at
@@ -57,7 +70,8 @@ async def insert_drafts(
     created_ats: collections.abc.Sequence[datetime.datetime],
 ) -> list[models.Invoice]:
     """Invoice path: drafts, and invoices as they are read.
-    A draft for each closed cycle that has no invoice that counts.
+    A draft for each closed cycle that has no invoice that counts. At an activation no period ends, so one with nothing to
+    charge has none; what joins it later has a key of its own, or waits for the next.
     """
     rows = await conn.fetch(
         INSERT_DRAFTS,

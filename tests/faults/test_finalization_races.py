@@ -67,7 +67,7 @@ async def due_house(databases: Databases) -> Driver:
     """A tenant with two due drafts, of the activation and of a period in which 10 minutes were used."""
     house = await house_of(databases, BOUNDARY + HOUR / 2)
     await house.customer("UA")
-    await house.plan(per_minute="1.00")
+    await house.plan(fee="2.00", per_minute="1.00")
     await house.subscribe(start_at=START)
     await house.use(START + DAY, "10")
     await house.settle()
@@ -102,7 +102,7 @@ async def finish(house: Driver) -> None:
 async def billed_and_marked(house: Driver) -> tuple[int, int]:
     """How many minutes the invoices bill, and how many marks ask for an adjustment."""
     row = await house.rows(
-        "SELECT (SELECT sum(quantity)::int FROM invoice_lines WHERE tenant_id = $1),"
+        "SELECT (SELECT sum(quantity)::int FROM invoice_lines WHERE tenant_id = $1 AND kind <> 'fee'),"
         " (SELECT count(*) FROM usage_period_marks WHERE tenant_id = $1 AND kind = 'adjust')",
         house.tenant_id,
     )

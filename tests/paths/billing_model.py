@@ -2,16 +2,18 @@
 
 It knows nothing of marks, locks, claims or events. A usage period that was billed is adjusted by whichever invoice of
 its subscription becomes final next, whenever its amount by the records is not what final invoices carry for it; of a
-subscription that is over, by an adjustment of its own.
+subscription that is over, by an adjustment of its own. What corrects or gives back has the discount of what it
+corrects: nothing comes back but what was billed.
 """
 
 from __future__ import annotations
 
-import calendar
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
+
+from tests.paths.billing_facts import Bill, Discount, Fee, Line, Period, Subscription, Use
+from tests.paths.billing_sums import half_away, spread
 
 FEE = Fraction("49.90")
 PER_MINUTE = Fraction("0.0733")
@@ -24,119 +26,6 @@ LATE = timedelta(days=35)
 USED, PROMISED = ("usage", "true_up", "adjustment"), ("commitment",)
 
 
-def half_away(value: Fraction) -> int:
-    """The nearest whole number; a half goes away from zero."""
-    size = int(abs(value) + Fraction(1, 2))
-    return -size if value < 0 else size
-
-
-def months_later(anchor: datetime, months: int) -> datetime:
-    """The same day of a later month, or its last."""
-    year, month = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
-    day = min(anchor.day, calendar.monthrange(year, month + 1)[1])
-    return anchor.replace(year=year, month=month + 1, day=day)
-
-
-@dataclass(slots=True)
-class Use:
-    """A usage record in its last revision."""
-
-    key: str
-    customer: str
-    at: datetime
-    quantity: Fraction
-    voided: bool = False
-
-
-@dataclass(slots=True)
-class Line:
-    """A line in minor units; what credit notes took of it."""
-
-    kind: str
-    start: datetime
-    amount: int
-    tax: int
-    credited: int = 0
-    credited_tax: int = 0
-
-
-@dataclass(slots=True)
-class Period:
-    """A usage period and the key of the invoice that bills it."""
-
-    start: datetime
-    end: datetime
-    full: timedelta
-    key: tuple[str, datetime]
-    is_billed: bool = False
-    is_marked: bool = False
-    # What was charged and given back for it, on whatever invoice.
-    fees: list[int] = field(default_factory=list)
-
-    @property
-    def share(self) -> Fraction:
-        return Fraction((self.end - self.start) // timedelta(microseconds=1)) / (
-            self.full // timedelta(microseconds=1)
-        )
-
-
-@dataclass(slots=True)
-class Bill:
-    """An invoice."""
-
-    customer: str
-    kind: str
-    boundary: datetime
-    finalize_at: datetime
-    fees: list[Line]
-    status: str = "draft"
-    waived: bool = False
-    lines: list[Line] = field(default_factory=list)
-    total: int = 0
-    to_balance: int = 0
-    applied: int = 0
-    paid: int = 0
-    credited: int = 0
-
-    @property
-    def key(self) -> tuple[str, datetime]:
-        return self.kind, self.boundary
-
-    @property
-    def due(self) -> int:
-        if self.status == "void":
-            return 0
-        return self.total - self.applied - self.paid - self.credited
-
-    @property
-    def counts(self) -> bool:
-        return self.status in ("open", "paid") or self.waived
-
-
-@dataclass(slots=True)
-class Subscription:
-    """A monthly subscription, in its n-th period."""
-
-    anchor: datetime
-    periods: list[Period]
-    n: int = 0
-    quantity: int = 1
-    # The charge that pays for the time from now on, and since when it does.
-    charge: Line | None = None
-    charged_from: datetime | None = None
-    canceled_at: datetime | None = None
-    # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
-    late_at: datetime | None = None
-
-    @property
-    def start(self) -> datetime:
-        return months_later(self.anchor, self.n)
-
-    @property
-    def end(self) -> datetime:
-        return months_later(self.anchor, self.n + 1)
-
-
 class Books:
     """All that a tenant's customers should find on their invoices; one subscription each."""
 
@@ -145,6 +34,7 @@ class Books:
         self.uses: dict[str, Use] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.bills: list[Bill] = []
+        self.discounts: list[Discount] = []
         self.ledger: dict[str, list[tuple[str, int]]] = {}
 
     # What a tenant does.
@@ -161,9 +51,9 @@ class Books:
         changed = self.subscriptions[customer]
         fees = self._given_back(customer)
         changed.quantity = quantity
-        changed.charge = Line("fee", self.now, half_away(FEE * quantity * self._left(changed)), 0)
+        changed.charge = Fee(self.now, half_away(FEE * quantity * self._left(changed)))
         changed.charged_from = self.now
-        changed.periods[-1].fees.append(changed.charge.amount)
+        changed.periods[-1].fees.append(changed.charge)
         self._draft(customer, "change", self.now, [*fees, changed.charge])
 
     def cancel(self, customer: str) -> None:
@@ -206,19 +96,22 @@ class Books:
     def note(self, bill: Bill, line: Line, amount: int) -> None:
         """A credit note of a line, before tax; the tax in proportion to all that was credited of it."""
         line.credited += amount
-        tax = half_away(Fraction(line.tax * line.credited, line.amount)) - line.credited_tax
+        tax = half_away(Fraction(line.tax * line.credited, line.net)) - line.credited_tax
         line.credited_tax += tax
         lowers = min(bill.due, amount + tax)
         bill.credited += lowers
         self._credit(bill.customer, "credit_note", amount + tax - lowers)
         self._settle(bill)
 
+    def discount(self, customer: str, percent: Fraction | None, amount: int, periods: int) -> None:
+        self.discounts.append(Discount(customer, percent, amount, periods or None))
+
     def advance(self, to: datetime) -> None:
         self._bill_late()
         while True:
             closing = [
-                (due, name)
-                for name, sub in self.subscriptions.items()
+                (due, n, name)
+                for n, (name, sub) in enumerate(self.subscriptions.items())
                 if (due := sub.late_at if sub.canceled_at else sub.end) and due <= to
             ]
             drafts = [bill for bill in self.bills if bill.status == "draft"]
@@ -226,7 +119,7 @@ class Books:
                 (bill.finalize_at, n) for n, bill in enumerate(drafts) if bill.finalize_at <= to
             ]
             if closing and (not ready or min(closing)[0] <= min(ready)[0]):
-                self._close(min(closing)[1])
+                self._close(min(closing)[2])
             elif ready:
                 self.finalize(drafts[min(ready)[1]])
             else:
@@ -235,11 +128,13 @@ class Books:
 
     def finalize(self, bill: Bill) -> None:
         bill.lines = self.preview(bill)
+        bill.discounts = [(offer, taken) for offer, taken in self._lower(bill, bill.lines) if taken]
+        bill.number = max(other.number for other in self.bills) + 1
         for period in self._own(bill):
             period.is_billed = True
         for period in self.subscriptions[bill.customer].periods:
             period.is_marked = period.is_marked and not period.is_billed
-        signed = sum(line.amount + line.tax for line in bill.lines)
+        signed = sum(line.net + line.tax for line in bill.lines)
         bill.total, bill.to_balance = max(signed, 0), max(-signed, 0)
         bill.applied = min(bill.total, self.balance(bill.customer))
         self._credit(bill.customer, "negative_total", bill.to_balance)
@@ -262,13 +157,64 @@ class Books:
         for period in self.subscriptions[bill.customer].periods:
             if period.is_billed and period not in own:
                 lines += self._difference(bill, period)
-        lines += [Line("fee", fee.start, fee.amount, 0) for fee in bill.fees]
+        lines += [self._fee_line(fee) for fee in bill.fees]
         billed = [one for one in self.subscriptions[bill.customer].periods if one.is_billed]
         for period in sorted({one.key: one for one in [*own, *billed]}.values(), key=by_key):
             lines += self._promised(bill, period)
-        for line in lines:
-            line.tax = half_away(line.amount * TAX_PERCENT / 100)
+        self._lower(bill, lines)
         return lines
+
+    def _lower(self, bill: Bill, lines: list[Line]) -> list[tuple[Discount, int]]:
+        """Discounts and tax of a draft's lines; what each discount took."""
+        for line in lines:
+            line.discount = half_away(line.amount * (line.own_discount or Fraction(0)))
+        lowered = [line for line in lines if line.own_discount is None]
+        taken = []
+        for offer in self.discounts:
+            if offer.customer == bill.customer and self._is_left(offer):
+                nets = [line.net for line in lowered]
+                parts = spread(nets, self._share_of(offer, sum(nets)))
+                for line, part in zip(lowered, parts, strict=True):
+                    line.discount += part
+                taken.append((offer, sum(parts)))
+        for line in lines:
+            line.tax = half_away(line.net * TAX_PERCENT / 100)
+        return taken
+
+    def _share_of(self, offer: Discount, net: int) -> Fraction:
+        if offer.percent is not None:
+            return offer.percent / 100
+        return Fraction(min(offer.amount, net), net) if net > 0 else Fraction(0)
+
+    def _is_left(self, offer: Discount) -> bool:
+        return not offer.ended and (offer.periods is None or self.times_used(offer) < offer.periods)
+
+    def live_discounts(self, customer: str) -> int:
+        """How many there are that may lower an invoice."""
+        return sum(one.customer == customer and self._is_left(one) for one in self.discounts)
+
+    def times_used(self, offer: Discount) -> int:
+        """In how many periods: a change within one does not count."""
+        return sum(
+            bill.counts and bill.kind != "change"
+            for bill in self.bills
+            for used, _ in bill.discounts
+            if used is offer
+        )
+
+    def _fee_line(self, fee: Fee) -> Line:
+        """One that gives back has the discount that its charge has on a final invoice."""
+        charged = [
+            line
+            for bill in self.bills
+            if bill.counts
+            for line in bill.lines
+            if line.fee is not None and line.fee is fee.gives_back
+        ]
+        own = None
+        if charged and charged[0].amount and fee.amount:
+            own = Fraction(charged[0].discount, charged[0].amount)
+        return Line("fee", fee.start, fee.amount, own, fee)
 
     def _cost(self, bill: Bill, period: Period) -> list[Line]:
         used = sum(
@@ -283,27 +229,44 @@ class Books:
         )
         amount = half_away(used * PER_MINUTE * 100)
         least = half_away(MINIMUM * period.share * 100)
-        lines = [Line("usage", period.start, amount, 0)]
+        lines = [Line("usage", period.start, amount)]
         if amount < least:
-            lines.append(Line("true_up", period.start, least - amount, 0))
+            lines.append(Line("true_up", period.start, least - amount))
         return lines
 
     def _difference(self, bill: Bill, period: Period) -> list[Line]:
         owed = sum(line.amount for line in self._cost(bill, period))
-        left = self._left_to_bill(owed, list(self._carried(bill.customer, period)))
-        return [Line("adjustment", period.start, left, 0)] if left else []
+        carried = list(self._carried(bill.customer, period))
+        return self._correction("adjustment", period, owed, carried)
 
     def _promised(self, bill: Bill, period: Period) -> list[Line]:
         """What usage and fees of a billing period lack to the commitment."""
-        reached = sum(line.amount for line in self._cost(bill, period)) + sum(period.fees)
+        reached = sum(line.amount for line in self._cost(bill, period))
+        reached += sum(fee.amount for fee in period.fees)
         owed = max(half_away(COMMITMENT * period.share * 100) - reached, 0)
-        left = self._left_to_bill(owed, list(self._carried(bill.customer, period, PROMISED)))
-        return [Line("commitment", period.start, left, 0)] if left else []
+        carried = list(self._carried(bill.customer, period, PROMISED))
+        return self._correction("commitment", period, owed, carried)
 
-    def _left_to_bill(self, owed: int, carried: list[tuple[Bill, Line]]) -> int:
+    def _correction(
+        self, kind: str, period: Period, owed: int, carried: list[tuple[Bill, Line]]
+    ) -> list[Line]:
+        """What final invoices lack, or carry too much of; of a waived amount nothing is given back."""
         waived = sum(line.amount for other, line in carried if other.waived)
-        billed = sum(line.amount for other, line in carried if not other.waived)
-        return (max(owed - waived, 0) if waived else owed) - billed
+        charged = [line for other, line in carried if not other.waived]
+        billed = sum(line.amount for line in charged)
+        left = (max(owed - waived, 0) if waived else owed) - billed
+        if left == 0:
+            return []
+        own = None
+        if left < 0:
+            own = Fraction(sum(line.discount for line in charged), billed)
+        elif carried:
+            first = min((other for other, _ in carried), key=lambda other: other.number)
+            kept = Fraction(1)
+            for offer, _ in first.discounts:
+                kept *= 1 - (offer.percent or Fraction(0)) / 100
+            own = 1 - kept
+        return [Line(kind, period.start, left, own)]
 
     def _carried(
         self, customer: str, period: Period, kinds: tuple[str, ...] = USED
@@ -316,7 +279,7 @@ class Books:
                     if line.kind in kinds and line.start == period.start
                 )
 
-    def _given_back(self, customer: str) -> list[Line]:
+    def _given_back(self, customer: str) -> list[Fee]:
         """What is left of the present charge, if anybody owes or paid it."""
         ended = self.subscriptions[customer]
         charge = ended.charge
@@ -325,8 +288,9 @@ class Books:
         )
         if not is_charged:
             return []
-        back = Line("fee", self.now, -half_away(FEE * ended.quantity * self._left(ended)), 0)
-        ended.periods[-1].fees.append(back.amount)
+        amount = -half_away(FEE * ended.quantity * self._left(ended))
+        back = Fee(self.now, amount, charge)
+        ended.periods[-1].fees.append(back)
         return [back]
 
     def _left(self, sub: Subscription) -> Fraction:
@@ -362,7 +326,7 @@ class Books:
         closed.periods.append(_period(closed.start, closed.end))
         self._draft(customer, "period", boundary, [_fee(closed)])
 
-    def _draft(self, customer: str, kind: str, boundary: datetime, fees: list[Line]) -> None:
+    def _draft(self, customer: str, kind: str, boundary: datetime, fees: list[Fee]) -> None:
         self.bills.append(Bill(customer, kind, boundary, self.now + GRACE, fees))
 
     def _settle(self, bill: Bill) -> None:
@@ -382,9 +346,9 @@ def by_key(period: Period) -> tuple[str, datetime]:
     return period.key
 
 
-def _fee(sub: Subscription) -> Line:
+def _fee(sub: Subscription) -> Fee:
     """The charge of the period that begins."""
-    sub.charge = Line("fee", sub.start, half_away(FEE * sub.quantity * 100), 0)
+    sub.charge = Fee(sub.start, half_away(FEE * sub.quantity * 100))
     sub.charged_from = sub.start
-    sub.periods[-1].fees.append(sub.charge.amount)
+    sub.periods[-1].fees.append(sub.charge)
     return sub.charge

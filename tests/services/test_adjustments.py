@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -12,6 +13,7 @@ from billing.services.draft_claims import FinalizationSettings, OnTestClocks
 from billing.services.due_subscriptions import Share, run_due
 from billing.services.finalization import finalize_due
 from billing.services.invoice_line import LineKind
+from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.invoices import InvoiceView
 from tests.conftest import Databases
 from tests.driver import DAY, HOUR, Driver, house_of, utc
@@ -19,6 +21,7 @@ from tests.driver import DAY, HOUR, Driver, house_of, utc
 START = utc(2024, 5, 1)
 JUNE = utc(2024, 6, 1)
 JULY = utc(2024, 7, 1)
+AUGUST = utc(2024, 8, 1)
 ADJUST_MARKS = "SELECT count(*) FROM usage_period_marks WHERE kind = 'adjust'"
 
 
@@ -45,14 +48,23 @@ async def take_back(house: Driver, quantity: str) -> None:
     await house.execute(
         "INSERT INTO usage_records (tenant_id, idempotency_key, batch_id, root_key, revision, voided, meter_id,"
         " customer_id, used_at, quantity, accepted_at, folded, item_id, period_start)"
-        " SELECT tenant_id, 'void', batch_id, idempotency_key, 1, true, meter_id, customer_id, used_at, quantity,"
-        " accepted_at, true, item_id, period_start FROM usage_records WHERE quantity = $1::numeric",
+        " SELECT tenant_id, 'void-' || idempotency_key, batch_id, idempotency_key, 1, true, meter_id, customer_id,"
+        " used_at, quantity, accepted_at, true, item_id, period_start FROM usage_records WHERE quantity = $1::numeric",
         Decimal(quantity),
     )
 
 
 async def last(house: Driver) -> InvoiceView:
     return await house.view((await house.invoices())[-1]["id"])
+
+
+async def adjustments(house: Driver) -> list[tuple[datetime, int]]:
+    """Boundary and amount of every adjustment on a final invoice."""
+    lines = await house.rows(
+        "SELECT i.boundary, l.amount FROM invoice_lines l"
+        " JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id WHERE l.kind = 'adjustment'"
+    )
+    return [(row["boundary"], row["amount"]) for row in lines]
 
 
 async def test_late_usage_is_one_adjustment_on_the_next_invoice(databases: Databases) -> None:
@@ -151,11 +163,34 @@ async def test_drafts_that_become_final_together_adjust_a_period_once(
     settings = FinalizationSettings()
     assert await finalize_due(databases.worker, settings, now=house.now, scope=scope) == 3
 
-    lines = await house.rows(
-        "SELECT i.boundary, l.amount FROM invoice_lines l"
-        " JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id WHERE l.kind = 'adjustment'"
-    )
-    assert [(row["boundary"], row["amount"]) for row in lines] == [(JULY, 50)]
+    assert await adjustments(house) == [(JULY, 50)]
+
+
+@pytest.mark.parametrize("outage", [False, True])
+async def test_an_outage_changes_nothing_about_which_invoice_adjusts(
+    databases: Databases, *, outage: bool
+) -> None:
+    """A reissue of an old period is due half an hour behind the draft of a newer one, which takes the mark."""
+    house = await billed(databases)
+    may = await last(house)
+    await house.advance(AUGUST + HOUR / 2)
+    await late(house, "5", day=40)
+    async with databases.api.transaction(house.tenant_id) as tx:
+        order, cause = VoidOrder(), house.cause()
+        await void_invoice(tx, house.tenant_id, may.row.id, order, cause, now=house.now)
+    await house.deliver()
+
+    if outage:
+        await house.execute(
+            "UPDATE test_clocks SET business_time = $1, target_time = $1", AUGUST + 2 * HOUR
+        )
+        scope = OnTestClocks(house.tenant_id)
+        settings = FinalizationSettings()
+        assert await finalize_due(databases.worker, settings, now=house.now, scope=scope) == 2
+    else:
+        await house.advance(AUGUST + 2 * HOUR)
+
+    assert await adjustments(house) == [(AUGUST, 50)]
 
 
 @pytest.mark.parametrize(("late_minutes", "net", "tax"), [("90", 810, 162), ("0", -90, -18)])
@@ -193,3 +228,40 @@ async def test_an_adjustment_carries_the_discount_and_the_tax_of_its_own_period(
     if net < 0:
         balance = await house.value("SELECT balance FROM credit_balances")
         assert balance == -(net + tax)
+
+
+async def test_what_is_given_back_has_no_part_of_the_discount_of_a_waived_invoice(
+    databases: Databases,
+) -> None:
+    """5.00 of 10.00 was given off, then 20.00 more was billed; the first is waived and nothing was used after all."""
+    house = await house_of(databases, START)
+    customer = await house.customer("UA")
+    await house.plan(per_minute="0.10")
+    await house.subscribe()
+    await house.execute(
+        "INSERT INTO discounts"
+        " (tenant_id, id, customer_id, display_name, amount, currency, periods, created_at)"
+        " VALUES ($1, $2, $2, 'Five', 500, 'USD', 1, $3)",
+        house.tenant_id,
+        customer,
+        START,
+    )
+    await house.use(START + HOUR / 60, "100")
+    await house.advance(JUNE + 2 * HOUR)
+    may = (await last(house)).row
+    assert (may.discount, may.total) == (500, 500)
+    await late(house, "200")
+    await house.advance(JULY + 2 * HOUR)
+    assert (await last(house)).row.total == 2000
+    async with databases.api.transaction(house.tenant_id) as tx:
+        order = VoidOrder(reissue=False)
+        await void_invoice(tx, house.tenant_id, may.id, order, house.cause(), now=house.now)
+    for quantity in ("100", "200"):
+        await take_back(house, quantity)
+    # Folds mark what they change; the records were voided behind their back.
+    await late(house, "0")
+
+    await house.advance(AUGUST + 2 * HOUR)
+
+    row = (await last(house)).row
+    assert (row.total, row.to_credit_balance) == (0, 2000)

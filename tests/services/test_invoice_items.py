@@ -15,7 +15,7 @@ from billing.services.invoice_items import InvoiceNotDraft, NewItem
 from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.manual_invoices import NewInvoice, create_invoice
 from tests.conftest import Databases
-from tests.driver import HOUR, Driver, house_of, utc
+from tests.driver import DAY, HOUR, Driver, house_of, utc
 
 START = utc(2024, 5, 1)
 
@@ -88,6 +88,27 @@ async def test_the_next_invoice_of_a_subscription_takes_what_waits_and_a_reissue
     await remove(house, kept)
     await house.advance(START + 5 * HOUR)
     assert [row["total"] for row in await house.invoices()] == [5900, 4900]
+
+
+@pytest.mark.parametrize(("waits", "kind"), [(True, "activation"), (False, "period")])
+async def test_an_activation_with_nothing_to_charge_has_an_invoice_for_an_item_that_waits(
+    databases: Databases, waits: bool, kind: str
+) -> None:
+    house = await house_of(databases, START)
+    await house.customer("UA")
+    await house.plan(per_minute="0.10")
+    subscription = (await house.subscribe()).row.id
+    if waits:
+        await add(house, subscription)
+    await house.settle()
+    assert [row["kind"] for row in await house.invoices()] == ["activation"] * waits
+    if not waits:
+        await add(house, subscription)
+
+    await house.advance(START + 32 * DAY)
+
+    (charged,) = [row for row in await house.invoices() if row["total"]]
+    assert (charged["kind"], charged["total"]) == (kind, 1000)
 
 
 async def test_items_that_come_and_go_while_invoices_become_final_are_billed_once(

@@ -121,15 +121,30 @@ async def test_usage_recorded_before_an_advance_is_counted_before_time_moves(
     assert [row["total"] for row in await house.invoices()] == [1000, 1700]
 
 
-async def test_a_clock_waits_as_long_as_a_consumer_is_paused_and_says_so(
+PARK = (
+    "INSERT INTO router_waiting (consumer, resource, resource_version, event_id, tenant_id, partition, subject,"
+    " next_attempt_at, last_error, parked_at)"
+    " SELECT $1, resource, resource_version, id, tenant_id, 0, subject, now(), $2, now()"
+    " FROM billing_events WHERE subject = 'customer.created'"
+)
+
+
+async def pause(house: Driver, **target: object) -> None:
+    ((column, value),) = target.items()
+    await house.execute(
+        f"INSERT INTO pauses ({column}, reason, actor, paused_at) VALUES ($1, 'wrong rates', 'op', now())",
+        value,
+    )
+
+
+async def test_a_clock_waits_as_long_as_a_pause_holds_its_events_and_says_so(
     databases: Databases,
 ) -> None:
     house = await subscribed(databases)
+    await house.deliver()
+    await house.execute(PARK, "invoice", "")
     await send(house, utc(2013, 2, 2))
-    async with databases.worker.transaction() as tx:
-        await tx.execute(
-            "INSERT INTO pauses (consumer, reason, actor, paused_at) VALUES ('invoice', 'wrong rates', 'op', now())"
-        )
+    await pause(house, consumer="invoice")
     worker = house.clock_worker(stall_s=0.0)
     await worker.step()
     await worker.step()
@@ -138,11 +153,48 @@ async def test_a_clock_waits_as_long_as_a_consumer_is_paused_and_says_so(
     assert clock["status"] == "advancing"
     assert clock["waiting_for"].endswith("; the consumer invoice is paused: wrong rates")
 
-    async with databases.worker.transaction() as tx:
-        await tx.execute("DELETE FROM pauses")
+    await house.execute("DELETE FROM pauses")
     await worker.step()
-    assert (await house.clock())["waiting_for"].startswith("the consumer ")
+    assert (await house.clock())["waiting_for"]
     assert "paused" not in (await house.clock())["waiting_for"]
+
+
+async def test_a_pause_that_holds_nothing_of_the_tenant_keeps_no_clock_from_failing(
+    databases: Databases,
+) -> None:
+    house = await subscribed(databases)
+    await house.deliver()
+    await house.execute(PARK, "webhooks", "no such host")
+    await send(house, utc(2013, 2, 2))
+    # The clock's own event is in the outbox, of another shard than this.
+    shard = await house.value("SELECT (min(shard) + 1)::smallint FROM outbox")
+    await pause(house, consumer="invoice")
+    await pause(house, shard=shard)
+    worker = house.clock_worker(stall_s=0.0)
+    await worker.step()
+    await worker.step()
+
+    clock = await house.clock()
+    assert clock["status"] == "failed"
+    assert "paused" not in clock["waiting_for"]
+
+
+@pytest.mark.parametrize("held", ["shard", "tenant_id"])
+async def test_a_clock_waits_for_a_paused_shard_of_its_events_and_for_its_paused_tenant(
+    databases: Databases, held: str
+) -> None:
+    house = await subscribed(databases)
+    await house.deliver()
+    await send(house, utc(2013, 2, 2))
+    shard = await house.value("SELECT min(shard) FROM outbox")
+    await pause(house, **{held: {"shard": shard, "tenant_id": house.tenant_id}[held]})
+    worker = house.clock_worker(stall_s=0.0)
+    await worker.step()
+    await worker.step()
+
+    clock = await house.clock()
+    assert clock["status"] == "advancing"
+    assert clock["waiting_for"].endswith(" is paused: wrong rates")
 
 
 async def test_a_clock_that_nothing_moves_fails_with_what_it_waits_for_and_can_go_on(
@@ -187,12 +239,7 @@ async def test_a_parked_event_holds_the_clock_with_its_error(databases: Database
     house = await subscribed(databases)
     await house.deliver()
     await house.rate()
-    await house.execute(
-        "INSERT INTO router_waiting (consumer, resource, resource_version, event_id, tenant_id, partition, subject,"
-        " next_attempt_at, last_error, parked_at)"
-        " SELECT 'webhooks', resource, resource_version, id, tenant_id, 0, subject, now(), 'no such host', now()"
-        " FROM billing_events WHERE subject = 'customer.created'"
-    )
+    await house.execute(PARK, "webhooks", "no such host")
     await send(house, START + DAY)
     await house.deliver()
     worker = house.clock_worker()

@@ -64,7 +64,7 @@ class _InvoiceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InvoiceKi
     INVOICE_KIND_UNSPECIFIED: _InvoiceKind.ValueType  # 0
     """Never stored."""
     INVOICE_KIND_ACTIVATION: _InvoiceKind.ValueType  # 1
-    """A subscription became active: the first advance fees."""
+    """A subscription became active: the first advance fees. Where there is nothing to charge it has no invoice."""
     INVOICE_KIND_PERIOD: _InvoiceKind.ValueType  # 2
     """A billing period ended: its usage, and the advance fees of the next."""
     INVOICE_KIND_CHANGE: _InvoiceKind.ValueType  # 3
@@ -82,7 +82,7 @@ class InvoiceKind(_InvoiceKind, metaclass=_InvoiceKindEnumTypeWrapper):
 INVOICE_KIND_UNSPECIFIED: InvoiceKind.ValueType  # 0
 """Never stored."""
 INVOICE_KIND_ACTIVATION: InvoiceKind.ValueType  # 1
-"""A subscription became active: the first advance fees."""
+"""A subscription became active: the first advance fees. Where there is nothing to charge it has no invoice."""
 INVOICE_KIND_PERIOD: InvoiceKind.ValueType  # 2
 """A billing period ended: its usage, and the advance fees of the next."""
 INVOICE_KIND_CHANGE: InvoiceKind.ValueType  # 3

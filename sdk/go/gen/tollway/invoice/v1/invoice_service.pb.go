@@ -91,7 +91,7 @@ type InvoiceKind int32
 const (
 	// Never stored.
 	InvoiceKind_INVOICE_KIND_UNSPECIFIED InvoiceKind = 0
-	// A subscription became active: the first advance fees.
+	// A subscription became active: the first advance fees. Where there is nothing to charge it has no invoice.
 	InvoiceKind_INVOICE_KIND_ACTIVATION InvoiceKind = 1
 	// A billing period ended: its usage, and the advance fees of the next.
 	InvoiceKind_INVOICE_KIND_PERIOD InvoiceKind = 2
