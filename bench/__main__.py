@@ -29,6 +29,7 @@ CASES = (
     "route",
     "unary_read",
     "cycles",
+    "cycles_growth",
     "webhooks",
     "isolation",
     "restart",

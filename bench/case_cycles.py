@@ -135,12 +135,12 @@ class Timed:
 
 async def run(env: Environment) -> list[Result]:
     """The statements alone, then the services, on as many subscriptions each; then one with very many records."""
-    plan = await _catalog(env)
+    plan = await catalog(env)
     # As in a house that has billed before: the planner knows nothing of tables that were always empty.
-    await _cycle(env, plan, WARM_UP, RECORDS_PER_ITEM)
+    await cycle(env, plan, WARM_UP, RECORDS_PER_ITEM)
     few, many = round(LIMIT_SUBSCRIPTIONS * env.scale), round(SUBSCRIPTIONS * env.scale)
-    bare = await _cycle(env, plan, few, RECORDS_PER_ITEM, replaying=True)
-    figures = await _cycle(env, plan, many, RECORDS_PER_ITEM)
+    bare = await cycle(env, plan, few, RECORDS_PER_ITEM, replaying=True)
+    figures = await cycle(env, plan, many, RECORDS_PER_ITEM)
     limit = few / sum(bare.values())
     parts = ", ".join(f"{name} {many / seconds:,.0f}/s" for name, seconds in figures.items())
     results = [
@@ -153,7 +153,7 @@ async def run(env: Environment) -> list[Result]:
         )
     ]
     records = round(RECORDS_OF_ONE * env.scale)
-    one = await _cycle(env, plan, 1, records)
+    one = await cycle(env, plan, 1, records)
     results.append(
         Result(
             "cycles_of_one",
@@ -166,7 +166,8 @@ async def run(env: Environment) -> list[Result]:
     return results
 
 
-async def _catalog(env: Environment) -> UUID:
+async def catalog(env: Environment) -> UUID:
+    """A plan with a price per meter."""
     owner = await env.owner()
     plan: UUID = await owner.fetchval("SELECT gen_random_uuid()")
     await owner.execute(CATALOG.strip().rstrip(";"), env.tenant.id, plan)
@@ -176,11 +177,11 @@ async def _catalog(env: Environment) -> UUID:
     return plan
 
 
-async def _cycle(
+async def cycle(
     env: Environment, plan: UUID, count: int, records: int, *, replaying: bool = False
 ) -> dict[str, float]:
     """Seconds of each step for so many subscriptions whose period ends now."""
-    await _subscribe(env, plan, count, records)
+    await subscribe(env, plan, count, records)
     now = env.clock.now()
     seconds = {}
     async with env.worker.connection() as connection:
@@ -192,11 +193,15 @@ async def _cycle(
     return seconds
 
 
-async def _subscribe(env: Environment, plan: UUID, count: int, records: int) -> None:
+async def subscribe(
+    env: Environment, plan: UUID, count: int, records: int, *, ahead: int = 0
+) -> None:
+    """So many subscriptions whose period ended last midnight, or so many months later."""
     owner = await env.owner()
     today = env.clock.now()
-    end = datetime(today.year, today.month, min(today.day, 28), tzinfo=UTC)
-    start = Schedule(end, "UTC", Interval.MONTH).boundary(-1)
+    midnight = datetime(today.year, today.month, min(today.day, 28), tzinfo=UTC)
+    schedule = Schedule(midnight, "UTC", Interval.MONTH)
+    start, end = schedule.boundary(ahead - 1), schedule.boundary(ahead)
     tenant = env.tenant.id
     customers = [row["id"] for row in await owner.fetch(CUSTOMERS, tenant, count)]
     await owner.execute(SUBSCRIBE, tenant, customers, plan, start, end)

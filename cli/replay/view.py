@@ -84,6 +84,8 @@ def show_plan(answer: pb.PlanReplayResponse) -> None:
         print_whole(counted)
     for warning in answer.warnings:
         print_whole(f"\n[yellow]! {escape(warning)}[/yellow]")
+    if not answer.matched:
+        return
     until = at(answer.token_expire_time)
     click.echo(f"\nStart it, once, with this key, before {until} UTC:\n")
     # As it is: a table would break the token into lines.
@@ -111,10 +113,7 @@ def _tables(answer: pb.PlanReplayResponse) -> Iterator[Table]:
         dead = ((d.consumer or "dispatcher", d.count) for d in answer.dead_letters)
         yield _table(("given up by", "events"), dead)
     if answer.samples:
-        samples = (
-            (s.event_id, s.subject, s.resource_id, s.occur_time.ToJsonString())
-            for s in answer.samples
-        )
+        samples = ((s.event_id, s.subject, s.resource_id, at(s.occur_time)) for s in answer.samples)
         yield _table(("first and last", "subject", "resource", "at"), samples)
 
 

@@ -134,7 +134,7 @@ async def test_late_usage_of_an_ended_subscription_is_adjusted_when_the_limit_ha
     await house.advance(START + DAY * 3)
     await house.use(START + HOUR, "50")
     await house.advance(START + DAY * 35)
-    assert [kind for kind, _ in await desk.keys()] == ["activation", "final"]
+    assert [kind for kind, _ in await desk.keys()] == ["final"]
     await house.advance(START + DAY * 37)
     assert (await desk.keys())[-1] == ("adjustment", START + DAY * 36)
     assert [amount for _, amount in await desk.lines("adjustment")] == [5_00]
