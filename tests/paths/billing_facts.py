@@ -78,12 +78,13 @@ class Line:
 
 @dataclass(slots=True, eq=False)
 class Period:
-    """A usage period and the key of the invoice that bills it."""
+    """A usage period, its plan and the key of the invoice that bills it: one for each plan of a billing period."""
 
     start: datetime
     end: datetime
     full: timedelta
     key: tuple[str, datetime]
+    plan: Plan
     is_billed: bool = False
     is_marked: bool = False
     # What was charged and given back for it, on whatever invoice.

@@ -20,7 +20,10 @@ TALKING = Plan(
     "talking", "minutes", Fraction("49.90"), Fraction("0.0733"), Fraction(2), Fraction("75.55")
 )
 CALLING = Plan("calling", "calls", Fraction("9.99"), Fraction("0.015"), Fraction(0), Fraction(0))
-PLANS = (TALKING, CALLING)
+CHATTING = Plan(
+    "chatting", "minutes", Fraction("29.95"), Fraction("0.11"), Fraction(5), Fraction("60.10")
+)
+PLANS = (TALKING, CALLING, CHATTING)
 TAX_PERCENT = Fraction(20)
 GRACE = timedelta(hours=1)
 LATE = timedelta(days=35)
@@ -43,15 +46,22 @@ class Books:
     def subscribe(self, customer: str, plan: Plan) -> Subscription:
         self.ledger.setdefault(customer, [])
         made = Subscription(customer, plan, self.now, [])
-        made.periods.append(_period(made.start, made.end))
+        made.periods.append(_period(made))
         self.subscriptions.append(made)
         self._draft(made, "activation", made.start, [_fee(made)])
         return made
 
-    def change(self, changed: Subscription, quantity: int) -> None:
-        """Another quantity from now on: what is left of the old charge is given back, and the new one made."""
+    def migrate(self, moved: Subscription, plan: Plan) -> None:
+        """Another plan from now on: usage has its prices, and the period owes each plan's commitment for its time."""
+        old = moved.periods[-1]
+        moved.periods.append(Period(self.now, old.end, old.full, old.key, plan))
+        old.end = self.now
+        self.change(moved, moved.quantity, plan)
+
+    def change(self, changed: Subscription, quantity: int, plan: Plan) -> None:
+        """Another quantity or plan from now on: what is left of the old charge is given back, and the new one made."""
         fees = self._given_back(changed)
-        changed.quantity = quantity
+        changed.quantity, changed.plan = quantity, plan
         changed.charge = Fee(self.now, half_away(changed.plan.fee * quantity * self._left(changed)))
         changed.charged_from = self.now
         changed.periods[-1].fees.append(changed.charge)
@@ -59,9 +69,11 @@ class Books:
 
     def cancel(self, ended: Subscription) -> None:
         """Ends the subscription now; what is left of the period's fee is given back, if anybody owes or paid it."""
-        period = ended.periods[-1]
         fees = self._given_back(ended)
-        period.end, period.key = self.now, ("final", self.now)
+        last = ended.periods[-1]
+        for period in _of_key(ended, last.key):
+            period.key = ("final", self.now)
+        last.end = self.now
         ended.canceled_at, ended.late_at = self.now, self.now + LATE
         self._draft(ended, "final", self.now, fees)
 
@@ -166,8 +178,8 @@ class Books:
                 lines += self._difference(bill, period)
         lines += [self._fee_line(fee) for fee in bill.fees]
         billed = [one for one in bill.sub.periods if one.is_billed]
-        for period in sorted({one.key: one for one in [*own, *billed]}.values(), key=by_key):
-            lines += self._promised(bill, period)
+        for key in sorted({one.key for one in [*own, *billed]}):
+            lines += self._promised(bill, _of_key(bill.sub, key))
         self._lower(bill, lines)
         return lines
 
@@ -228,7 +240,7 @@ class Books:
         return Line("fee", fee.start, fee.amount, own, fee)
 
     def _cost(self, bill: Bill, period: Period) -> list[Line]:
-        plan = bill.sub.plan
+        plan = period.plan
         used = sum(
             (
                 use.quantity
@@ -251,13 +263,14 @@ class Books:
         carried = list(self._carried(bill.sub, period))
         return self._correction("adjustment", period, owed, carried)
 
-    def _promised(self, bill: Bill, period: Period) -> list[Line]:
-        """What usage and fees of a billing period lack to the commitment."""
-        reached = sum(line.amount for line in self._cost(bill, period))
-        reached += sum(fee.amount for fee in period.fees)
-        owed = max(half_away(bill.sub.plan.commitment * period.share * 100) - reached, 0)
-        carried = list(self._carried(bill.sub, period, PROMISED))
-        return self._correction("commitment", period, owed, carried)
+    def _promised(self, bill: Bill, parts: list[Period]) -> list[Line]:
+        """What usage and fees of a billing period lack to the commitments of its plans."""
+        reached = sum(line.amount for part in parts for line in self._cost(bill, part))
+        reached += sum(fee.amount for part in parts for fee in part.fees)
+        promised = sum((part.plan.commitment * part.share for part in parts), Fraction(0))
+        owed = max(half_away(promised * 100) - reached, 0)
+        carried = list(self._carried(bill.sub, parts[0], PROMISED))
+        return self._correction("commitment", parts[0], owed, carried)
 
     def _correction(
         self, kind: str, period: Period, owed: int, carried: list[tuple[Bill, Line]]
@@ -310,8 +323,7 @@ class Books:
         return Fraction((period.end - self.now) // unit, period.full // unit) * 100
 
     def _own(self, bill: Bill) -> list[Period]:
-        periods = bill.sub.periods
-        return [period for period in periods if period.key == bill.key]
+        return _of_key(bill.sub, bill.key)
 
     def _bill_late(self) -> None:
         """Late usage of subscriptions that are long over is billed as it comes."""
@@ -332,7 +344,7 @@ class Books:
         self.now = closed.end
         boundary = closed.end
         closed.n += 1
-        closed.periods.append(_period(closed.start, closed.end))
+        closed.periods.append(_period(closed))
         self._draft(closed, "period", boundary, [_fee(closed)])
 
     def _draft(self, sub: Subscription, kind: str, boundary: datetime, fees: list[Fee]) -> None:
@@ -347,12 +359,13 @@ class Books:
             self.ledger[customer].append((kind, amount))
 
 
-def _period(start: datetime, end: datetime) -> Period:
-    return Period(start, end, end - start, ("period", end))
+def _period(sub: Subscription) -> Period:
+    return Period(sub.start, sub.end, sub.end - sub.start, ("period", sub.end), sub.plan)
 
 
-def by_key(period: Period) -> tuple[str, datetime]:
-    return period.key
+def _of_key(sub: Subscription, key: tuple[str, datetime]) -> list[Period]:
+    """The parts of a billing period."""
+    return [period for period in sub.periods if period.key == key]
 
 
 def _fee(sub: Subscription) -> Fee:

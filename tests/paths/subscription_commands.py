@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from billing.services.subscription_edits import ItemChange
+from billing.services.subscription_requests import Migration
 from tests.desk import Desk
 from tests.faults.dying import Dying
 from tests.paths.billing_model import PLANS
@@ -16,10 +17,10 @@ SUBSCRIPTIONS_MAX: Final = 6
 
 
 async def subscribe(twins: Twins) -> str:
-    """To a plan that the customer does not have now; it may have had it before."""
+    """To a plan for a meter that nothing bills for the customer now; something may have before."""
     books = twins.books
-    taken = {(sub.customer, sub.plan) for sub in books.subscriptions if not sub.canceled_at}
-    free = [(name, plan) for name in CUSTOMERS for plan in PLANS if (name, plan) not in taken]
+    taken = {(sub.customer, sub.plan.meter) for sub in books.subscriptions if not sub.canceled_at}
+    free = [(name, plan) for name in CUSTOMERS for plan in PLANS if (name, plan.meter) not in taken]
     if not free or len(books.subscriptions) == SUBSCRIPTIONS_MAX:
         return ""
     name, plan = twins.chance.choice(free)
@@ -46,8 +47,20 @@ async def change(twins: Twins) -> str:
         identity,
     )
     await Desk(twins.house).change(identity, ItemChange(item, quantity=str(quantity)))
-    twins.books.change(sub, quantity)
+    twins.books.change(sub, quantity, sub.plan)
     return f"change {sub.name} to {quantity}"
+
+
+async def migrate(twins: Twins) -> str:
+    """To another plan for the same meter, at once."""
+    sub = twins.some_alterable()
+    others = [plan for plan in PLANS if sub and plan.meter == sub.plan.meter and plan != sub.plan]
+    if sub is None or not others:
+        return ""
+    told, plan = sub.name, twins.chance.choice(others)
+    await Desk(twins.house).migrate(twins.subscriptions[sub], Migration(plan_key=plan.key))
+    twins.books.migrate(sub, plan)
+    return f"migrate {told} to {plan.key}"
 
 
 async def cancel(twins: Twins) -> str:

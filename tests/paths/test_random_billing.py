@@ -27,6 +27,7 @@ COMMANDS: Final = 60 if LONG else 40
 WEIGHTS: Final[dict[Callable[[Twins], Awaitable[str]], int]] = {
     subscription_commands.subscribe: 2,
     subscription_commands.change: 3,
+    subscription_commands.migrate: 3,
     subscription_commands.cancel: 2,
     subscription_commands.advance: 5,
     subscription_commands.die: 2,
