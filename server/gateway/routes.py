@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
+_WITHIN: Final = re.compile(_VARIABLE.pattern + "(?=/)")
 _VERBS: Final = ("get", "put", "post", "delete", "patch")
 
 
@@ -37,8 +38,8 @@ class Route:
 
     @property
     def pattern(self) -> str:
-        """The path as aiohttp matches it: a variable holds no slash, and no colon, which begins a verb."""
-        return _VARIABLE.sub(r"{\1:[^/:]+}", self.template)
+        """The path as aiohttp matches it: a variable holds no slash, and the last no colon, which begins a verb."""
+        return _VARIABLE.sub(r"{\1:[^/:]+}", _WITHIN.sub(r"{\1:[^/]+}", self.template))
 
     @property
     def kind(self) -> Descriptor:

@@ -261,6 +261,11 @@ async def test_paths_methods_and_bodies_that_are_not_there_are_refused_in_json(w
     assert (query.status, query.info["reason"]) == (400, "INVALID_ARGUMENT")
 
 
+async def test_a_colon_within_a_path_is_part_of_an_id_that_is_then_refused(web: Web) -> None:
+    answer = await web.ask("GET", "/v1/customers/a%3Ab%0D/discounts")
+    assert (answer.status, answer.info["reason"]) == (400, "INVALID_ID")
+
+
 async def test_a_call_that_takes_too_long_ends_and_is_told(web: Web, rim: Rim) -> None:
     async with rim.owner() as owner, owner.transaction():
         await owner.execute("LOCK TABLE customers IN ACCESS EXCLUSIVE MODE")
