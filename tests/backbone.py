@@ -45,7 +45,7 @@ SHARDS = 2
 PATIENCE_S = 20.0
 
 # One stream limit for all tests: nothing is reserved that a test does not use.
-BUS = BusSettings(stream_max_bytes=64 * 1024 * 1024)
+BUS = BusSettings(request_timeout_s=20.0, stream_max_bytes=64 * 1024 * 1024)
 
 
 @dataclass(slots=True)
