@@ -11,6 +11,7 @@ from billing.domain.backoff import WEBHOOK_ATTEMPTS_MAX
 from billing.domain.ids import Prefix, encode
 from tests.conftest import Databases
 from tests.webhook_world import WebhookWorld, send_all, status, webhook_world
+from workers.webhooks.settings import SenderSettings
 
 
 @pytest.fixture
@@ -110,3 +111,19 @@ async def test_two_senders_at_once_deliver_each_event_once(world: WebhookWorld) 
         assert sorted(world.receiver.ids(path)) == sorted(ids)
     assert await world.statuses() == {"delivered": 8 * 40}
     await world.check_balance()
+
+
+async def test_a_hint_soon_after_a_look_wakes_the_loop_when_the_next_look_may_be(
+    world: WebhookWorld,
+) -> None:
+    await world.endpoint("/hook", "customer.*")
+    async with world.sender(SenderSettings(look_pause_s=0.2)) as sender:
+        await sender.step()
+        await sender.step()  # a look
+        await world.deliverable()
+        world.wake.clear()
+        assert await sender.step() == 0
+        await asyncio.wait_for(world.wake.wait(), 5)
+        assert await sender.step() == 1
+        await sender.settled()
+    assert len(world.receiver.ids("/hook")) == 1

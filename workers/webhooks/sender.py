@@ -118,6 +118,9 @@ class Sender:
             await self._discover(held)
         elif at >= self._look_at:
             await self._look(held)
+        else:
+            # A hint so soon after a look must not wait for the loop's next pause to end.
+            asyncio.get_running_loop().call_later(self._look_at - at, self._wake.set)
 
     async def _discover(self, held: list[Lease]) -> None:
         """At the start, after a takeover and now and then: what an earlier owner left behind, and all that is due."""
