@@ -28,6 +28,8 @@ __all__ = ["Pace", "Running", "advance", "list_running"]
 
 # A worker that was away for longer does not make up for it with a burst.
 _RATE_WINDOW: Final = timedelta(seconds=1)
+# With a rate, so much of it is given at once.
+_STROKE_S: Final = 0.1
 
 
 async def list_running(connection: Connection, after: UUID, *, most: int) -> list[Running]:
@@ -73,7 +75,9 @@ async def _give(tx: Connection, run: Run, queued: int) -> int:
     since = max(run.row.armed_at, run.now - _RATE_WINDOW)
     budget = int((run.now - since).total_seconds() * rate) if rate else run.slice_max
     most = min(run.slice_max, run.pace.queued_max - queued, budget)
-    if most <= 0:
+    # In strokes: a few events at a time would cost live traffic a commit for each of them.
+    stroke = min(run.slice_max, run.pace.queued_max) // 2
+    if most < max(min(stroke, int(rate * _STROKE_S)) if rate else stroke, 1):
         return 0
     given = await run.next_events(tx, run.row.armed_until, most, consumers=list(run.reached))
     # Never ahead of a first publication, whatever the bus is doing to it.
