@@ -21,7 +21,7 @@ from billing.runtime.bus.base import BusMessage
 from billing.runtime.hints import OUTBOX
 from billing.services import outbox
 from billing.services.leases import Lease
-from billing.services.outbox import Pending, Publication, Refusal
+from billing.services.outbox import Pending, Priority, Publication, Refusal
 from workers.dispatcher.messages import message_of
 from workers.dispatcher.publishing import Published, publish
 from workers.dispatcher.queues import Queue, Queues
@@ -185,8 +185,11 @@ class Dispatcher:
         """A batch of each queue that has something to publish and may, in two reads for all."""
         await self._window.look(queues, per_queue, unanswered=unanswered)
         open_ = {(q.lease.shard, q.priority): q for q in queues if self._has_room(q)}
+        # Of replays no more in all than in a turn of their own: what is live may stand in the same one.
+        again = min(per_queue, max(self._settings.replay_rows_max // len(queues), 1))
+        most = {Priority.LIVE: per_queue, Priority.REPLAY: again}
         claims = {
-            key: queue.claim(min(per_queue, self._window.room(queue)))
+            key: queue.claim(min(most[queue.priority], self._window.room(queue)))
             for key, queue in open_.items()
         }
         if not claims:
