@@ -29,7 +29,8 @@ from tests.faults.backbone_process import Options
 
 ROOT = Path(__file__).parents[2]
 WRITERS = 3
-GROWN_S = 100.0  # a stopped process may hold its locks until the limit of transactions, 60 s, ends them
+# A process that is stopped may hold its locks until the limit of transactions, 60 s, ends them.
+GROWN_S = 100.0
 OLD = tenant_events_pb2.TenantCreated()
 NEW = subscription_events_pb2.SubscriptionCreated()
 
