@@ -3,7 +3,7 @@
 Invariant: no usage stays unbilled and none is billed twice. Under the locks of the subscription and of every usage
 period on its lines, a reissue sets the invoice's own periods back to unbilled, marks the others for the next invoice,
 and makes a draft for the same key, in one transaction. A waived invoice keeps its key, and its amounts still count as
-billed.
+billed; of a fee on it no draft gives anything back.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ async def void_invoice(
         cause = replace(cause, links=(Link(row.causation_id, row.correlation_id),))
     told = status_changes(taken_back, [InvoiceStatus(row.status), status], today, cause)
     (event_id,) = await events.emit(tx, told, now=now)
+    if taken_back.subscription_id is not None:
+        await queries.invoice_voids.delete_credits_of_waived_fees(
+            tx, tenant_id=tenant_id, subscription_id=taken_back.subscription_id
+        )
     if not order.reissue:
         return Voided(taken_back, None)
     await _unbill(tx, taken_back, periods, Link(event_id, cause.correlation_id))
