@@ -15,6 +15,7 @@ from uuid import UUID
 
 import queries.subscription_changes
 import queries.subscriptions
+from queries.fee_periods import ListLiveFeesRow
 from queries.models import Subscription
 from tollway.subscription.v1 import subscription_events_pb2 as payloads
 from tollway.subscription.v1 import subscription_service_pb2 as pb
@@ -94,12 +95,12 @@ async def _prorate(
     """Pairs of credit and debit for the rest of the current period, on the change's own invoice or on the next."""
     assert row.period_start is not None, "it is inside a period"
     assert row.period_end is not None, "it is inside a period"
-    cut = max(_cut(row, asked, moment.at), row.period_start)
+    cut, reaching = await _reaching(tx, row, asked, moment.at)
     key = BillKey(InvoiceKind.CHANGE, moment.at)
     if proration is Proration.NEXT_INVOICE:
         key = BillKey(InvoiceKind.PERIOD, row.period_end)
     ended = {one.item.id for one in edited}
-    live = [fee for fee in await list_live(tx, row, cut) if fee.fee_period.item_id in ended]
+    live = [fee for fee in reaching if fee.fee_period.item_id in ended]
     given_back = await end_fees(tx, row, live, cut, credited=creditable(live), key=key)
     nominal = Terms.of(row).schedule.containing(row.period_start)
     begun = [one.licensed for one in edited if one.licensed]
@@ -150,9 +151,8 @@ async def _change_interval(
     """Ends the current period at the change and enters one of the new schedule."""
     assert row.period_start is not None, "it is inside a period"
     assert row.period_end is not None, "it is inside a period"
-    cut = max(_cut(row, asked, moment.at), row.period_start)
+    cut, live = await _reaching(tx, row, asked, moment.at)
     key = BillKey(InvoiceKind.CHANGE, moment.at)
-    live = await list_live(tx, row, cut)
     await end_fees(tx, row, live, cut, credited=creditable(live), key=key)
     await rekey_fees(tx, row, key)
     metered = await _metered_of(tx, row)
@@ -269,6 +269,20 @@ async def _tell(tx: Connection, row: Subscription, moment: Moment) -> Subscripti
 def _is_inside(row: Subscription, at: datetime) -> bool:
     """Whether the instant lies in a billing period, not at the very end of one."""
     return row.period_start is not None and row.period_end is not None and at < row.period_end
+
+
+async def _reaching(
+    tx: Connection, row: Subscription, asked: Edits, at: datetime
+) -> tuple[datetime, Sequence[ListLiveFeesRow]]:
+    """From when on fees are given back and charged anew, and those of the period that reach beyond it.
+
+    By day that is before the period's own start where the change that began it charged the day from its midnight on.
+    """
+    assert row.period_start is not None, "it is inside a period"
+    cut = _cut(row, asked, at)
+    live = await list_live(tx, row, max(cut, row.period_start))
+    first = min([row.period_start, *(fee.fee_period.period_start for fee in live)])
+    return max(cut, first), live
 
 
 def _cut(row: Subscription, asked: Edits, at: datetime) -> datetime:

@@ -40,10 +40,11 @@ def subscribe(facts: Facts, customer: str, zone: str, plan: Plan) -> Subscriptio
 def begin(sub: Subscription, start: datetime, charged_from: datetime | None = None) -> Fee:
     """A billing period from `start` to where the next one begins by the calendar; its charge."""
     full_start, end = full_period(sub.anchor, sub.plan.months, sub.zone, start)
-    cycle = Cycle(start, end, end - full_start, ("period", end), [(start, sub.plan)])
-    sub.cycles.append(cycle)
-    sub.periods.append(Period(start, end, sub.plan.usage, cycle))
-    return _charge(sub, charged_from or start)
+    charged_from = charged_from or start
+    key, plans = ("period", end), [(start, sub.plan)]
+    sub.cycles.append(Cycle(start, charged_from, end, end - full_start, key, plans))
+    sub.periods.append(Period(start, end, sub.plan.usage, sub.cycle))
+    return _charge(sub, charged_from)
 
 
 def renew(facts: Facts, sub: Subscription) -> None:
@@ -63,14 +64,16 @@ def change(facts: Facts, sub: Subscription, wanted: Change) -> bool:
     old, quantity = sub.plan, wanted.quantity or sub.quantity
     has_other_fee = (plan.fee, quantity) != (old.fee, sub.quantity)
     sub.plan, sub.quantity, sub.changed_at = plan, quantity, at
-    cut = max(midnight_before(at, sub.zone) if plan.by_day else at, cycle.start)
+    from_day = midnight_before(at, sub.zone) if plan.by_day else at
+    cut = max(from_day, cycle.charged_from)
     if inside and moves:
         _end_period(facts, sub, "change", at, _give_back(facts, sub, cut), charged_from=cut)
     elif inside:
         if plan.usage is not old.usage:
             _cut_usage(sub, at)
         if plan.key != old.key and wanted.proration != "none":
-            cycle.plans = [one for one in cycle.plans if one[0] < cut] + [(cut, plan)]
+            since = max(cut, cycle.start)
+            cycle.plans = [one for one in cycle.plans if one[0] < since] + [(since, plan)]
         if has_other_fee and wanted.proration != "none":
             _prorate(facts, sub, cut, wanted)
     return True

@@ -111,11 +111,13 @@ class Line:
 class Cycle:
     """A billing period, the key of the invoice that ends it, and the plans that it owes a commitment.
 
-    `plans` has each from when on; `fees` is what was charged and given back for it, on whatever invoice; `waiting` is
-    what the invoice at its end is to charge and give back.
+    `charged_from` is its start or, by day, the midnight before; `plans` has each from when on; `fees` is what was
+    charged and given back for it, on whatever invoice; `waiting` is what the invoice at its end is to charge and give
+    back.
     """
 
     start: datetime
+    charged_from: datetime
     end: datetime
     full: timedelta
     key: tuple[str, datetime]
