@@ -78,12 +78,16 @@ async def test_a_day_that_was_changed_to_the_second_before_belongs_to_a_plan_by_
     made = await desk.subscribe(items={"Fee": "1"})
     midnight = utc(2024, 7, 14, 22)  # 17 days are left
     await house.advance(midnight + 6 * HOUR)
-    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="2"))
+    for quantity in (
+        "3",
+        "2",
+    ):  # at one instant: of the first of these nothing is left to give back
+        await desk.change(made.row.id, ItemChange(made.items[0].id, quantity=quantity))
     await house.advance(midnight + 12 * HOUR)
     await desk.migrate(made.row.id, Migration(plan_key="daily"))
     await house.advance(END)
 
-    morning = -16_75, 33_50  # 16 3/4 days given back, and charged twice
+    morning = -16_75, 50_25, -50_25, 33_50  # 16 3/4 days given back, and charged twice
     # The night and morning of the first charge come back too, and all of the second one.
     assert [amount for _, amount in await desk.lines("change")] == [
         *morning,
