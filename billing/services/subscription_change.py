@@ -41,9 +41,16 @@ from billing.services.fee_changes import (
 )
 from billing.services.fee_periods import FeeReason
 from billing.services.subscription_edits import Change, Edits, Proration, check
-from billing.services.subscription_hold import Moment, draw_version, read_again, refuse_canceled
+from billing.services.subscription_hold import (
+    Moment,
+    draw_version,
+    free_instant,
+    is_inside,
+    read_again,
+    refuse_canceled,
+)
 from billing.services.subscription_items import Edited, edit_items, follow_with_usage
-from billing.services.subscription_terms import RESOLUTION, Alignment, Terms
+from billing.services.subscription_terms import Alignment, Terms
 from billing.services.usage_coverage import end_usage, hold_usage, rekey_usage
 from billing.services.usage_periods import make_usage_periods
 from billing.services.usage_reassign import reassign_usage
@@ -62,13 +69,13 @@ async def apply_change(
     moves = asked.plan.billing_interval != row.billing_interval or change.anchor_at is not None
     if not asked.edits and not moves and asked.plan.id == row.plan_id:
         return row
-    inside = _is_inside(row, moment.at)
+    inside = is_inside(row, moment.at)
     if moves and inside and change.proration is not Proration.AT_ONCE:
         raise Invalid.field(
             "proration", "a change of interval within a period is charged at once; or schedule it."
         )
     if inside:
-        moment = replace(moment, at=await _free_instant(tx, row, moment.at))
+        moment = replace(moment, at=await free_instant(tx, row, moment.at))
     held = await hold_usage(tx, row, moment.at)
     edited = await edit_items(tx, row, asked.edits, moment)
     if moves and inside:
@@ -228,19 +235,6 @@ async def _reassign_all(
     )
 
 
-async def _free_instant(tx: Connection, row: Subscription, at: datetime) -> datetime:
-    """The instant itself while its invoice takes lines, or the next free microsecond (a test clock stands still)."""
-    while await queries.subscription_changes.has_final_invoice(
-        tx,
-        tenant_id=row.tenant_id,
-        subscription_id=row.id,
-        kind=InvoiceKind.CHANGE,
-        boundary=at,
-    ):
-        at += RESOLUTION
-    return at
-
-
 async def _tell(tx: Connection, row: Subscription, moment: Moment) -> Subscription:
     items = await queries.subscriptions.list_subscription_items(
         tx, tenant_id=row.tenant_id, subscription_id=row.id
@@ -264,11 +258,6 @@ async def _tell(tx: Connection, row: Subscription, moment: Moment) -> Subscripti
     event = events.NewEvent(row.tenant_id, resource, version, payload, moment.today, moment.cause)
     await events.emit(tx, [event], now=moment.now)
     return changed
-
-
-def _is_inside(row: Subscription, at: datetime) -> bool:
-    """Whether the instant lies in a billing period, not at the very end of one."""
-    return row.period_start is not None and row.period_end is not None and at < row.period_end
 
 
 async def _reaching(
