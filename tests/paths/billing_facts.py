@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -73,6 +74,8 @@ class Fee:
     full: timedelta
     gives_back: Fee | None = None
     until: datetime = field(init=False)
+    # In the order in which they came about they stand on an invoice.
+    number: int = field(init=False, default_factory=itertools.count().__next__)
 
     def __post_init__(self) -> None:
         self.until = self.end
@@ -205,7 +208,6 @@ class Subscription:
     cycles: list[Cycle] = field(default_factory=list)
     periods: list[Period] = field(default_factory=list)
     quantity: int = 1
-    changed_at: datetime | None = None
     canceled_at: datetime | None = None
     # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
     late_at: datetime | None = None
