@@ -68,16 +68,17 @@ GROUP BY c.tenant_id, c.subscription_id, c.item_id, c.period_start;
 
 -- name: UpsertCharges :exec
 INSERT INTO charges (
-    tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency, rated_at)
-SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.quantity::numeric, g.amount,
-       g.currency, @now::timestamptz
+    tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.measured::numeric,
+       g.quantity::numeric, g.amount, g.currency, @now::timestamptz
 FROM unnest(
     @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @kinds::text[], @group_keys::text[],
-    @subscription_ids::uuid[], @quantities::text[], @amounts::bigint[], @currencies::text[]
-) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency)
+    @subscription_ids::uuid[], @measured::text[], @quantities::text[], @amounts::bigint[], @currencies::text[]
+) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency)
 ORDER BY g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key
 ON CONFLICT (tenant_id, item_id, period_start, kind, group_key) DO UPDATE
-SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at;
+SET measured = excluded.measured, quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency,
+    rated_at = excluded.rated_at;
 
 -- name: DeleteStaleCharges :exec
 -- Of the usage periods that were rated at @now, the charges that were not: groups that have no record any more. For

@@ -234,16 +234,17 @@ async def list_running_charges(
 
 UPSERT_CHARGES: typing.Final = """-- name: UpsertCharges :exec
 INSERT INTO charges (
-    tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency, rated_at)
-SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.quantity::numeric, g.amount,
-       g.currency, $1::timestamptz
+    tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.measured::numeric,
+       g.quantity::numeric, g.amount, g.currency, $1::timestamptz
 FROM unnest(
     $2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[],
-    $7::uuid[], $8::text[], $9::bigint[], $10::text[]
-) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency)
+    $7::uuid[], $8::text[], $9::text[], $10::bigint[], $11::text[]
+) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency)
 ORDER BY g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key
 ON CONFLICT (tenant_id, item_id, period_start, kind, group_key) DO UPDATE
-SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at
+SET measured = excluded.measured, quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency,
+    rated_at = excluded.rated_at
 """
 
 
@@ -257,6 +258,7 @@ async def upsert_charges(
     kinds: collections.abc.Sequence[str],
     group_keys: collections.abc.Sequence[str],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
+    measured: collections.abc.Sequence[str],
     quantities: collections.abc.Sequence[str],
     amounts: collections.abc.Sequence[int],
     currencies: collections.abc.Sequence[str],
@@ -270,6 +272,7 @@ async def upsert_charges(
         kinds,
         group_keys,
         subscription_ids,
+        measured,
         quantities,
         amounts,
         currencies,
