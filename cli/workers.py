@@ -18,7 +18,7 @@ from uuid import UUID
 
 from billing.runtime.bus.base import BusUnavailable
 from billing.runtime.db import Database, DatabaseSettings, Role, connect
-from billing.runtime.hints import DELIVERIES
+from billing.runtime.hints import CLOCKS, DELIVERIES
 from billing.runtime.ids import new_id
 from billing.runtime.settings import Settings
 from billing.services import consumer_starts
@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 BUS_RETRY_S: Final = 1.0
 IDLE_S: Final = 0.25
-CLOCK_IDLE_S: Final = 0.02  # an advancing clock is somebody waiting
+CLOCK_POLL_S: Final = 0.02  # an advancing clock is somebody waiting
 SWEEP_IDLE_S: Final = 60.0
 RETENTION_IDLE_S: Final = 3600.0
 OWNER_LOCK_WAIT_S: Final = 1.0
@@ -182,6 +182,7 @@ async def _webhooks(shop: Shop) -> None:
                 idle_s=IDLE_S,
                 wake=wake,
                 on_failure=shop.on_failure("webhooks"),
+                at_once=False,
             )
     await keeper.close()
 
@@ -203,9 +204,18 @@ def _scheduler(shop: Shop) -> Awaitable[None]:
     )
 
 
-def _clock(shop: Shop) -> Awaitable[None]:
+async def _clock(shop: Shop) -> None:
     worker = ClockWorker(shop.parts.worker, shop.parts.clock, WANTED, ClockSettings())
-    return shop.loop("clock", worker.step, CLOCK_IDLE_S)
+    wake = shop.parts.bus.subscribe_hints(CLOCKS)
+
+    async def step() -> int:
+        done = await worker.step()
+        if not done and worker.advancing:
+            asyncio.get_running_loop().call_later(CLOCK_POLL_S, wake.set)
+        return done
+
+    on_failure = shop.on_failure("clock")
+    await run_loop(step, shop.stop, idle_s=IDLE_S, wake=wake, on_failure=on_failure)
 
 
 def _replay(shop: Shop) -> Awaitable[None]:

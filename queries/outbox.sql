@@ -57,12 +57,14 @@ WHERE id BETWEEN @first::uuid AND @last::uuid AND id = ANY (@ids::uuid[]);
 
 -- name: DeletePublished :execrows
 -- Deletes what is on the bus, where the lease's term is still the one it was published under. Rows of one purpose, so
--- that the ids alone lead to them by the primary key.
+-- that the ids alone lead to them by the primary key. The commit is not waited for on the disk: should the server crash
+-- at once, the rows are published again, as after a crash between publish and delete, and the bus drops what it has.
 DELETE FROM outbox
 WHERE outbox.event_id = ANY (@event_ids::uuid[]) AND outbox.purpose = @purpose
   AND outbox.shard IN (
       SELECT l.shard FROM leases l
       JOIN unnest(@shards::integer[], @terms::bigint[]) AS g (shard, term) ON g.shard = l.shard AND g.term = l.term
+      CROSS JOIN set_config('synchronous_commit', 'off', true)
       WHERE l.kind = 'dispatcher');
 
 -- name: PostponeRefused :execrows

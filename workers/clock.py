@@ -42,11 +42,13 @@ class ClockWorker:
         self._wanted = wanted
         self._watched = Watched(clock.now(), timedelta(seconds=settings.stall_s))
         self._settings = settings
+        self.advancing = False  # whether a clock was on its way at the last step
 
     async def step(self) -> int:
         """Does or moves what can be; returns 0 when every clock is ready or waits for somebody else."""
         async with self._database.connection() as connection:
             clocks = await clock_walk.list_advancing(connection)
+        self.advancing = bool(clocks)
         return sum([await self._advance(clock) for clock in clocks])
 
     async def _advance(self, clock: AdvancingClock) -> int:

@@ -31,11 +31,13 @@ async def run_loop(
     idle_s: float,
     wake: asyncio.Event | None = None,
     on_failure: Callable[[], None] | None = None,
+    at_once: bool = True,
 ) -> None:
     """Repeats `step` until `stop`. When it found nothing, pauses 5 ms, then longer each time, up to `idle_s`.
 
     `wake` ends a pause at once; hints may be lost, so the pause ends by itself too. It is cleared before each step,
-    so what is hinted at during a step makes another one. `on_failure` counts the steps that raised.
+    so what is hinted at during a step makes another one. A step that did something is followed at once by the next;
+    without `at_once`, when `wake` was set meanwhile or after the 5 ms. `on_failure` counts the steps that raised.
     """
     pause_s, failures = IDLE_FIRST_S, 0
     while not stop.is_set():
@@ -54,7 +56,8 @@ async def run_loop(
         failures = 0
         if done:
             pause_s = IDLE_FIRST_S
-            continue
+            if at_once:
+                continue
         await _pause(min(pause_s, idle_s), stop, wake)
         pause_s = min(pause_s * 2, max(idle_s, IDLE_FIRST_S))
 
@@ -70,6 +73,8 @@ def _report(error: Exception, failures: int) -> None:
 
 async def _pause(seconds: float, stop: asyncio.Event, wake: asyncio.Event | None) -> None:
     """Waits for time, `stop` or `wake`, whichever comes first."""
+    if wake is not None and wake.is_set():
+        return
     if wake is None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), seconds)

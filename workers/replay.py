@@ -27,15 +27,23 @@ class ReplaySettings:
     """Counts and seconds as the names say."""
 
     replays_per_step: int = 20
-    slice_max: int = 2_000
-    queued_max: int = 10_000
+    slice_max: int = 1_000
+    queued_max: int = 4_000
+    # A replay begins with so few, and then has twice as many queued at most as it has behind it: how fast they go is
+    # not known before, and what is queued at once is work beside live traffic.
+    queued_first: int = 250
     # When nothing more comes to its consumers for so long, what they lack is sent again.
     rearm_after_s: float = 60.0
 
     @property
     def pace(self) -> Pace:
         """What one step of one replay keeps to."""
-        return Pace(self.slice_max, self.queued_max, timedelta(seconds=self.rearm_after_s))
+        return Pace(
+            self.slice_max,
+            self.queued_max,
+            self.queued_first,
+            timedelta(seconds=self.rearm_after_s),
+        )
 
 
 class ReplayWorker:

@@ -12,6 +12,7 @@ from typing import Final
 
 OUTBOX: Final = "outbox"  # something is to be published
 DELIVERIES: Final = "deliveries"  # a webhook is due
+CLOCKS: Final = "clocks"  # a test clock was sent on its way
 
 # The topics of the transaction that this task, or the one that made it, is in.
 current: Final[ContextVar[set[str] | None]] = ContextVar("tollway_hints", default=None)

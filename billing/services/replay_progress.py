@@ -74,9 +74,12 @@ async def _give(tx: Connection, run: Run, queued: int) -> int:
     rate = run.plan.rate_per_second
     since = max(run.row.armed_at, run.now - _RATE_WINDOW)
     budget = int((run.now - since).total_seconds() * rate) if rate else run.slice_max
-    most = min(run.slice_max, run.pace.queued_max - queued, budget)
+    # What goes to the bus although it was handled counts as both.
+    behind = max(run.row.armed, run.row.skipped) + run.row.failed - queued
+    queued_max = min(run.pace.queued_max, max(run.pace.queued_first, 2 * behind))
+    most = min(run.slice_max, queued_max - queued, budget)
     # In strokes: a few events at a time would cost live traffic a commit for each of them.
-    stroke = min(run.slice_max, run.pace.queued_max) // 2
+    stroke = min(run.slice_max, queued_max) // 2
     if most < max(min(stroke, int(rate * _STROKE_S)) if rate else stroke, 1):
         return 0
     given = await run.next_events(tx, run.row.armed_until, most, consumers=list(run.reached))

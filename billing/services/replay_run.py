@@ -28,10 +28,14 @@ HEAVY_MAX: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How many events a transaction takes, how many may be queued at once, and when to send a lost one again."""
+    """How many events a transaction takes, how many may be queued at once, and when to send a lost one again.
+
+    `queued_first` may be queued at the beginning, and later twice as many as the replay has behind it.
+    """
 
     slice_max: int
     queued_max: int
+    queued_first: int
     rearm_after: timedelta
 
 

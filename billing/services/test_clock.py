@@ -19,6 +19,7 @@ from tollway.scheduler.v1 import scheduler_events_pb2 as payloads
 
 from billing.domain.errors import AlreadyExists, Invalid, NotFound, Precondition
 from billing.domain.ids import Prefix, encode
+from billing.runtime import hints
 from billing.runtime.db import Connection
 from billing.runtime.ids import first_id_at
 from billing.services import events
@@ -100,6 +101,7 @@ async def advance_test_clock(
     )
     assert sent is not None, "the row is locked and was looked at"
     await queries.clocks.retry_drafts(tx, tenant_id=tenant_id)
+    hints.wake(hints.CLOCKS)
     payload = payloads.TestClockAdvanced()
     payload.from_time.FromDatetime(clock.business_time)
     payload.target_time.FromDatetime(target_time)

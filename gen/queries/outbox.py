@@ -174,6 +174,7 @@ WHERE outbox.event_id = ANY ($1::uuid[]) AND outbox.purpose = $2
   AND outbox.shard IN (
       SELECT l.shard FROM leases l
       JOIN unnest($3::integer[], $4::bigint[]) AS g (shard, term) ON g.shard = l.shard AND g.term = l.term
+      CROSS JOIN set_config('synchronous_commit', 'off', true)
       WHERE l.kind = 'dispatcher')
 """
 
@@ -187,7 +188,8 @@ async def delete_published(
     terms: collections.abc.Sequence[int],
 ) -> int:
     """Deletes what is on the bus, where the lease's term is still the one it was published under. Rows of one purpose, so
-    that the ids alone lead to them by the primary key.
+    that the ids alone lead to them by the primary key. The commit is not waited for on the disk: should the server crash
+    at once, the rows are published again, as after a crash between publish and delete, and the bus drops what it has.
     """
     return affected_rows(await conn.execute(DELETE_PUBLISHED, event_ids, purpose, shards, terms))
 

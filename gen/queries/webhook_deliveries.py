@@ -115,6 +115,7 @@ WITH owned AS (
     SELECT g.shard, g.term, g.claim_id
     FROM unnest($2::smallint[], $3::bigint[], $4::uuid[]) AS g (shard, term, claim_id)
     JOIN leases l ON l.kind = 'sender' AND l.shard = g.shard AND l.term = g.term
+    CROSS JOIN set_config('synchronous_commit', 'off', true)
 ), due AS MATERIALIZED (
     -- Nothing but the endpoint, the state and the time in here, so that the index alone gives the order and the limit.
     SELECT d.tenant_id, d.webhook_id, d.event_id, d.nonce, d.shard
@@ -172,7 +173,8 @@ async def claim_deliveries(
     expires_at: datetime.datetime,
 ) -> list[ClaimDeliveriesRow]:
     """At most `room` rows of each endpoint, oldest first: counted as attempts, moved beyond the claim's end, and named in a
-    claim row per shard, before anything is posted. Only under the terms that hold.
+    claim row per shard, before anything is posted. Only under the terms that hold. The commit is not waited for on the disk:
+    should the server crash at once, the deliveries are due again, as if the sender had died within its attempts.
     """
     rows = await conn.fetch(
         CLAIM_DELIVERIES,

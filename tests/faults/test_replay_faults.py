@@ -46,7 +46,8 @@ from workers.replay import ReplaySettings, ReplayWorker
 
 async def main():
     database = await connect(sys.argv[1], Role.WORKER, DatabaseSettings())
-    worker = ReplayWorker(database, DatabaseClock(), WANTED, ReplaySettings(slice_max=1, queued_max=10_000))
+    settings = ReplaySettings(slice_max=1, queued_max=10_000, queued_first=10_000)
+    worker = ReplayWorker(database, DatabaseClock(), WANTED, settings)
     while True:
         await worker.step()
 
@@ -267,7 +268,8 @@ async def test_a_replay_goes_on_after_its_worker_was_killed(world: ReplayWorld) 
     count = await armed(world, view)
     assert 60 <= count < 3_000, "it was killed on its way"
     # The server notices the death of a session a moment later; the row is free then.
-    worker = ReplayWorker(world.databases.worker, world.databases.clock, WANTED)
+    settings = ReplaySettings(queued_first=10_000)  # nobody takes what is queued
+    worker = ReplayWorker(world.databases.worker, world.databases.clock, WANTED, settings)
     async with asyncio.timeout(30):
         while await armed(world, view) < 3_000:
             await worker.step()

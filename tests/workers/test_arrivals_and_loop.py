@@ -107,6 +107,34 @@ async def test_a_hint_ends_a_pause() -> None:
         stop.set()
 
 
+async def test_a_step_that_did_something_is_followed_at_once_or_when_it_knows_of_more() -> None:
+    stop, wake, steps = asyncio.Event(), asyncio.Event(), 0
+    waits: list[int] = []
+
+    async def step() -> int:
+        nonlocal steps
+        steps += 1
+        if steps < 5:
+            wake.set()
+        return 1
+
+    async def turns_until(count: int) -> None:
+        turns = 0
+        while steps < count:
+            await asyncio.sleep(0)
+            turns += 1
+        waits.append(turns)
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(run_loop(step, stop, idle_s=60, wake=wake, at_once=False))
+        await turns_until(5)
+        await asyncio.sleep(0)
+        assert steps == 5  # nobody knows of more
+        await turns_until(7)  # and yet it looks again soon
+        stop.set()
+    assert waits[0] < 5
+
+
 def test_the_routers_table_has_a_handler_for_exactly_what_each_consumer_wants() -> None:
     consumers = house_consumers(invoice_grace=timedelta(hours=1))
     wanted = {c.name: None if c.subjects is None else set(c.subjects) for c in consumers}

@@ -81,6 +81,32 @@ def test_both_kinds_get_their_turns_when_there_is_one_lane(queues: Queues) -> No
     assert not any(one and other for one, other in itertools.pairwise(served)), served
 
 
+def test_beside_what_is_live_a_replay_rests_behind_each_turn(queues: Queues) -> None:
+    for priority in Priority:
+        queues.note_read(priority, NOW)
+    assert queues.more_in(NOW) == 0
+    queues.rest(NOW + 0.3)
+
+    for at in (NOW, NOW + 0.1, NOW + 0.2):
+        turn = queues.next_turn(at)
+        assert not any(queue.is_replay for queue in turn)
+        for queue in turn:
+            queue.served_at = at
+    assert queues.more_in(NOW + 0.1) == pytest.approx(0.2)
+    assert all(queue.is_replay for queue in queues.next_turn(NOW + 0.3))
+    assert queues.more_in(NOW + 0.3) == 0
+
+
+def test_a_lane_is_not_called_for_what_may_not_have_its_turn(queues: Queues) -> None:
+    one, other = replays(queues)
+    one.retry_at, other.retry_at = NOW + 0.5, NOW + 0.7
+    assert queues.more_in(NOW) == pytest.approx(0.5)
+    one.busy = True
+    assert queues.more_in(NOW) == pytest.approx(0.7)
+    other.deep = False
+    assert queues.more_in(NOW) is None
+
+
 def test_a_lease_of_another_term_begins_with_new_queues(queues: Queues) -> None:
     before = queues.all()
     queues.own([Lease(0, 2), Lease(1, 1)])

@@ -124,6 +124,19 @@ async def test_few_of_a_replay_are_queued_at_a_time_and_behind_live_events(
     assert order[0]["event_id"] == live
 
 
+async def test_a_replay_begins_with_few_and_has_more_queued_as_they_go(world: ReplayWorld) -> None:
+    await world.history(*in_turn([DRAFTED], 40))
+    view = await world.started("invoice.*")
+    worker = worker_of(world, ReplaySettings(slice_max=50, queued_max=20, queued_first=2))
+    queued = []
+    for _ in range(4):
+        await run_out(worker)
+        queued.append(len(await world.take(view.row.id)))
+
+    # Twice what was behind it each time, and then the most that may be queued.
+    assert queued == [2, 4, 12, 20]
+
+
 async def test_a_rate_is_kept_also_by_a_worker_that_was_away(world: ReplayWorld) -> None:
     await world.history(*in_turn([DRAFTED], 40))
     view = await world.started("invoice.*", rate_per_second=10)

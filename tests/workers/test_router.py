@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from uuid import UUID
+
 import asyncpg
 import nats
 import pytest
@@ -12,8 +17,12 @@ from tollway.subscription.v1 import subscription_events_pb2
 from billing.domain.backoff import ExponentialBackoff
 from billing.domain.ids import Prefix, encode
 from billing.runtime.bus.base import BusMessage
+from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
+from billing.services.events import resource_hash
+from billing.services.incoming import Incoming
 from tests.backbone import SHARDS, Backbone, Effects, wipe_streams
+from workers.router.consumers import Consumer
 from workers.router.settings import RouterSettings
 
 AT_ONCE = ExponentialBackoff(base_ms=1, cap_ms=1)
@@ -42,6 +51,50 @@ async def test_each_consumer_gets_what_it_wants_once_and_in_order(backbone: Back
     assert await backbone.count("inbox") == 40
     [position] = await backbone.fetch("SELECT sum(last_sequence) AS last FROM router_positions")
     assert position["last"] == 35
+
+
+async def test_a_few_events_wait_for_the_shared_cycle_under_way_and_many_do_not(
+    backbone: Backbone,
+) -> None:
+    began, end = asyncio.Event(), asyncio.Event()
+    effects = Effects("slow")
+
+    async def handle(tx: Connection, events: Sequence[Incoming], now: datetime) -> Collection[UUID]:
+        if not began.is_set():
+            began.set()
+            await end.wait()
+        return await effects.handle(tx, events, now)
+
+    async def emit_to(partition: int, count: int) -> None:
+        """Events of resources of one partition, published."""
+        resources: list[str] = []
+        while len(resources) < count:
+            resource = backbone.resource()
+            if resource_hash(backbone.tenant, resource) % SHARDS == partition:
+                resources.append(resource)
+        await backbone.emit(resources)
+        await backbone.dispatch()
+
+    settings = RouterSettings(retry_every_s=100, shared_events_min=3)
+    async with backbone.router([Consumer("slow", None, handle)], settings) as routing:
+        pulled = routing.metrics.pulled
+        await emit_to(0, 1)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            first = group.create_task(routing.until(lambda: bool(effects.given)))
+            await began.wait()
+            await emit_to(1, 2)
+            while pulled._value.get() < 3:
+                assert await routing.router.step() == 0
+                await asyncio.sleep(0)
+            assert effects.given == []
+            await emit_to(1, 1)
+            while not effects.given:
+                await routing.router.step()
+                await asyncio.sleep(0)
+            assert len(effects.given) == 3
+            end.set()
+            await first
+    assert len(effects.given) == 4
 
 
 async def test_an_event_that_comes_again_changes_nothing(backbone: Backbone) -> None:

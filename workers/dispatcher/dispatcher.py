@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from uuid import UUID
 
@@ -85,12 +86,23 @@ class Dispatcher:
             for _ in range(settings.lanes):
                 # Each lane has an event of its own: a hint that one lane takes must not be lost for another.
                 wake = self._bus.subscribe_hints(OUTBOX)
-                group.create_task(
-                    run_loop(
-                        self.step, stop, idle_s=settings.idle_s, wake=wake, on_failure=on_failure
-                    )
+                lane = run_loop(
+                    partial(self._lane_step, wake),
+                    stop,
+                    idle_s=settings.idle_s,
+                    wake=wake,
+                    on_failure=on_failure,
+                    at_once=False,
                 )
+                group.create_task(lane)
         await self._keeper.close()
+
+    async def _lane_step(self, wake: asyncio.Event) -> int:
+        done = await self.step()
+        pause = self._queues.more_in(time.monotonic())
+        if done and pause is not None:
+            asyncio.get_running_loop().call_later(pause, wake.set)
+        return done
 
     async def step(self) -> int:
         """A turn of a deep queue, or of all the others together; how many events were published.
@@ -100,15 +112,17 @@ class Dispatcher:
         self._queues.own(self._keeper.usable())
         done = 0
         if self._bus.connected:
-            done = await self._take_turn() or await self._take_turn()
+            turn = self._queues.next_turn(time.monotonic())
+            done = await self._take_turn(turn)
+            if not done and len(turn) < len(self._queues):
+                done = await self._take_turn(self._queues.next_turn(time.monotonic()))
         self._show()
         return done
 
-    async def _take_turn(self) -> int:
-        now = time.monotonic()
-        turn = self._queues.next_turn(now)
+    async def _take_turn(self, turn: Sequence[Queue]) -> int:
         if not turn:
             return 0
+        now = time.monotonic()
         with contextlib.ExitStack() as acts:
             for queue in turn:
                 acts.enter_context(self._keeper.acting(queue.lease))
@@ -120,6 +134,14 @@ class Dispatcher:
             finally:
                 for queue in turn:
                     queue.busy = False
+                if turn[0].is_replay:
+                    self._make_way(now)
+
+    def _make_way(self, began: float) -> None:
+        """Beside live events, replays rest behind a turn for a multiple of its time."""
+        now = time.monotonic()
+        if self._queues.mixed(now):
+            self._queues.rest(now + (now - began) * self._settings.beside_live_rest)
 
     # --- many queues with little waiting
 
@@ -144,16 +166,18 @@ class Dispatcher:
         """
         count = 0
         settings = self._settings
-        limit = settings.batch_rows_max
+        limit, batches_max = settings.batch_rows_max, settings.batches_per_turn
         if queue.is_replay:
             limit = min(limit, settings.replay_rows_max)
+            if self._queues.mixed(time.monotonic()):
+                limit, batches_max = min(limit, settings.beside_live_rows_max), 1
         before: list[tuple[Batch, Published]] = []
         batches = await self._read([queue], limit)
-        for turn in range(settings.batches_per_turn):
+        for turn in range(batches_max):
             if not batches or not self._keeper.may_act(queue.lease):
                 break
             batch = batches[0]
-            more = queue.deep and turn + 1 < settings.batches_per_turn
+            more = queue.deep and turn + 1 < batches_max
             in_flight = [row.position for part, _ in before for row in part.rows]
             in_flight += [row.position for row in batch.rows]
             unanswered = len(batch.rows)

@@ -3,7 +3,8 @@
 Invariant: no two turns under way share a queue, and every queue that may be served gets its turn in the order of its
 last one; a queue in an outage has turns of its own, so that its waiting holds up no other. Whatever one tenant has
 pending, another's event is read at the latest with the next batch of its queue. While there are both, replays have
-turns of their own, one at a time, so that what is live always finds a free lane.
+small turns of their own, one at a time and with a rest behind each, so that what is live finds a free lane and an idle
+disk.
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class Queues:
     def __init__(self) -> None:
         self._queues: dict[tuple[int, Priority], Queue] = {}
         self._read_at = dict.fromkeys(Priority, float("-inf"))
+        self._rested_at = float("-inf")  # until then replays make way
+
+    def __len__(self) -> int:
+        return len(self._queues)
 
     def all(self) -> list[Queue]:
         """All of them."""
@@ -109,15 +114,31 @@ class Queues:
         """Something of this priority was there to publish."""
         self._read_at[priority] = now
 
+    def more_in(self, now: float) -> float | None:
+        """In how many seconds what is known to wait may have its turn; None when nothing is known to."""
+        deep = [queue for queue in self._queues.values() if queue.deep and not queue.busy]
+        turns = [max(q.retry_at, self._rested_at if q.is_replay else 0.0) for q in deep]
+        return max(0.0, min(turns) - now) if turns else None
+
+    def mixed(self, now: float) -> bool:
+        """Whether there are live events as well as replays."""
+        return all(now - read_at <= MIXED_S for read_at in self._read_at.values())
+
+    def rest(self, until: float) -> None:
+        """Replays make way until then."""
+        self._rested_at = until
+
     def next_turn(self, now: float) -> list[Queue]:
         """The queues of the next turn: one that needs a turn of its own, or all the others together; none: empty."""
         free = [queue for queue in self._queues.values() if not queue.busy]
-        if any(now - read_at > MIXED_S for read_at in self._read_at.values()):
+        if not self.mixed(now):
             return _turn(free, now)
         live = _turn([queue for queue in free if not queue.is_replay], now)
         replays = [queue for queue in self._queues.values() if queue.is_replay]
         lately = max((queue.served_at for queue in replays), default=now)
-        if any(queue.busy for queue in replays) or (live and _served_at(live) <= lately):
+        if any(queue.busy for queue in replays) or now < self._rested_at:
+            return live
+        if live and _served_at(live) <= lately:
             return live
         return _turn(replays, now) or live
 

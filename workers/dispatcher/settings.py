@@ -34,6 +34,9 @@ class DispatcherSettings:
     # Of replays so many, and in batches of as many at most: an event that is live comes behind no more of them.
     replay_ahead: int = 250
     replay_rows_max: int = 250
+    # Beside live events: a batch of so many, and then a rest so many times as long as the batch took.
+    beside_live_rows_max: int = 100
+    beside_live_rest: float = 3.0
     window_poll_s: float = 0.01  # a shard whose partition is that full is looked at again
     attempts_max: int = 8
     refused_backoff: ExponentialBackoff = REFUSED_BACKOFF
@@ -52,5 +55,6 @@ class DispatcherSettings:
             raise ValueError(f"batch_rows_max must be from 1 to {BATCH_MAX_MESSAGES}")
         if not 1 <= self.shared_rows_max <= self.batch_rows_max:
             raise ValueError("shared_rows_max must be from 1 to batch_rows_max")
-        if min(self.publish_ahead, self.replay_ahead, self.replay_rows_max) < 1:
-            raise ValueError("publish_ahead, replay_ahead and replay_rows_max must be at least 1")
+        windows = (self.publish_ahead, self.replay_ahead)
+        if min(*windows, self.replay_rows_max, self.beside_live_rows_max) < 1:
+            raise ValueError("publish_ahead and what bounds replays must be at least 1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -52,6 +52,7 @@ class Router:
         self._partitions: dict[int, Partition] = {}
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._group = asyncio.TaskGroup()
+        self._sharing = False
         self._retried_at = float("-inf")
 
     async def __aenter__(self) -> Self:
@@ -132,7 +133,10 @@ class Router:
         return [p for p in self._partitions.values() if not p.lock.locked()]
 
     def _next_turn(self) -> list[Partition]:
-        """A partition with much waiting has a cycle alone, the others share one; the longest unserved goes first."""
+        """A partition with much waiting has a cycle alone, the others share one; the longest unserved goes first.
+
+        While a shared cycle is under way, a few events wait for its end and then share the next.
+        """
         waiting = [p for p in self._free() if p.is_open and p.pulled]
         waiting = [p for p in waiting if self._keeper.may_act(p.lease)]
         self._metrics.pulled.set(sum(len(p.pulled) for p in self._partitions.values()))
@@ -146,6 +150,8 @@ class Router:
             if not self._alone(partition) and events < self._settings.shared_events_max:
                 turn.append(partition)
                 events += len(partition.pulled)
+        if self._sharing and events < self._settings.shared_events_min:
+            return next(([p] for p in waiting if self._alone(p)), [])
         return turn
 
     def _alone(self, partition: Partition) -> bool:
@@ -164,11 +170,21 @@ class Router:
             turn = [partition for partition in turn if partition.pulled]
             if not turn:
                 return 0
+            stack.enter_context(self._shared(turn))
             cycle, counts = self._take(turn)
             done = await self._cycles.run(cycle)
             self._finish(turn, counts, cycle, done)
             self._hint(cycle, done)
         return sum(advance.events for advance in cycle.advances)
+
+    @contextlib.contextmanager
+    def _shared(self, turn: Sequence[Partition]) -> Iterator[None]:
+        shared = not self._alone(turn[0]) and not self._sharing
+        self._sharing |= shared
+        try:
+            yield
+        finally:
+            self._sharing &= not shared
 
     def _take(self, turn: Sequence[Partition]) -> tuple[Cycle, list[int]]:
         """The cycle of what has been pulled, and how many messages of each partition are in it."""

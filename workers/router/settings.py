@@ -22,6 +22,8 @@ class RouterSettings:
     # A partition with as many waiting has a cycle alone; the others share one.
     cycle_events_max: int = 1_000
     shared_events_max: int = 2_000
+    # While there is a shared cycle, a second one is worth its commit only with as many.
+    shared_events_min: int = 200
     # Per partition; above either nothing more is pulled.
     pulled_events_max: int = 2_000
     pulled_bytes_max: int = 8 * 1024 * 1024

@@ -54,6 +54,16 @@ class Schedule:
         return max(0, min(self._settings.slots - held, self._settings.open_max - open_now))
 
     @property
+    def waits(self) -> bool:
+        """Whether a claim could be made now."""
+        bad = self._bad and self._bad_allowed
+        return bool(self._fresh or self._busy or bad) and self.free_slots > 0
+
+    @property
+    def _bad_allowed(self) -> bool:
+        return len(self._slow) < self._settings.bad_open_max
+
+    @property
     def open_exchanges(self) -> int:
         """How many exchanges are posting."""
         return len(self._young) + len(self._aging) + len(self._slow)
@@ -81,8 +91,7 @@ class Schedule:
         """Whom to claim for, and how many rows at most; they are reserved until `settle`."""
         rows = min(self._settings.claim_rows_max, self.free_slots)
         chosen: dict[UUID, int] = {}
-        bad_allowed = len(self._slow) < self._settings.bad_open_max
-        for _ in range(self._settings.bad_per_claim_max if bad_allowed else 0):
+        for _ in range(self._settings.bad_per_claim_max if self._bad_allowed else 0):
             if self._bad and rows > len(chosen):
                 self._take(self._bad.oldest(), 1, chosen)
         rows -= len(chosen)

@@ -160,6 +160,8 @@ class Sender:
             self.schedule.abandon(chosen, time.monotonic())
             raise
         self._begin(chosen, claimed)
+        if self.schedule.waits:
+            self._wake.set()
         return len(claimed)
 
     async def _probe(self, held: Sequence[Lease]) -> None:
@@ -221,7 +223,8 @@ class Sender:
                 self.schedule.release(result.attempt.claimed.webhook_id)
         self._poster.metrics.breakers_open.set(self._breakers.open)
         # There is room again for those at their cap.
-        self._wake.set()
+        if self.schedule.waits:
+            self._wake.set()
 
     def _hold_s(self, attempt: Attempt) -> float:
         """How long the endpoint asked to be left alone: by Retry-After with any refusal, or by 429."""

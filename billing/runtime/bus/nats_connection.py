@@ -101,6 +101,7 @@ class NatsConnection(Client):
                     ping_interval=settings.ping_interval_s,  # type: ignore[arg-type]  # likewise
                     max_outstanding_pings=2,
                     pending_size=-1,
+                    no_echo=True,  # of what we publish, we listen to hints alone, and have told those here
                     **self._identity(),
                 )
         except (OSError, errors.Error, TimeoutError) as error:

@@ -2,7 +2,8 @@
 
 A hint is a bare message without content, guarantee or order, sent after a commit; the adaptive
 poll is what makes delivery certain, the hint only makes it quick. Hints of one turn of the event
-loop on one topic are sent once.
+loop on one topic are sent once. Who waits in this process is woken at once, and the server does
+not send us our own (`no_echo`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class NatsHints:
         link.watch(self._on_connection)
 
     def hint(self, topic: str) -> None:
-        """Send soon, once; nothing happens while disconnected."""
+        """Wake who waits in this process, and the others soon, once; these not while disconnected."""
+        self._wake(topic)
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
         self._unsent.add(topic)
@@ -56,18 +58,18 @@ class NatsHints:
         return event
 
     def _listen(self, topic: str) -> None:
-        waiting = self._waiting[topic]
-
         def wake(_fields: list[bytes], _block: bytes, _body: bytes) -> None:
-            for event in waiting:
-                event.set()
+            self._wake(topic)
 
         self._link.connection.listen(f"{HINT_PREFIX}.{topic}", wake)
+
+    def _wake(self, topic: str) -> None:
+        for event in self._waiting.get(topic, ()):
+            event.set()
 
     def _on_connection(self, connected: bool) -> None:
         if not connected:
             return
-        for topic, waiting in self._waiting.items():
+        for topic in self._waiting:
             self._listen(topic)
-            for event in waiting:
-                event.set()  # hints may have been lost meanwhile
+            self._wake(topic)  # hints may have been lost meanwhile

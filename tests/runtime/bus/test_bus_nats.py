@@ -164,9 +164,14 @@ async def test_hints_reach_other_processes_and_a_reconnect_counts_as_one(
     woken = other.subscribe_hints("outbox.0")
     await other.stream_state(0)  # the subscription stands before the hint is sent
 
+    here = bus.subscribe_hints("outbox.0")
     bus.hint("outbox.0")
+    assert here.is_set()  # without the way over the server, which does not send it back
+    here.clear()
     async with asyncio.timeout(10):
         await woken.wait()
+    await bus.stream_state(0)
+    assert not here.is_set()
 
     woken.clear()
     nats_server.kill()
