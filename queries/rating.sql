@@ -186,3 +186,33 @@ WHERE invoices.tenant_id = @tenant_id AND invoices.id = held.id;
 SELECT i.id FROM invoices i
 WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.kind = @kind AND i.boundary = @boundary
   AND (i.status <> 'void' OR i.waived);
+
+-- name: MarkStandingLevels :exec
+-- A level that stands when a usage period begins costs something in it, though no record says so: the period is due.
+INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+SELECT p.tenant_id, p.item_id, p.period_start, p.subscription_id, 'due', g.event_id, g.correlation_id
+FROM unnest(
+    @tenant_ids::uuid[], @subscription_ids::uuid[], @begins_ats::timestamptz[], @event_ids::uuid[],
+    @correlation_ids::uuid[]
+) AS g (tenant_id, subscription_id, begins_at, event_id, correlation_id)
+JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id AND m.aggregation = 'weighted_sum'
+JOIN usage_periods p ON p.tenant_id = i.tenant_id AND p.item_id = i.id AND p.period_start = g.begins_at
+WHERE p.status <> 'billed' AND EXISTS (
+    SELECT FROM usage_buckets b
+    WHERE b.tenant_id = p.tenant_id AND b.item_id = p.item_id AND b.period_start < p.period_start AND b.records > 0
+)
+ORDER BY p.tenant_id, p.item_id, p.period_start;
+
+-- name: MarkCutUsage :exec
+-- Usage periods that a change or an end has cut at @cut_at cost another part of minimums, maximums and levels: those that
+-- have been rated are due again.
+INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+SELECT p.tenant_id, p.item_id, p.period_start, p.subscription_id, 'due', @event_id::uuid, @correlation_id::uuid
+FROM usage_periods p
+WHERE p.tenant_id = @tenant_id AND p.subscription_id = @subscription_id AND p.period_end = @cut_at::timestamptz
+  AND p.status <> 'billed' AND EXISTS (
+      SELECT FROM charges c
+      WHERE c.tenant_id = p.tenant_id AND c.item_id = p.item_id AND c.period_start = p.period_start
+  )
+ORDER BY p.tenant_id, p.item_id, p.period_start;

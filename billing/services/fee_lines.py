@@ -52,8 +52,20 @@ def _charged(row: FeePeriod, booked: BookedPrice) -> Iterator[Line]:
 
 
 def _given_back(charge: Line, row: FeePeriod) -> Line:
-    derivation = Derivation(-charge.derivation.exact, charge.derivation.share)
-    return replace(charge, amount=-charge.amount, derivation=derivation, gives_back=row.gives_back)
+    return replace(
+        charge,
+        amount=-charge.amount,
+        steps=[
+            {**step, "quantity": _minus(step["quantity"]), "amount": _minus(step["amount"])}
+            for step in charge.steps
+        ],
+        derivation=Derivation(-charge.derivation.exact, charge.derivation.share),
+        gives_back=row.gives_back,
+    )
+
+
+def _minus(decimal: str) -> str:
+    return decimal[1:] if decimal.startswith("-") else "-" + decimal if decimal != "0" else decimal
 
 
 def _rated(row: FeePeriod, booked: BookedPrice) -> Rated:

@@ -38,6 +38,7 @@ async def tell_crossings(
         tx,
         tenant_ids=[tenant_id for tenant_id, _ in rated],
         subscription_ids=[subscription_id for _, subscription_id in rated],
+        todays=[times[tenant_id] for tenant_id, _ in rated],
     )
     if not reached:
         return 0

@@ -20,6 +20,7 @@ from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
+from billing.domain.decimals import decimal_text
 from billing.domain.money import Money
 from billing.services.fee_lines import UNUSED
 from cli.asking import Asked
@@ -245,7 +246,9 @@ def _sum(answer: pb.ExplainLineResponse) -> list[str]:
             f"what the usage and fees of the period lack of the commitment: {_money(line.amount)}"
         ]
     if line.kind != pb.LINE_KIND_ADJUSTMENT:
-        rounded = f"exactly {answer.exact_amount}, rounded once, half away from zero: "
+        exact = answer.exact_amount
+        about = f", about {decimal_text(Fraction(exact))}" if "/" in exact else ""
+        rounded = f"exactly {exact}{about}, rounded once, half away from zero: "
         return [f"{rounded}{_money(line.amount)}"]
     told = [f"the period costs {answer.exact_amount} {line.amount.currency_code} now"]
     for one in answer.earlier:

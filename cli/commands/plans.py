@@ -105,12 +105,14 @@ def _print(plan: pb.Plan, meter_keys: dict[str, str]) -> None:
     click.echo(
         f"{plan.key}: {plan.display_name}; {plan.currency_code}, every {_every(plan)}{promised}"
     )
-    rows = table("price", "name", "meter", "model", "numbers", "archived")
+    rows = table("price", "name", "meter", "billed", "model", "numbers", "archived")
     for price in sorted(plan.prices, key=lambda one: one.HasField("archive_time")):
         model = price.WhichOneof("model") or ""
         meter = meter_keys.get(price.meter_id, "")
         name, numbers = escape(price.display_name), escape(json.dumps(numbers_of(price)))
-        rows.add_row(price.id, name, meter, model, numbers, at(price.archive_time))
+        timing = pb.BillingTiming.Name(price.billing_timing).removeprefix("BILLING_TIMING_IN_")
+        cells = price.id, name, meter, f"in {timing.lower()}", model, numbers
+        rows.add_row(*cells, at(price.archive_time))
     print_table(rows)
 
 

@@ -13,8 +13,8 @@ from google.protobuf.message import Message
 from tollway.catalog.v1 import catalog_service_pb2 as pb
 
 Request = TypeVar("Request", bound=Message)
-# What of a price its columns tell apart from its numbers.
-_TOLD: Final = ("display_name", "meter_key", "plan_key", "currency_code")
+# What of a price other columns tell than that of its numbers.
+_TOLD: Final = ("display_name", "meter_key", "plan_id", "currency_code", "billing_timing")
 
 
 def as_request(found: Message, request: Request) -> Request:
@@ -52,7 +52,7 @@ def file_of(plan: pb.Plan, meters: Sequence[pb.Meter]) -> dict[str, Any]:
 
 def numbers_of(price: pb.Price) -> dict[str, Any]:
     """The numbers of a price's model, and what else it has."""
-    words = _without(_words(as_request(price, pb.CreatePriceRequest())), ("plan_id", *_TOLD))
+    words = _without(_words(as_request(price, pb.CreatePriceRequest())), _TOLD)
     model: dict[str, Any] = words.pop(price.WhichOneof("model") or "", {})
     return model | words
 

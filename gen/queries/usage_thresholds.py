@@ -155,7 +155,7 @@ LIST_REACHED_THRESHOLDS: typing.Final = """-- name: ListReachedThresholds :many
 SELECT t.tenant_id, t.id AS threshold_id, s.id AS subscription_id, t.customer_id, t.meter_id, t.quantity, t.amount,
        s.currency, f.period_start::timestamptz AS period_start, f.period_end::timestamptz AS period_end,
        f.quantity::numeric AS reached_quantity, f.amount::bigint AS reached_amount
-FROM unnest($1::uuid[], $2::uuid[]) AS k (tenant_id, subscription_id)
+FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS k (tenant_id, subscription_id, today)
 JOIN subscriptions s ON s.tenant_id = k.tenant_id AND s.id = k.subscription_id
 JOIN usage_thresholds t ON t.tenant_id = s.tenant_id AND t.customer_id = s.customer_id
 JOIN LATERAL (
@@ -175,7 +175,7 @@ JOIN LATERAL (
         FROM usage_periods p
         JOIN charges c ON c.tenant_id = p.tenant_id AND c.item_id = p.item_id AND c.period_start = p.period_start
         JOIN meters m ON m.tenant_id = p.tenant_id AND m.id = p.meter_id
-        WHERE p.tenant_id = s.tenant_id AND p.subscription_id = s.id AND p.status <> 'billed'
+        WHERE p.tenant_id = s.tenant_id AND p.subscription_id = s.id AND p.status <> 'billed' AND p.period_start <= k.today
           AND (t.meter_id IS NULL OR p.meter_id = t.meter_id)
         GROUP BY p.tenant_id, p.item_id, p.period_start, m.aggregation
     ) AS u
@@ -196,12 +196,13 @@ async def list_reached_thresholds(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
+    todays: collections.abc.Sequence[datetime.datetime],
 ) -> list[ListReachedThresholdsRow]:
     """Thresholds of these subscriptions' customers that the running charges of a period have reached, and that were not told
-    for it. A period is a billing period or the time before the first, also when a change has cut it or moved its end. Of
-    pieces that a change has made of it, sums and counts add up; of the largest, the last and distinct values the most counts.
+    for it. A period is a billing period or the time before the first, also when a change has cut it or moved its end. One
+    that has not begun, though a level stands in it already, waits. Of pieces that a change has made of it, sums and counts add up; of the largest, the last and distinct values the most counts.
     """
-    rows = await conn.fetch(LIST_REACHED_THRESHOLDS, tenant_ids, subscription_ids)
+    rows = await conn.fetch(LIST_REACHED_THRESHOLDS, tenant_ids, subscription_ids, todays)
     return [ListReachedThresholdsRow(*row) for row in rows]
 
 

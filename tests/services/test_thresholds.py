@@ -51,6 +51,10 @@ async def add_price(desk: Desk, config: dict[str, Any]) -> Any:
 
 async def use(desk: Desk, at: datetime, quantity: str) -> None:
     await desk.house.use(at, quantity)
+    await rate(desk)
+
+
+async def rate(desk: Desk) -> None:
     await desk.house.deliver()
     at_once = RatingSettings(interval_s=0.0)
     await RatingWorker(desk.house.databases.worker, desk.house.databases.clock, at_once).step()
