@@ -29,6 +29,7 @@ from billing.domain.proration import Granularity, change_cut
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
+from billing.services.actor import Link
 from billing.services.cycles import Closed, Opened, close_apart, reopen
 from billing.services.fee_changes import (
     BillKey,
@@ -51,6 +52,7 @@ from billing.services.subscription_hold import (
 )
 from billing.services.subscription_items import Edited, edit_items, follow_with_usage
 from billing.services.subscription_terms import Alignment, Terms
+from billing.services.unreported_usage import Begun, mark_cut_usage
 from billing.services.usage_coverage import end_usage, hold_usage, rekey_usage
 from billing.services.usage_periods import make_usage_periods
 from billing.services.usage_reassign import reassign_usage
@@ -256,7 +258,8 @@ async def _tell(tx: Connection, row: Subscription, moment: Moment) -> Subscripti
     )
     payload.effective_time.FromDatetime(moment.at)
     event = events.NewEvent(row.tenant_id, resource, version, payload, moment.today, moment.cause)
-    await events.emit(tx, [event], now=moment.now)
+    (event_id,) = await events.emit(tx, [event], now=moment.now)
+    await mark_cut_usage(tx, Begun(row, moment.at, Link(event_id, moment.cause.correlation_id)))
     return changed
 
 

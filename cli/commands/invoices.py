@@ -20,7 +20,9 @@ from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
+from billing.domain.decimals import decimal_text
 from billing.domain.money import Money
+from billing.services.fee_lines import UNUSED
 from cli.asking import Asked
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.commands import invoice_files
@@ -196,17 +198,19 @@ def _step(step: pb.LineStep) -> str:
 
 
 def _true_up(answer: pb.ExplainLineResponse) -> list[str]:
-    """The bound of the price, its share, and what the usage lines must have come to."""
-    amount, config = answer.line.amount, json.loads(answer.price_config)
-    name = "minimum" if amount.minor_units > 0 else "maximum"
-    share, bound = Fraction(answer.period_share or "1"), Fraction(config[f"{name}_amount"])
-    whole = Money.of_exact(bound * share, amount.currency_code)
-    usage = whole - Money(amount.minor_units, amount.currency_code)
+    """The bound of the price, its share, and what the usage lines or the fee must have come to."""
+    line, config = answer.line, json.loads(answer.price_config)
+    currency, is_credit = line.amount.currency_code, line.description.endswith(UNUSED)
+    true_up = Money(-line.amount.minor_units if is_credit else line.amount.minor_units, currency)
+    name = "minimum" if true_up.minor_units > 0 else "maximum"
+    share, bound = Fraction(answer.period_share or "1"), config[f"{name}_amount"]
+    whole = Money.of_exact(Fraction(bound) * share, currency)
+    what = "the usage lines of the period" if answer.HasField("usage") else "the fee"
     of_share = f" x {share}" if share != 1 else ""
     return [
-        f"the {name} of the price: {config[f'{name}_amount']}{of_share} = {whole.to_text()}, rounded",
-        f"less the usage lines of the period: {usage.to_text()}",
-        f"leaves {_money(amount)}",
+        f"the {name} of the price: {bound}{of_share} = {whole.to_text()}, rounded",
+        f"less {what}: {(whole - true_up).to_text()}",
+        f"leaves {true_up.to_text()} {currency}{', which is given back' if is_credit else ''}",
     ]
 
 
@@ -242,7 +246,9 @@ def _sum(answer: pb.ExplainLineResponse) -> list[str]:
             f"what the usage and fees of the period lack of the commitment: {_money(line.amount)}"
         ]
     if line.kind != pb.LINE_KIND_ADJUSTMENT:
-        rounded = f"exactly {answer.exact_amount}, rounded once, half away from zero: "
+        exact = answer.exact_amount
+        about = f", about {decimal_text(Fraction(exact))}" if "/" in exact else ""
+        rounded = f"exactly {exact}{about}, rounded once, half away from zero: "
         return [f"{rounded}{_money(line.amount)}"]
     told = [f"the period costs {answer.exact_amount} {line.amount.currency_code} now"]
     for one in answer.earlier:

@@ -193,7 +193,8 @@ class Matrix:
         if amount is None:
             named = ", ".join(f"{n}={v!r}" for n, v in zip(self.dimensions, key, strict=True))
             raise UsageNotRatable(
-                f"The matrix has no cell for {named} and no default_unit_amount; add one of them.",
+                f"The matrix has no cell for {named} and no default_unit_amount. Amend or void that usage; for what is"
+                " to come, supersede the price by one that has it, and migrate the subscription.",
                 metadata=dict(zip(self.dimensions, key, strict=True)),
             )
         return [Step.of(" / ".join(key), usage.quantity, amount)]
