@@ -61,7 +61,7 @@ SELECT sqlc.embed(f),
        ))::boolean AS is_charged
 FROM fee_periods f
 WHERE f.tenant_id = @tenant_id AND f.subscription_id = @subscription_id AND f.reason <> 'credit'
-  AND coalesce(f.ended_at, f.period_end) > @at::timestamptz
+  AND coalesce(f.ended_at, f.period_end) > greatest(f.period_start, @at::timestamptz)
 ORDER BY f.id;
 
 -- name: EndFees :exec

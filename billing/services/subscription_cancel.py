@@ -7,6 +7,7 @@ after it is given back there, when an invoice charges it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -34,7 +35,7 @@ from billing.services import events
 from billing.services.actor import Link
 from billing.services.cycles import Closed, close_apart
 from billing.services.fee_changes import BillKey, end_fees, list_live, rekey_fees
-from billing.services.subscription_hold import Moment, read_again
+from billing.services.subscription_hold import Moment, free_instant, is_inside, read_again
 from billing.services.subscription_lifecycle import wire_status
 from billing.services.unreported_usage import Begun, mark_cut_usage
 from billing.services.usage_coverage import end_usage, hold_usage, rekey_trial, rekey_usage
@@ -56,6 +57,8 @@ async def cancel_at(
     status, _ = apply_lifecycle(
         SubscriptionStatus(row.status), SubscriptionAction.CANCEL, moment.at
     )
+    if is_inside(row, moment.at):
+        moment = replace(moment, at=await free_instant(tx, row, moment.at))
     await hold_usage(tx, row, moment.at)
     items = await queries.subscriptions.list_subscription_items(
         tx, tenant_id=row.tenant_id, subscription_id=row.id

@@ -195,7 +195,7 @@ SELECT f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, 
        ))::boolean AS is_charged
 FROM fee_periods f
 WHERE f.tenant_id = $1 AND f.subscription_id = $2 AND f.reason <> 'credit'
-  AND coalesce(f.ended_at, f.period_end) > $3::timestamptz
+  AND coalesce(f.ended_at, f.period_end) > greatest(f.period_start, $3::timestamptz)
 ORDER BY f.id
 """
 

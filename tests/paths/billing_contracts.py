@@ -31,7 +31,7 @@ LATE = timedelta(days=35)
 def subscribe(facts: Facts, customer: str, zone: str, plan: Plan) -> Subscription:
     """Active at once: the first invoice charges the fee of the period that begins."""
     facts.ledger.setdefault(customer, [])
-    made = Subscription(customer, zone, plan, facts.now, changed_at=facts.now)
+    made = Subscription(customer, zone, plan, facts.now)
     facts.subscriptions.append(made)
     draft(facts, made, "activation", facts.now, [begin(made, facts.now)])
     return made
@@ -40,10 +40,11 @@ def subscribe(facts: Facts, customer: str, zone: str, plan: Plan) -> Subscriptio
 def begin(sub: Subscription, start: datetime, charged_from: datetime | None = None) -> Fee:
     """A billing period from `start` to where the next one begins by the calendar; its charge."""
     full_start, end = full_period(sub.anchor, sub.plan.months, sub.zone, start)
-    cycle = Cycle(start, end, end - full_start, ("period", end), [(start, sub.plan)])
-    sub.cycles.append(cycle)
-    sub.periods.append(Period(start, end, sub.plan.usage, cycle))
-    return _charge(sub, charged_from or start)
+    charged_from = charged_from or start
+    key, plans = ("period", end), [(start, sub.plan)]
+    sub.cycles.append(Cycle(start, charged_from, end, end - full_start, key, plans))
+    sub.periods.append(Period(start, end, sub.plan.usage, sub.cycle))
+    return _charge(sub, charged_from)
 
 
 def renew(facts: Facts, sub: Subscription) -> None:
@@ -54,7 +55,7 @@ def renew(facts: Facts, sub: Subscription) -> None:
 
 def change(facts: Facts, sub: Subscription, wanted: Change) -> bool:
     """Changes a subscription now; False when that cannot be, and nothing happened."""
-    plan, at, cycle = leads_to(facts, sub, wanted), facts.now, sub.cycle
+    plan, at, cycle = leads_to(facts, sub, wanted), free_instant(facts, sub), sub.cycle
     # At the very end of a period nothing is cut: the next one begins with what the change leaves.
     inside = at < cycle.end
     moves = plan is not None and plan.months != sub.plan.months
@@ -62,18 +63,29 @@ def change(facts: Facts, sub: Subscription, wanted: Change) -> bool:
         return False
     old, quantity = sub.plan, wanted.quantity or sub.quantity
     has_other_fee = (plan.fee, quantity) != (old.fee, sub.quantity)
-    sub.plan, sub.quantity, sub.changed_at = plan, quantity, at
-    cut = max(midnight_before(at, sub.zone) if plan.by_day else at, cycle.start)
+    sub.plan, sub.quantity = plan, quantity
+    from_day = midnight_before(at, sub.zone) if plan.by_day else at
+    cut = max(from_day, cycle.charged_from)
     if inside and moves:
         _end_period(facts, sub, "change", at, _give_back(facts, sub, cut), charged_from=cut)
     elif inside:
         if plan.usage is not old.usage:
             _cut_usage(sub, at)
         if plan.key != old.key and wanted.proration != "none":
-            cycle.plans = [one for one in cycle.plans if one[0] < cut] + [(cut, plan)]
+            since = max(cut, cycle.start)
+            cycle.plans = [one for one in cycle.plans if one[0] < since] + [(since, plan)]
         if has_other_fee and wanted.proration != "none":
-            _prorate(facts, sub, cut, wanted)
+            _prorate(facts, sub, at, cut, wanted)
     return True
+
+
+def free_instant(facts: Facts, sub: Subscription) -> datetime:
+    """Now, or the next microsecond for which there is no invoice of a change that takes no more lines."""
+    at = facts.now
+    taken = [bill.key for bill in facts.bills if bill.sub is sub and bill.status != "draft"]
+    while at < sub.cycle.end and ("change", at) in taken:
+        at += timedelta(microseconds=1)
+    return at
 
 
 def leads_to(facts: Facts, sub: Subscription, wanted: Change) -> Plan | None:
@@ -93,7 +105,7 @@ def leads_to(facts: Facts, sub: Subscription, wanted: Change) -> Plan | None:
 
 def end(facts: Facts, sub: Subscription, *, credit: bool) -> None:
     """Ends it now; what is charged for the time behind is given back, unless nobody owes or paid it."""
-    at, cycle = facts.now, sub.cycle
+    at, cycle = free_instant(facts, sub), sub.cycle
     cut = min(midnight_after(at, sub.zone) if sub.plan.by_day else at, cycle.end)
     sub.canceled_at, sub.late_at = at, at + LATE
     _end_period(facts, sub, "final", at, _give_back(facts, sub, cut, credit=credit))
@@ -149,16 +161,22 @@ def draft(
     *,
     within: bool = False,
 ) -> None:
-    """An invoice that becomes final after its grace."""
+    """An invoice that becomes final after its grace; what comes at its very instant joins it."""
+    for bill in facts.bills:
+        if bill.sub is sub and bill.key == (kind, boundary) and bill.status == "draft":
+            bill.fees += fees
+            bill.fees.sort(key=lambda fee: fee.number)
+            bill.within &= within
+            return
     facts.bills.append(Bill(sub, kind, boundary, facts.now + GRACE, fees, within))
 
 
-def _prorate(facts: Facts, sub: Subscription, cut: datetime, wanted: Change) -> None:
+def _prorate(facts: Facts, sub: Subscription, at: datetime, cut: datetime, wanted: Change) -> None:
     fees = [*_give_back(facts, sub, cut), _charge(sub, cut)]
     if wanted.proration == "next_invoice":
         sub.cycle.waiting += fees
     else:
-        draft(facts, sub, "change", facts.now, fees, within=True)
+        draft(facts, sub, "change", at, fees, within=True)
 
 
 def _end_period(
@@ -170,13 +188,18 @@ def _end_period(
     *,
     charged_from: datetime | None = None,
 ) -> None:
-    """The billing period ends now, by an invoice of its own; with `charged_from` another one begins."""
+    """The billing period ends now, by an invoice of its own; with `charged_from` another one begins.
+
+    One that has only just begun ends nothing.
+    """
     ended = sub.cycle
-    ended.key, ended.end, sub.periods[-1].end = (kind, at), at, at
+    ended.key, ended.end = (kind, at), at
+    _cut_usage(sub, at)
+    del sub.periods[-1]
     fees = [*ended.waiting, *given_back]
     if charged_from is not None:
         fees.append(begin(sub, at, charged_from))
-    draft(facts, sub, kind, at, fees)
+    draft(facts, sub, kind, at, fees, within=kind == "change" and ended.start == at)
 
 
 def _cut_usage(sub: Subscription, at: datetime) -> None:
@@ -184,6 +207,8 @@ def _cut_usage(sub: Subscription, at: datetime) -> None:
     old = sub.periods[-1]
     sub.periods.append(Period(at, old.end, sub.plan.usage, old.cycle))
     old.end = at
+    if old.start == at:
+        sub.periods.remove(old)
 
 
 def _charge(sub: Subscription, start: datetime) -> Fee:
@@ -197,10 +222,14 @@ def _give_back(facts: Facts, sub: Subscription, cut: datetime, *, credit: bool =
     """What is charged for the time from `cut` on is not any more; what comes back of it."""
     given_back = []
     for charge in list(sub.charges):
-        if charge.until > cut:
-            start = max(cut, charge.start)
+        start = max(cut, charge.start)
+        if charge.until > start:
             if credit and not is_waived(facts, charge):
                 given_back.append(Fee(charge.rate, start, charge.until, charge.full, charge))
             charge.until = cut
     sub.cycle.fees += given_back
+    if cut <= sub.cycle.start and len(sub.cycles) > 1:
+        # What is left, of a day that was charged from its midnight on, is of the time before.
+        sub.cycles[-2].fees += sub.cycle.fees
+        sub.cycle.fees.clear()
     return given_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -73,6 +74,8 @@ class Fee:
     full: timedelta
     gives_back: Fee | None = None
     until: datetime = field(init=False)
+    # In the order in which they came about they stand on an invoice.
+    number: int = field(init=False, default_factory=itertools.count().__next__)
 
     def __post_init__(self) -> None:
         self.until = self.end
@@ -111,11 +114,13 @@ class Line:
 class Cycle:
     """A billing period, the key of the invoice that ends it, and the plans that it owes a commitment.
 
-    `plans` has each from when on; `fees` is what was charged and given back for it, on whatever invoice; `waiting` is
-    what the invoice at its end is to charge and give back.
+    `charged_from` is its start or, by day, the midnight before; `plans` has each from when on; `fees` is what was
+    charged and given back for it, on whatever invoice; `waiting` is what the invoice at its end is to charge and give
+    back.
     """
 
     start: datetime
+    charged_from: datetime
     end: datetime
     full: timedelta
     key: tuple[str, datetime]
@@ -203,7 +208,6 @@ class Subscription:
     cycles: list[Cycle] = field(default_factory=list)
     periods: list[Period] = field(default_factory=list)
     quantity: int = 1
-    changed_at: datetime | None = None
     canceled_at: datetime | None = None
     # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
     late_at: datetime | None = None

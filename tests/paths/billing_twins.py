@@ -73,13 +73,8 @@ class Twins:
         bills = [bill for bill in self.books.bills if bill.status in statuses]
         return self.chance.choice(bills) if bills else None
 
-    def some_alterable(self) -> Subscription | None:
-        """One that runs, and was not changed at this very instant."""
-        subs = [
-            sub
-            for sub in self.books.subscriptions
-            if not sub.canceled_at and sub.changed_at and sub.changed_at < self.books.now
-        ]
+    def some_active(self) -> Subscription | None:
+        subs = [sub for sub in self.books.subscriptions if not sub.canceled_at]
         return self.chance.choice(subs) if subs else None
 
     async def customer(self, name: str) -> Any:

@@ -43,7 +43,7 @@ async def subscribe(twins: Twins) -> str:
 
 async def change(twins: Twins) -> str:
     """Another quantity of the fee, at once."""
-    sub = twins.some_alterable()
+    sub = twins.some_active()
     if sub is None:
         return ""
     wanted = _some_quantity(twins, sub)
@@ -55,7 +55,7 @@ async def change(twins: Twins) -> str:
 
 async def migrate(twins: Twins) -> str:
     """To another plan for the same meter or to the newest prices of its own, at once."""
-    sub = twins.some_alterable()
+    sub = twins.some_active()
     wanted = _some_migration(twins, sub) if sub else None
     if sub is None or wanted is None:
         return ""
@@ -66,7 +66,7 @@ async def migrate(twins: Twins) -> str:
 
 
 async def cancel(twins: Twins) -> str:
-    sub = twins.some_alterable()
+    sub = twins.some_active()
     if sub is None or len(twins.books.subscriptions) < 2:
         return ""
     credit = twins.chance.random() < 0.8
@@ -77,7 +77,7 @@ async def cancel(twins: Twins) -> str:
 
 async def put_off(twins: Twins) -> str:
     """A change, a migration or an end: at the period's end, or at some instant to come."""
-    sub = twins.some_alterable()
+    sub = twins.some_active()
     if sub is None or sum(1 for _ in _pending(twins, sub)) == PENDING_MAX:
         return ""
     later, due_at = Later(), sub.cycle.end

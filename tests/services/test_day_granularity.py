@@ -78,14 +78,43 @@ async def test_a_day_that_was_changed_to_the_second_before_belongs_to_a_plan_by_
     made = await desk.subscribe(items={"Fee": "1"})
     midnight = utc(2024, 7, 14, 22)  # 17 days are left
     await house.advance(midnight + 6 * HOUR)
-    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="2"))
+    for quantity in (
+        "3",
+        "2",
+    ):  # at one instant: of the first of these nothing is left to give back
+        await desk.change(made.row.id, ItemChange(made.items[0].id, quantity=quantity))
     await house.advance(midnight + 12 * HOUR)
     await desk.migrate(made.row.id, Migration(plan_key="daily"))
     await house.advance(END)
 
-    morning = -16_75, 33_50  # 16 3/4 days given back, and charged twice
+    morning = -16_75, 50_25, -50_25, 33_50  # 16 3/4 days given back, and charged twice
     # The night and morning of the first charge come back too, and all of the second one.
     assert [amount for _, amount in await desk.lines("change")] == [
         *morning,
         *(-25, -33_50, 2 * 34_00),
+    ]
+
+
+async def test_a_second_change_on_the_day_of_a_change_of_interval_has_the_whole_day(
+    databases: Databases,
+) -> None:
+    """The first one charged the day from its midnight on, and all of that comes back."""
+    house = await house_of(databases, START)
+    await house.customer("UA", "Europe/Vienna")
+    await house.plan(fee="31.00")
+    await house.plan("weekly", fee="7.00", interval="week")
+    await house.execute("UPDATE plans SET granularity = 'day'")
+    desk = Desk(house)
+    made = await desk.subscribe(items={"Fee": "1"})
+    midnight = utc(
+        2024, 7, 10, 22
+    )  # a Thursday; weeks end on Mondays, as the subscription began on one
+    await house.advance(midnight + 6 * HOUR)
+    await desk.migrate(made.row.id, Migration(plan_key="weekly"))
+    await house.advance(midnight + 12 * HOUR)
+    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="2"))
+    await house.advance(midnight + 18 * HOUR)
+    assert [amount for _, amount in await desk.lines("change")] == [
+        *(-21_00, 4_00),
+        *(-4_00, 8_00),
     ]
