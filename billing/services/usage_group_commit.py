@@ -23,7 +23,7 @@ from billing.services.usage_ingest import record_usage
 
 # Callers that were answered together come back together: a moment's patience makes one commit of them.
 GATHER_S: Final = 0.002
-# Where a crowd comes, as long as its last commit took, for then its cost is shared by more; a lone caller never waits so.
+# Where a crowd comes, as long as its last commit took: its cost is shared by more. A lone caller never waits so long.
 GATHER_MAX_S: Final = 0.010
 CROWD: Final = 8
 
