@@ -319,6 +319,12 @@ CROSS JOIN LATERAL (
       AND x.amount >= 0
     ORDER BY x.line_number
     LIMIT 1
+    OFFSET (  -- changes at one instant charge the same more than once
+        SELECT count(*) FROM fee_periods e
+        WHERE e.tenant_id = c.tenant_id AND e.subscription_id = c.subscription_id AND e.bill_kind = c.bill_kind
+          AND e.bill_boundary = c.bill_boundary AND e.reason <> 'credit' AND e.item_id = c.item_id
+          AND e.price_id = c.price_id AND e.period_start = c.period_start AND e.id < c.id
+    )
 ) AS f_line
 JOIN invoice_lines l ON l.tenant_id = c.tenant_id AND l.invoice_id = f_line.invoice_id AND l.amount <> 0
     AND (l.line_number = f_line.line_number OR l.line_number = f_line.line_number + 1 AND l.kind = 'true_up'

@@ -79,9 +79,14 @@ def change(facts: Facts, sub: Subscription, wanted: Change) -> bool:
     return True
 
 
+def present(facts: Facts, sub: Subscription) -> datetime:
+    """Now, and never before the period that it is in."""
+    return max(facts.now, sub.cycle.start)
+
+
 def free_instant(facts: Facts, sub: Subscription) -> datetime:
     """Now, or the next microsecond for which there is no invoice of a change that takes no more lines."""
-    at = facts.now
+    at = present(facts, sub)
     taken = [bill.key for bill in facts.bills if bill.sub is sub and bill.status != "draft"]
     while at < sub.cycle.end and ("change", at) in taken:
         at += timedelta(microseconds=1)
@@ -159,6 +164,7 @@ def draft(
     boundary: datetime,
     fees: list[Fee],
     *,
+    closed_at: datetime | None = None,
     within: bool = False,
 ) -> None:
     """An invoice that becomes final after its grace; what comes at its very instant joins it."""
@@ -168,7 +174,8 @@ def draft(
             bill.fees.sort(key=lambda fee: fee.number)
             bill.within &= within
             return
-    facts.bills.append(Bill(sub, kind, boundary, facts.now + GRACE, fees, within))
+    finalize_at = (closed_at or facts.now) + GRACE
+    facts.bills.append(Bill(sub, kind, boundary, finalize_at, fees, within))
 
 
 def _prorate(facts: Facts, sub: Subscription, at: datetime, cut: datetime, wanted: Change) -> None:
@@ -176,7 +183,7 @@ def _prorate(facts: Facts, sub: Subscription, at: datetime, cut: datetime, wante
     if wanted.proration == "next_invoice":
         sub.cycle.waiting += fees
     else:
-        draft(facts, sub, "change", at, fees, within=True)
+        draft(facts, sub, "change", at, fees, closed_at=present(facts, sub), within=True)
 
 
 def _end_period(
@@ -192,14 +199,15 @@ def _end_period(
 
     One that has only just begun ends nothing.
     """
-    ended = sub.cycle
+    ended, closed_at = sub.cycle, present(facts, sub)
     ended.key, ended.end = (kind, at), at
     _cut_usage(sub, at)
     del sub.periods[-1]
     fees = [*ended.waiting, *given_back]
     if charged_from is not None:
         fees.append(begin(sub, at, charged_from))
-    draft(facts, sub, kind, at, fees, within=kind == "change" and ended.start == at)
+    within = kind == "change" and ended.start == at
+    draft(facts, sub, kind, at, fees, closed_at=closed_at, within=within)
 
 
 def _cut_usage(sub: Subscription, at: datetime) -> None:

@@ -20,7 +20,7 @@ from tests.paths.billing_twins import Twins
 CUSTOMERS: Final = {"UA": "UTC", "LH": "Europe/Berlin"}
 SUBSCRIPTIONS_MAX: Final = 6
 PENDING_MAX: Final = 3
-PRORATIONS: Final[tuple[Proration, ...]] = ("at_once", "at_once", "next_invoice", "none")
+PRORATIONS: Final[tuple[Proration, ...]] = ("at_once", "next_invoice", "none")
 
 
 async def subscribe(twins: Twins) -> str:

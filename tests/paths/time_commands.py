@@ -9,6 +9,8 @@ from tests.paths.billing_twins import Twins
 
 
 async def advance(twins: Twins) -> str:
+    if not twins.books.subscriptions:
+        return ""  # nothing would happen
     to = twins.later()
     await twins.house.advance(to)
     twins.books.advance(to)
@@ -17,6 +19,8 @@ async def advance(twins: Twins) -> str:
 
 async def die(twins: Twins) -> str:
     """As advance, but what works is killed on the way and another one goes on."""
+    if not twins.books.subscriptions:
+        return ""
     to, at = twins.later(), twins.chance.randint(1, 400)
     try:
         await Dying(twins.house.advance(to), at=at)
