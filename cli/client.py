@@ -15,10 +15,12 @@ import click
 import grpc
 import grpc.aio
 import uvloop
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 Result = TypeVar("Result")
+Detail = TypeVar("Detail", bound=Message)
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 DEADLINE_S: Final = 30.0
@@ -107,7 +109,7 @@ def _open(connection: Connection) -> grpc.aio.Channel:
 
 def describe(error: grpc.aio.AioRpcError, address: str) -> str:
     """One line: the message, the reason, and what to do when nobody answers."""
-    info = error_info(error)
+    info = error_detail(error, ErrorInfo)
     if info is not None:
         return f"{error.details()} ({info.reason})"
     if error.code() is grpc.StatusCode.UNAVAILABLE:
@@ -115,14 +117,14 @@ def describe(error: grpc.aio.AioRpcError, address: str) -> str:
     return f"{error.code().name}: {error.details()}"
 
 
-def error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
-    """The ErrorInfo of a failed call, if it has one."""
+def error_detail(error: grpc.aio.AioRpcError, kind: type[Detail]) -> Detail | None:
+    """A detail of a failed call, such as its ErrorInfo, if it has one."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
-            for detail in Status.FromString(value).details:
-                info = ErrorInfo()
-                if detail.Unpack(info):
-                    return info
+            for packed in Status.FromString(value).details:
+                detail = kind()
+                if packed.Unpack(detail):
+                    return detail
     return None
 
 

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "keys": ("cli.commands.keys", "Create, list, show, rotate and revoke API keys."),
     "limits": ("cli.commands.limits", "See and set what a tenant may do: rates and quotas."),
     "clock": ("cli.commands.clock", "Make a test clock, send it on, and watch what happens."),
+    "plans": ("cli.commands.plans", "Make plans with their prices from files; list and show them."),
     "usage": ("cli.commands.usage", "Record, import, list, summarize and correct usage."),
     "invoices": (
         "cli.commands.invoices",

@@ -16,6 +16,8 @@ from tollway.invoice.v1 import invoice_service_pb2 as invoices
 from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from tollway.scheduler.v1 import scheduler_service_pb2 as scheduler
 from tollway.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
+from tollway.subscription.v1 import subscription_service_pb2 as subscriptions
+from tollway.subscription.v1.subscription_service_pb2_grpc import SubscriptionServiceStub
 
 from cli.client import DEADLINE_S, CallFailed, Connection
 
@@ -48,6 +50,18 @@ async def customer_id(channel: grpc.aio.Channel, connection: Connection, named: 
         timeout=DEADLINE_S,
     )
     return answer.customer.id
+
+
+async def subscription_id(channel: grpc.aio.Channel, connection: Connection, named: str) -> str:
+    """The id of a subscription that is named by its id (sub_…) or the tenant's own id of it."""
+    if named.startswith("sub_"):
+        return named
+    answer = await SubscriptionServiceStub(channel).GetSubscription(
+        subscriptions.GetSubscriptionRequest(external_id=named),
+        metadata=connection.metadata,
+        timeout=DEADLINE_S,
+    )
+    return answer.subscription.id
 
 
 def customer_fields(named: str) -> dict[str, str]:

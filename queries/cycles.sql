@@ -14,7 +14,8 @@ SET period_start = excluded.period_start, plan_id = excluded.plan_id
 WHERE billing_cycles.period_start IS NULL AND excluded.period_start IS NOT NULL;
 
 -- name: CloseCycles :many
--- Closes open cycles, once: no row for one that is closed.
+-- Closes open cycles, once: no row for one that is closed. Oldest first, and of those that end at one instant in the order of
+-- their subscriptions, which is that of their invoices' numbers.
 WITH held AS (
     SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, g.closed_at
     FROM unnest(@tenant_ids::uuid[], @subscription_ids::uuid[], @boundaries::timestamptz[], @closed_ats::timestamptz[])
@@ -23,12 +24,15 @@ WITH held AS (
         AND c.kind = 'period' AND c.boundary = g.boundary
     ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
     FOR NO KEY UPDATE OF c
+), closed AS (
+    UPDATE billing_cycles SET closed_at = held.closed_at
+    FROM held
+    WHERE billing_cycles.tenant_id = held.tenant_id AND billing_cycles.subscription_id = held.subscription_id
+      AND billing_cycles.kind = held.kind AND billing_cycles.boundary = held.boundary AND billing_cycles.closed_at IS NULL
+    RETURNING billing_cycles.*
 )
-UPDATE billing_cycles SET closed_at = held.closed_at
-FROM held
-WHERE billing_cycles.tenant_id = held.tenant_id AND billing_cycles.subscription_id = held.subscription_id
-  AND billing_cycles.kind = held.kind AND billing_cycles.boundary = held.boundary AND billing_cycles.closed_at IS NULL
-RETURNING billing_cycles.*;
+SELECT closed.tenant_id, closed.subscription_id, closed.id, closed.boundary, closed.period_start FROM closed
+ORDER BY closed.boundary, closed.tenant_id, closed.subscription_id;
 
 -- name: OpenPeriods :many
 -- The billing period that each subscription is in now, and when it ends.

@@ -51,7 +51,7 @@ FROM unnest(
 ORDER BY g.place;
 
 -- name: ListLiveFees :many
--- The charges that reach beyond @at and were not given back. `is_charged`: an invoice of ours charges it, a draft still or
+-- The charges that reach beyond @at, as far as they were not given back. `is_charged`: an invoice of ours charges it, a draft still or
 -- one that is neither void without a successor nor waived; false where another system has billed the period.
 SELECT sqlc.embed(f),
        (f.bill_kind <> 'imported' AND NOT EXISTS (
@@ -60,8 +60,8 @@ SELECT sqlc.embed(f),
              AND i.boundary = f.bill_boundary AND i.waived
        ))::boolean AS is_charged
 FROM fee_periods f
-WHERE f.tenant_id = @tenant_id AND f.subscription_id = @subscription_id AND f.reason <> 'credit' AND f.ended_at IS NULL
-  AND f.period_end > @at::timestamptz
+WHERE f.tenant_id = @tenant_id AND f.subscription_id = @subscription_id AND f.reason <> 'credit'
+  AND coalesce(f.ended_at, f.period_end) > greatest(f.period_start, @at::timestamptz)
 ORDER BY f.id;
 
 -- name: EndFees :exec

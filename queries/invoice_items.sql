@@ -71,22 +71,32 @@ JOIN customers c ON c.tenant_id = g.tenant_id AND c.id = g.customer_id
 LEFT JOIN credit_balances b ON b.tenant_id = g.tenant_id AND b.customer_id = g.customer_id AND b.currency = g.currency;
 
 -- name: ListCreditedFees :many
--- Of each fee that the drafts give back: the charge, and the final line that charged for it.
-SELECT c.tenant_id, c.id, l.amount, l.discount, l.tax_percent
+-- Of each fee that the drafts give back: the final lines that charged for it, the fee's and, behind it, its true-up to a
+-- minimum or maximum.
+SELECT c.tenant_id, c.id, l.kind, l.amount, l.discount, l.tax_percent
 FROM unnest(@tenant_ids::uuid[], @invoice_ids::uuid[]) AS g (tenant_id, invoice_id)
 JOIN invoices i ON i.tenant_id = g.tenant_id AND i.id = g.invoice_id
 JOIN fee_periods f ON f.tenant_id = i.tenant_id AND f.subscription_id = i.subscription_id
     AND f.bill_kind = i.kind AND f.bill_boundary = i.boundary AND f.reason = 'credit'
 JOIN fee_periods c ON c.tenant_id = f.tenant_id AND c.id = f.gives_back
 CROSS JOIN LATERAL (
-    SELECT x.amount, x.discount, x.tax_percent
+    SELECT x.invoice_id, x.line_number
     FROM invoices o
     JOIN invoice_lines x ON x.tenant_id = o.tenant_id AND x.invoice_id = o.id
     WHERE o.tenant_id = c.tenant_id AND o.subscription_id = c.subscription_id AND o.kind = c.bill_kind
       AND o.boundary = c.bill_boundary AND (o.status IN ('open', 'paid') OR o.waived)
       AND x.kind = 'fee' AND x.item_id = c.item_id AND x.price_id = c.price_id AND x.period_start = c.period_start
-      AND x.amount > 0
+      AND x.amount >= 0
     ORDER BY x.line_number
     LIMIT 1
-) AS l
+    OFFSET (  -- changes at one instant charge the same more than once
+        SELECT count(*) FROM fee_periods e
+        WHERE e.tenant_id = c.tenant_id AND e.subscription_id = c.subscription_id AND e.bill_kind = c.bill_kind
+          AND e.bill_boundary = c.bill_boundary AND e.reason <> 'credit' AND e.item_id = c.item_id
+          AND e.price_id = c.price_id AND e.period_start = c.period_start AND e.id < c.id
+    )
+) AS f_line
+JOIN invoice_lines l ON l.tenant_id = c.tenant_id AND l.invoice_id = f_line.invoice_id AND l.amount <> 0
+    AND (l.line_number = f_line.line_number OR l.line_number = f_line.line_number + 1 AND l.kind = 'true_up'
+         AND l.item_id = c.item_id AND l.period_start = c.period_start)
 ORDER BY c.tenant_id, c.id;

@@ -52,3 +52,18 @@ FROM unnest(
     @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @subscription_ids::uuid[], @kinds::text[]
 ) AS g (tenant_id, item_id, period_start, subscription_id, kind)
 ORDER BY g.tenant_id, g.item_id, g.period_start;
+
+-- name: DeleteCreditsOfWaivedFees :exec
+-- Of a waived fee nothing is given back: credits for it that no final invoice carries go, from drafts and from what is to
+-- come. For callers that hold the subscription's lock.
+DELETE FROM fee_periods f
+USING fee_periods c
+JOIN invoices w ON w.tenant_id = c.tenant_id AND w.subscription_id = c.subscription_id AND w.kind = c.bill_kind
+    AND w.boundary = c.bill_boundary AND w.waived
+WHERE f.tenant_id = @tenant_id AND f.subscription_id = @subscription_id AND c.tenant_id = f.tenant_id
+  AND c.id = f.gives_back
+  AND NOT EXISTS (
+      SELECT FROM invoices i
+      WHERE i.tenant_id = f.tenant_id AND i.subscription_id = f.subscription_id AND i.kind = f.bill_kind
+        AND i.boundary = f.bill_boundary AND (i.status IN ('open', 'paid') OR i.waived)
+  );

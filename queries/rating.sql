@@ -68,16 +68,17 @@ GROUP BY c.tenant_id, c.subscription_id, c.item_id, c.period_start;
 
 -- name: UpsertCharges :exec
 INSERT INTO charges (
-    tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency, rated_at)
-SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.quantity::numeric, g.amount,
-       g.currency, @now::timestamptz
+    tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.measured::numeric,
+       g.quantity::numeric, g.amount, g.currency, @now::timestamptz
 FROM unnest(
     @tenant_ids::uuid[], @item_ids::uuid[], @period_starts::timestamptz[], @kinds::text[], @group_keys::text[],
-    @subscription_ids::uuid[], @quantities::text[], @amounts::bigint[], @currencies::text[]
-) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency)
+    @subscription_ids::uuid[], @measured::text[], @quantities::text[], @amounts::bigint[], @currencies::text[]
+) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency)
 ORDER BY g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key
 ON CONFLICT (tenant_id, item_id, period_start, kind, group_key) DO UPDATE
-SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at;
+SET measured = excluded.measured, quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency,
+    rated_at = excluded.rated_at;
 
 -- name: DeleteStaleCharges :exec
 -- Of the usage periods that were rated at @now, the charges that were not: groups that have no record any more. For
@@ -185,3 +186,38 @@ WHERE invoices.tenant_id = @tenant_id AND invoices.id = held.id;
 SELECT i.id FROM invoices i
 WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.kind = @kind AND i.boundary = @boundary
   AND (i.status <> 'void' OR i.waived);
+
+-- name: ListTenantsWithLevels :many
+-- Of these tenants, those that have a meter of levels at all.
+SELECT DISTINCT m.tenant_id FROM meters m
+WHERE m.tenant_id = ANY (@tenant_ids::uuid[]) AND m.aggregation = 'weighted_sum';
+
+-- name: MarkStandingLevels :exec
+-- A level that stands when a usage period begins costs something in it, though no record says so: the period is due.
+INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+SELECT p.tenant_id, p.item_id, p.period_start, p.subscription_id, 'due', g.event_id, g.correlation_id
+FROM unnest(
+    @tenant_ids::uuid[], @subscription_ids::uuid[], @begins_ats::timestamptz[], @event_ids::uuid[],
+    @correlation_ids::uuid[]
+) AS g (tenant_id, subscription_id, begins_at, event_id, correlation_id)
+JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id AND m.aggregation = 'weighted_sum'
+JOIN usage_periods p ON p.tenant_id = i.tenant_id AND p.item_id = i.id AND p.period_start = g.begins_at
+WHERE p.status <> 'billed' AND EXISTS (
+    SELECT FROM usage_buckets b
+    WHERE b.tenant_id = p.tenant_id AND b.item_id = p.item_id AND b.period_start < p.period_start AND b.records > 0
+)
+ORDER BY p.tenant_id, p.item_id, p.period_start;
+
+-- name: MarkCutUsage :exec
+-- Usage periods that a change or an end has cut at @cut_at cost another part of minimums, maximums and levels: those that
+-- have been rated are due again.
+INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+SELECT p.tenant_id, p.item_id, p.period_start, p.subscription_id, 'due', @event_id::uuid, @correlation_id::uuid
+FROM usage_periods p
+WHERE p.tenant_id = @tenant_id AND p.subscription_id = @subscription_id AND p.period_end = @cut_at::timestamptz
+  AND p.status <> 'billed' AND EXISTS (
+      SELECT FROM charges c
+      WHERE c.tenant_id = p.tenant_id AND c.item_id = p.item_id AND c.period_start = p.period_start
+  )
+ORDER BY p.tenant_id, p.item_id, p.period_start;

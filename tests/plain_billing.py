@@ -1,61 +1,30 @@
 """What subscriptions cost, by a plain model: exact fractions, calendars by hand, nothing of the product but time zones.
 
-A subscription is a list of stretches of time. Each has a price per unit and a licensed fee; what happens at a boundary,
-a change or an end is written down as it would be with a calculator.
+A subscription is a list of stretches of time. Each has a metered price and a licensed fee; what happens at a boundary,
+a change or an end is written down as it would be with a calculator, and what usage costs says plain_rating.
 """
 
 from __future__ import annotations
 
 import calendar
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
+
+from tests.services.plain_rating import Entry, Period, cents, lines, share, true_up
 
 MONTHS = {"month": 1, "quarter": 3, "year": 12}
 DAYS = {"day": 1, "week": 7}
 
-# What a quantity costs, of a group value where the meter groups.
-Rate = Callable[[Fraction, str], Fraction]
-
-
-def cents(major: Fraction) -> int:
-    """Rounded half away from zero to two decimals, in cents."""
-    scaled = abs(major) * 100
-    whole = (2 * scaled + 1) // 2
-    return int(whole if major >= 0 else -whole)
-
-
-def per_unit(price: str) -> Rate:
-    return lambda quantity, _: quantity * Fraction(price)
-
-
-def graduated(upto: int, first: str, beyond: str) -> Rate:
-    def rate(quantity: Fraction, _: str) -> Fraction:
-        low = min(quantity, Fraction(upto))
-        return low * Fraction(first) + max(quantity - upto, Fraction(0)) * Fraction(beyond)
-
-    return rate
-
-
-def packages(size: int, price: str) -> Rate:
-    return lambda quantity, _: -(-quantity // size) * Fraction(price)
-
-
-def volume(upto: int, first: str, beyond: str) -> Rate:
-    return lambda quantity, _: quantity * Fraction(first if quantity <= upto else beyond)
-
-
-def percentage(percent: str) -> Rate:
-    return lambda quantity, _: quantity * Fraction(percent) / 100
-
-
-def matrix(cells: dict[str, str], default: str) -> Rate:
-    return lambda quantity, region: quantity * Fraction(cells.get(region, default))
+# Kind and boundary of an invoice, and the amounts of its lines.
+Key = tuple[str, datetime]
+Book = dict[Key, list[int]]
 
 
 def midnight(at: datetime, zone: str, days: int = 0) -> datetime:
@@ -119,106 +88,155 @@ def _boundary(terms: Terms, n: int) -> datetime:
     return wall.replace(tzinfo=ZoneInfo(terms.zone)).astimezone(UTC)
 
 
+# A metered price: its model and its numbers.
+Metered = tuple[str, Mapping[str, Any]]
+
+
 @dataclass
-class Plain:
-    """A subscription: since when, with which fee, rate and minimum; what changed; when it ended."""
+class Fees:
+    """The licensed side: what a unit costs, with which bounds, since when how many, and whether at a period's end.
 
-    start: datetime
-    trial_end: datetime | None
-    terms: Terms
-    fee: Fraction
-    rates: list[tuple[datetime, Rate]]
-    minimums: list[tuple[datetime, Fraction]]
-    quantities: list[tuple[datetime, int]] = field(default_factory=list)
-    canceled: datetime | None = None
-    used: list[tuple[datetime, Fraction, str]] = field(default_factory=list)
-    by_day: bool = False  # fees are cut at local midnights
+    By day they are cut at local midnights.
+    """
 
-    @property
-    def activation(self) -> datetime:
-        return self.trial_end or self.start
-
-    def periods(self, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-        """The billing periods that have ended, or were ended, by `until`; the last may be running."""
-        start = self.activation
-        while start <= until and (self.canceled is None or start < self.canceled):
-            end = self.terms.around(start)[1]
-            yield start, end
-            start = end
-
-    def cuts(self, start: datetime, end: datetime) -> list[datetime]:
-        """Where usage periods begin and end within a billing period."""
-        changes = [at for at, _ in self.rates[1:] if start < at < end]
-        return [start, *changes, end]
-
-    def usage_periods(self, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-        if self.trial_end is not None:
-            yield self.start, min(self.trial_end, self.canceled or self.trial_end)
-        for start, end in self.periods(until):
-            yield from pairwise(self.cuts(start, min(end, self.canceled or end)))
+    config: Mapping[str, str]
+    quantities: list[tuple[datetime, int]]
+    in_arrears: bool = False
+    by_day: bool = False
 
     def quantity_at(self, at: datetime, *, before: bool = False) -> int:
         known = [q for t, q in self.quantities if (t < at if before else t <= at)]
         return known[-1] if known else self.quantities[0][1]
 
-    def expected(self, until: datetime) -> dict[tuple[str, datetime], list[int]]:
-        """The lines of every invoice due by `until`, as sorted amounts without zeros."""
-        book: dict[tuple[str, datetime], list[int]] = defaultdict(list)
-        kind = "activation"
+    def lines(self, quantity: int, period: Period, nominal: Period) -> list[int]:
+        """The fee, and what it lacks to the minimum or is above the maximum."""
+        part = share(period, nominal)
+        fee = cents(Fraction(self.config["amount"]) * quantity * part)
+        return [fee, true_up(self.config, fee, part)]
+
+    def given_back(self, quantity: int, period: Period, nominal: Period) -> list[int]:
+        return [-amount for amount in self.lines(quantity, period, nominal)]
+
+
+@dataclass
+class Plain:
+    """A subscription: since when, by which fees, meter and prices; what was used; when it ended.
+
+    Until `billed_until` another system has billed it.
+    """
+
+    start: datetime
+    trial_end: datetime | None
+    terms: Terms
+    fees: Fees
+    meter: Mapping[str, Any]
+    prices: list[tuple[datetime, Metered]]
+    bills_trial: bool = False
+    billed_until: datetime | None = None
+    canceled: datetime | None = None
+    used: list[Entry] = field(default_factory=list)
+
+    @property
+    def activation(self) -> datetime:
+        return self.trial_end or self.start
+
+    @property
+    def trial(self) -> tuple[Period, Period] | None:
+        """The time of the trial, and the full period that begins with it, by which a trial's bounds scale."""
+        if self.trial_end is None:
+            return None
+        first = Terms(self.start, self.terms.zone, self.terms.interval)
+        end = min(self.trial_end, self.canceled or self.trial_end)
+        return (self.start, end), (self.start, first.boundary(1))
+
+    def periods(self, until: datetime) -> Iterator[Period]:
+        """The billing periods that have ended, or were ended, by `until`; the last may be running."""
+        start = self.billed_until or self.activation
+        while start <= until and (self.canceled is None or start < self.canceled):
+            end = self.terms.around(start)[1]
+            yield start, end
+            start = end
+
+    def next_boundary(self, now: datetime) -> datetime:
+        """The end of the trial or of the billing period that is running."""
+        return self.activation if now < self.activation else self.terms.around(now)[1]
+
+    def cuts(self, start: datetime, end: datetime) -> list[Period]:
+        """The usage periods within a trial or a billing period: another price begins another one."""
+        changes = [at for at, _ in self.prices[1:] if start < at < end]
+        return list(pairwise([start, *changes, end]))
+
+    def usage_periods(self, until: datetime) -> Iterator[Period]:
+        if self.trial:
+            yield from self.cuts(*self.trial[0])
+        if self.billed_until:
+            yield from self.cuts(
+                self.start, min(self.billed_until, self.canceled or self.billed_until)
+            )
         for start, end in self.periods(until):
-            nominal = self.terms.around(start)
+            yield from self.cuts(start, min(end, self.canceled or end))
+
+    def expected(self, until: datetime) -> Book:
+        """The lines of every invoice due by `until`, as sorted amounts without zeros."""
+        book: Book = defaultdict(list)
+        self._bill_trial(book)
+        kind = "activation"
+        if self.billed_until:
+            kind, book["period", self.billed_until] = "period", []
+        for start, end in self.periods(until):
+            self._charge(book, (kind, start), (start, end), until)
             over = self.canceled is not None and self.canceled <= end
             last = self.canceled if over and self.canceled else end
-            self._fee(book, (kind, start), start, end, nominal)
-            for at, quantity in self.quantities[1:]:
-                if start < at < last:
-                    old = self.quantity_at(at, before=True)
-                    cut = max(midnight(at, self.terms.zone), start) if self.by_day else at
-                    share = _share(cut, end, nominal)
-                    book["change", at] += [
-                        -cents(self.fee * old * share),
-                        cents(self.fee * quantity * share),
-                    ]
             if last <= until:
                 key = ("final", last) if over else ("period", end)
-                book[key] += self._usage(start, last, nominal)
-                if over:
-                    cut = min(midnight(last, self.terms.zone, 1), end) if self.by_day else last
-                    rest = self.fee * self.quantity_at(last) * _share(cut, end, nominal)
-                    book[key].append(-cents(rest))
+                book[key] += self._usage((start, last), self.terms.around(start))
             kind = "period"
         return {key: sorted(a for a in amounts if a) for key, amounts in book.items()}
 
-    def _fee(
-        self,
-        book: dict[tuple[str, datetime], list[int]],
-        key: tuple[str, datetime],
-        start: datetime,
-        end: datetime,
-        nominal: tuple[datetime, datetime],
-    ) -> None:
-        book[key].append(cents(self.fee * self.quantity_at(start) * _share(start, end, nominal)))
+    def _bill_trial(self, book: Book) -> None:
+        if self.trial and self.bills_trial:
+            period, nominal = self.trial
+            over = self.canceled is not None and self.canceled <= self.activation
+            book["final" if over else "activation", period[1]] += self._usage(period, nominal)
 
-    def _usage(
-        self, start: datetime, end: datetime, nominal: tuple[datetime, datetime]
-    ) -> list[int]:
-        amounts = []
-        for a, b in pairwise(self.cuts(start, end)):
-            rate = [r for at, r in self.rates if at <= a][-1]
-            groups: dict[str, Fraction] = defaultdict(Fraction)
-            for at, quantity, region in self.used:
-                if a <= at < b:
-                    groups[region] += quantity
-            lines = [cents(rate(quantity, region)) for region, quantity in groups.items()]
-            lines = lines or [cents(rate(Fraction(0), ""))]
-            minimum = [m for at, m in self.minimums if at <= a][-1]
-            least = cents(minimum * _share(a, b, nominal))
-            amounts += lines
-            if sum(lines) < least:
-                amounts.append(least - sum(lines))
+    def _charge(self, book: Book, key: Key, period: Period, until: datetime) -> None:
+        """The fees of a billing period, what changes of the quantity move, and what an end gives back."""
+        (start, end), fees = period, self.fees
+        nominal = self.terms.around(start)
+        over = self.canceled is not None and self.canceled <= end
+        last = self.canceled if over and self.canceled else end
+        changes = [
+            (at, self._change_cut(at, start), fees.quantity_at(at, before=True), quantity)
+            for at, quantity in fees.quantities[1:]
+            if start < at < last
+        ]
+        stop = min(midnight(last, self.terms.zone, 1), end) if over and fees.by_day else last
+        if fees.in_arrears:
+            if last <= until:
+                ends = [*(cut for _, cut, _, _ in changes), stop]
+                begins = [start, *ends[:-1]]
+                quantities = [fees.quantity_at(start), *(new for *_, new in changes)]
+                for quantity, a, b in zip(quantities, begins, ends, strict=True):
+                    book["final" if over else "period", last] += fees.lines(
+                        quantity, (a, b), nominal
+                    )
+            return
+        book[key] += fees.lines(fees.quantity_at(start), period, nominal)
+        for at, cut, old, new in changes:
+            book["change", at] += fees.given_back(old, (cut, end), nominal)
+            book["change", at] += fees.lines(new, (cut, end), nominal)
+        if over and last <= until:
+            left = fees.quantity_at(last)
+            book["final", last] += fees.given_back(left, (stop, end), nominal)
+
+    def _change_cut(self, at: datetime, start: datetime) -> datetime:
+        """The day of a change has the new quantity."""
+        return max(midnight(at, self.terms.zone), start) if self.fees.by_day else at
+
+    def _usage(self, period: Period, nominal: Period) -> list[int]:
+        amounts: list[int] = []
+        for start, end in self.cuts(*period):
+            price = [price for at, price in self.prices if at <= start][-1]
+            found, bound = lines(self.meter, price, self.used, (start, end), nominal)
+            amounts += [*found.values(), bound]
         return amounts
-
-
-def _share(start: datetime, end: datetime, nominal: tuple[datetime, datetime]) -> Fraction:
-    second = timedelta(microseconds=1)
-    return Fraction((end - start) // second, (nominal[1] - nominal[0]) // second)

@@ -25,16 +25,18 @@ from billing.services.running_commitments import RunningCommitment, running_comm
 from billing.services.subscriptions import get_subscription
 
 CHARGES_SHOWN_MAX: Final = 1000
+_ZERO: Final = Fraction(0)
 
 RunningCharge = ListChargesRow
 
 
 @dataclass(frozen=True, slots=True)
 class ChargeLine:
-    """A line that the invoice would have."""
+    """A line that the invoice would have; `measured` is its quantity before the price divided or rounded it."""
 
     kind: LineKind
     group_key: str
+    measured: Fraction
     quantity: Fraction
     amount: Money
 
@@ -66,9 +68,10 @@ class Charge:
         nothing = Money.zero(self.rated.true_up.currency)
         for group, one in self.rated.groups.items():
             amount = one.amount if self.is_billable else nothing
-            yield ChargeLine(LineKind.USAGE, group_key_of(group), one.quantity, amount)
+            measured = self.rated.measured.get(group, _ZERO)
+            yield ChargeLine(LineKind.USAGE, group_key_of(group), measured, one.quantity, amount)
         if self.rated.true_up and self.is_billable:
-            yield ChargeLine(LineKind.TRUE_UP, "", Fraction(0), self.rated.true_up)
+            yield ChargeLine(LineKind.TRUE_UP, "", _ZERO, _ZERO, self.rated.true_up)
 
 
 @dataclass(frozen=True, slots=True)

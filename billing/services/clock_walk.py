@@ -155,10 +155,11 @@ async def _due(tx: Connection, clock: AdvancingClock) -> str:
 
 async def _unrated(tx: Connection, tenant_id: UUID, marks: int) -> str:
     unrated = await queries.clocks.find_unrated_usage(tx, tenant_id=tenant_id)
-    named = (
-        f", {encode(Prefix.SUBSCRIPTION, unrated.id)}: {unrated.rating_error}" if unrated else ""
-    )
-    return f"{marks} marks of usage to be rated{named}"
+    if unrated is None:
+        return f"{marks} marks of usage to be rated"
+    why = f": {unrated.rating_error}" if unrated.rating_error else ""
+    named = encode(Prefix.SUBSCRIPTION, unrated.id)
+    return f"{marks} marks of usage to be rated, {named}{why}"
 
 
 async def _unhandled(tx: Connection, clock: AdvancingClock, wanted: Wanted) -> str:

@@ -31,6 +31,7 @@ from billing.services.fee_periods import IMPORTED, FeeReason, FeesOf, make_fee_p
 from billing.services.incoming import Incoming
 from billing.services.subscription_lifecycle import ROUTER, lock_subscriptions
 from billing.services.subscription_terms import Stretch, Terms
+from billing.services.unreported_usage import Begun, mark_standing_levels
 from billing.services.usage_periods import make_usage_periods
 
 _ACTIVE = subscription_service_pb2.SUBSCRIPTION_STATUS_ACTIVE
@@ -266,7 +267,8 @@ async def _enter(
     causes: Mapping[UUID, Cause],
     now: datetime,
 ) -> None:
-    """Fees, usage periods one ahead, the subscriptions' own period and due time, the events of what was closed."""
+    """Fees, usage periods one ahead, the subscriptions' own period and due time, the events of what was closed, and
+    the levels that stand."""
     await make_fee_periods(tx, [one.fees for one in opened])
     await make_usage_periods(tx, [(one.row, one.ahead) for one in opened])
     entered = await queries.cycles.open_periods(
@@ -287,7 +289,15 @@ async def _enter(
         )
         for one in closed
     ]
-    await events.emit(tx, told, now=now)
+    ids = await events.emit(tx, told, now=now)
+    begins = {one.row.id: one.period.start for one in opened}
+    await mark_standing_levels(
+        tx,
+        [
+            Begun(one.row, begins[one.row.id], Link(id_, event.cause.correlation_id))
+            for one, event, id_ in zip(closed, told, ids, strict=True)
+        ],
+    )
 
 
 def _closed_event(one: Closed, version: int, today: datetime, cause: Cause) -> events.NewEvent:

@@ -56,13 +56,14 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """How a fee that is given back was discounted and taxed."""
+    """How a line of a fee that is given back was discounted and taxed."""
 
     discount_percent: Fraction
     tax_percent: Fraction
 
 
-ChargeKey = tuple[UUID, int]  # tenant, fee period
+# Tenant, fee period, and kind of line: the fee, or its true-up to a bound.
+ChargeKey = tuple[UUID, int, str]
 # The kinds of invoices that give fees back.
 _WITH_CREDITS: Final = (InvoiceKind.PERIOD, InvoiceKind.CHANGE, InvoiceKind.FINAL)
 
@@ -128,16 +129,16 @@ class DraftMoney:
     ) -> None:
         """A later draft of the batch may give back what this one charges."""
         for line, total, percent in zip(lines, summed.lines, percents, strict=True):
-            if line.fee_id is not None and line.amount.minor_units > 0:
-                self._charges[draft.tenant_id, line.fee_id] = _charge(
+            if line.fee_id is not None and line.amount:
+                self._charges[draft.tenant_id, line.fee_id, line.kind] = _charge(
                     total.amount.minor_units, total.discount.minor_units, percent
                 )
 
     def _given_back(self, draft: Invoice, line: Line) -> Line:
         """A credit for an advance fee takes the discount and tax of the charge: no more comes back than was paid."""
-        if line.fee_id is None or line.amount.minor_units >= 0:
+        if line.gives_back is None:
             return line
-        charge = self._charges.get((draft.tenant_id, line.fee_id))
+        charge = self._charges.get((draft.tenant_id, line.gives_back, line.kind))
         if charge is None:
             return line
         return replace(
@@ -220,7 +221,9 @@ async def _read_charges(tx: Connection, drafts: Sequence[Invoice]) -> dict[Charg
         invoice_ids=[draft.id for draft in drafts],
     )
     return {
-        (row.tenant_id, row.id): _charge(row.amount, row.discount, Fraction(row.tax_percent))
+        (row.tenant_id, row.id, row.kind): _charge(
+            row.amount, row.discount, Fraction(row.tax_percent)
+        )
         for row in rows
     }
 

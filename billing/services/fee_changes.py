@@ -57,7 +57,7 @@ class NewFee:
 
 
 async def list_live(tx: Connection, row: Subscription, cut: datetime) -> list[ListLiveFeesRow]:
-    """The charges that reach beyond `cut` and were not given back."""
+    """The charges that reach beyond `cut`, as far as they were not given back."""
     return await queries.fee_periods.list_live_fees(
         tx, tenant_id=row.tenant_id, subscription_id=row.id, at=cut
     )
@@ -142,6 +142,6 @@ async def rekey_fees(tx: Connection, row: Subscription, key: BillKey) -> None:
 
 def _credit(fee: FeePeriod, cut: datetime, key: BillKey) -> NewFee:
     what = LicensedItem(fee.item_id, fee.price_id, fee.quantity, BillingTiming(fee.billing_timing))
-    unused = Period(max(cut, fee.period_start), fee.period_end)
+    unused = Period(max(cut, fee.period_start), fee.ended_at or fee.period_end)
     nominal = Period(fee.nominal_start, fee.nominal_end)
     return NewFee(what, FeeReason.CREDIT, unused, nominal, key, gives_back=fee.id)

@@ -18,16 +18,23 @@ from billing.domain.period import Period
 from billing.domain.pricing import Rated, Usage, rate
 from billing.services.draft_facts import DraftFacts
 from billing.services.fee_periods import FeeReason
-from billing.services.invoice_line import Derivation, Line, LineKind, line_of
+from billing.services.invoice_line import Derivation, Line, LineKind, line_of, true_up_line
 from billing.services.price_book import BookedPrice, PriceKey
 
-_WHAT: Final = {FeeReason.CREDIT: ": unused time", FeeReason.DEBIT: ": remaining time"}
+UNUSED: Final = ": unused time"
+_WHAT: Final = {FeeReason.CREDIT: UNUSED, FeeReason.DEBIT: ": remaining time"}
 
 
 def fee_lines(draft: Invoice, facts: DraftFacts) -> Iterator[Line]:
-    """A line for each fee period of the draft: charges, and credits as negative lines."""
+    """Of each fee period of the draft: the fee, and what it lacks to a bound; of a credit both are given back."""
     for row in facts.fees.get(draft.id, ()):
-        yield _fee_line(row, facts)
+        reason, booked = FeeReason(row.reason), facts.prices[row.tenant_id, row.price_id]
+        for line in _charged(row, booked):
+            charge = replace(line, description=line.description + _WHAT.get(reason, ""))
+            if reason is FeeReason.CREDIT:
+                yield _given_back(charge, row)
+            else:
+                yield replace(charge, fee_id=row.id)
 
 
 def fee_amount(row: FeePeriod, prices: Mapping[PriceKey, BookedPrice]) -> Money:
@@ -36,19 +43,29 @@ def fee_amount(row: FeePeriod, prices: Mapping[PriceKey, BookedPrice]) -> Money:
     return -total if FeeReason(row.reason) is FeeReason.CREDIT else total
 
 
-def _fee_line(row: FeePeriod, facts: DraftFacts) -> Line:
-    booked = facts.prices[row.tenant_id, row.price_id]
-    rated = _rated(row, booked)
+def _charged(row: FeePeriod, booked: BookedPrice) -> Iterator[Line]:
+    rated, share = _rated(row, booked), _share(row)
     period = Period(row.period_start, row.period_end)
-    line = line_of(LineKind.FEE, row.item_id, booked, period, rated, share=_share(row))
-    sign = -1 if FeeReason(row.reason) is FeeReason.CREDIT else 1
+    yield line_of(LineKind.FEE, row.item_id, booked, period, rated, share=share)
+    if rated.true_up:
+        yield true_up_line(row.item_id, booked, period, rated.true_up, share=share)
+
+
+def _given_back(charge: Line, row: FeePeriod) -> Line:
     return replace(
-        line,
-        amount=fee_amount(row, facts.prices),
-        description=line.description + _WHAT.get(FeeReason(row.reason), ""),
-        derivation=Derivation(sign * rated.exact, _share(row)),
-        fee_id=row.gives_back or row.id,
+        charge,
+        amount=-charge.amount,
+        steps=[
+            {**step, "quantity": _minus(step["quantity"]), "amount": _minus(step["amount"])}
+            for step in charge.steps
+        ],
+        derivation=Derivation(-charge.derivation.exact, charge.derivation.share),
+        gives_back=row.gives_back,
     )
+
+
+def _minus(decimal: str) -> str:
+    return decimal[1:] if decimal.startswith("-") else "-" + decimal if decimal != "0" else decimal
 
 
 def _rated(row: FeePeriod, booked: BookedPrice) -> Rated:

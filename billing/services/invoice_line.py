@@ -19,8 +19,9 @@ from billing.services.price_book import BookedPrice
 class LineKind(StrEnum):
     """What a line bills: a flat price, a metered one for a usage period, what lacks to a bound, or what a person added.
 
-    A true-up brings the lines of a usage period to the price's minimum or maximum, a commitment those of a billing
-    period to what the plan promises. An adjustment is what a usage period that was billed before costs more or less.
+    A true-up brings a fee, or the lines of a usage period, to the price's minimum or maximum, a commitment those of a
+    billing period to what the plan promises. An adjustment is what a usage period that was billed before costs more or
+    less.
     """
 
     FEE = "fee"
@@ -73,8 +74,8 @@ class Line:
 
     A line that corrects or gives back an earlier one carries that one's discount in `own_discount_percent`, and its tax
     in `tax_percent`; of other lines both are None until `totaled`, which fills discount and tax in. A line without a
-    price has the `default_tax_percent`; `fee_id` is the charge that a fee line makes or gives back. `dimensions` are
-    the group's values by property, where the meter groups.
+    price has the `default_tax_percent`; `fee_id` is the charge that a line of a fee makes, `gives_back` the one that a
+    credit gives back. `dimensions` are the group's values by property, where the meter groups.
     """
 
     kind: LineKind
@@ -93,6 +94,7 @@ class Line:
     tax_percent: Fraction | None = None
     default_tax_percent: Fraction = Fraction(0)
     fee_id: int | None = None
+    gives_back: int | None = None
     discount: Money | None = None
     tax: Money | None = None
 
@@ -109,6 +111,7 @@ class Line:
             own_discount_percent=None,
             default_tax_percent=Fraction(0),
             fee_id=None,
+            gives_back=None,
             tax_percent=tax_percent,
             discount=total.discount,
             tax=total.tax,
@@ -139,4 +142,22 @@ def line_of(
         steps,
         derivation,
         row.meter_id,
+    )
+
+
+def true_up_line(
+    item_id: UUID, booked: BookedPrice, period: Period, true_up: Money, *, share: Fraction
+) -> Line:
+    """What the lines of a price lack to its minimum, or have above its maximum."""
+    bound = "up to the minimum" if true_up.minor_units > 0 else "down to the maximum"
+    return Line(
+        LineKind.TRUE_UP,
+        f"{booked.row.display_name}: {bound}",
+        item_id,
+        booked.row.id,
+        period,
+        Fraction(0),
+        true_up,
+        (),
+        Derivation(true_up.exact, share),
     )

@@ -3,7 +3,7 @@
 Invariant: no usage stays unbilled and none is billed twice. Under the locks of the subscription and of every usage
 period on its lines, a reissue sets the invoice's own periods back to unbilled, marks the others for the next invoice,
 and makes a draft for the same key, in one transaction. A waived invoice keeps its key, and its amounts still count as
-billed.
+billed; of a fee on it no draft gives anything back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from uuid import UUID
 import queries.finalization
 import queries.invoice_items
 import queries.invoice_voids
+import queries.invoices
 import queries.subscriptions
 from queries.models import Invoice, UsagePeriod
 
@@ -87,9 +88,15 @@ async def void_invoice(
         cause = replace(cause, links=(Link(row.causation_id, row.correlation_id),))
     told = status_changes(taken_back, [InvoiceStatus(row.status), status], today, cause)
     (event_id,) = await events.emit(tx, told, now=now)
+    if taken_back.subscription_id is not None:
+        await queries.invoice_voids.delete_credits_of_waived_fees(
+            tx, tenant_id=tenant_id, subscription_id=taken_back.subscription_id
+        )
+    why = Link(event_id, cause.correlation_id)
     if not order.reissue:
+        await _look_again(tx, periods, why)
         return Voided(taken_back, None)
-    await _unbill(tx, taken_back, periods, Link(event_id, cause.correlation_id))
+    await _unbill(tx, taken_back, periods, why)
     follow_up = replace(cause, causation_id=event_id, links=())
     again = await _draft_again(tx, taken_back, order.grace, follow_up, today, now=now)
     return Voided(taken_back, again)
@@ -132,14 +139,31 @@ async def _unbill(
     await queries.finalization.delete_marks(
         tx, tenant_ids=tenants, item_ids=items, period_starts=starts
     )
-    tenants, items, starts = _columns([*own, *others])
+    await _mark(tx, own, "due", why)
+    await _mark(tx, others, "adjust", why)
+
+
+async def _look_again(tx: Connection, periods: Sequence[UsagePeriod], why: Link) -> None:
+    """What other invoices have given back of what is waived now is the next invoice's to charge again."""
+    billed = [row for row in periods if row.status == UsagePeriodStatus.BILLED]
+    tenants, items, starts = _columns(billed)
+    carried = await queries.invoices.list_earlier_lines(
+        tx, tenant_ids=tenants, item_ids=items, period_starts=starts
+    )
+    elsewhere = {(line.item_id, line.period_start) for line in carried if not line.waived}
+    corrected = [row for row in billed if (row.item_id, row.period_start) in elsewhere]
+    await _mark(tx, corrected, "adjust", why)
+
+
+async def _mark(tx: Connection, rows: Sequence[UsagePeriod], kind: str, why: Link) -> None:
+    tenants, items, starts = _columns(rows)
     await queries.invoice_voids.mark_periods(
         tx,
         tenant_ids=tenants,
         item_ids=items,
         period_starts=starts,
-        subscription_ids=[row.subscription_id for row in (*own, *others)],
-        kinds=["due"] * len(own) + ["adjust"] * len(others),
+        subscription_ids=[row.subscription_id for row in rows],
+        kinds=[kind] * len(rows),
         event_id=why.event_id,
         correlation_id=why.correlation_id,
     )

@@ -18,6 +18,7 @@ from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services.actor import Cause
 from billing.services.cycles import Closed, close_apart
+from billing.services.subscription_hold import free_instant
 
 
 async def bill_late_usage(
@@ -30,7 +31,7 @@ async def bill_late_usage(
 ) -> None:
     """A closed cycle of kind adjustment for each ended subscription that has usage to adjust; the caller holds them.
 
-    Its boundary is the instant that fell due.
+    Its boundary is the instant that fell due, or the next that has no final adjustment yet.
     """
     if not rows:
         return
@@ -40,7 +41,8 @@ async def bill_late_usage(
     wanted = set(marked)
     for row in rows:
         if row.id in wanted and row.next_due_at is not None:
-            closed = Closed(row, new_id(now), InvoiceKind.ADJUSTMENT, row.next_due_at, None)
+            at = await free_instant(tx, row, row.next_due_at, InvoiceKind.ADJUSTMENT)
+            closed = Closed(row, new_id(now), InvoiceKind.ADJUSTMENT, at, None)
             await close_apart(tx, closed, today, causes[row.id], now=now)
     await queries.late_usage.rest(
         tx, tenant_ids=[row.tenant_id for row in rows], ids=[row.id for row in rows]

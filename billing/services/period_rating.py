@@ -29,7 +29,7 @@ class RatedPeriod:
     """What a usage period costs: the price, or each group value, rounded once; and the true-up of their sum.
 
     `groups` has at least one entry: () without group-by, and where a grouped meter saw nothing. `share` is the period's
-    of the full one that it is cut from.
+    of the full one that it is cut from, `measured` what each group used, before the price divided or rounded it.
     """
 
     row: UsagePeriod
@@ -38,6 +38,7 @@ class RatedPeriod:
     groups: Mapping[Group, Rated]
     true_up: Money
     share: Fraction
+    measured: Mapping[Group, Fraction]
 
     @property
     def period(self) -> Period:
@@ -105,4 +106,5 @@ def _rated(row: UsagePeriod, booked: BookedPrice, measured: Measured) -> RatedPe
     if not lines:
         zero = Money.zero(booked.row.currency)
         lines[()] = Rated(zero, zero, Fraction(0), Fraction(0), ())
-    return RatedPeriod(row, booked, measured.group_by, lines, rated.true_up, share)
+    used = {group: usage.quantity for group, usage in measured.groups.items()}
+    return RatedPeriod(row, booked, measured.group_by, lines, rated.true_up, share, used)

@@ -157,6 +157,7 @@ async def _write_charges(tx: Connection, charges: Sequence[Charge], now: datetim
         kinds=[line.kind for _, line in lines],
         group_keys=[line.group_key for _, line in lines],
         subscription_ids=[one.rated.row.subscription_id for one, _ in lines],
+        measured=[decimal_text(line.measured) for _, line in lines],
         quantities=[decimal_text(line.quantity) for _, line in lines],
         amounts=[line.amount.minor_units for _, line in lines],
         currencies=[line.amount.currency for _, line in lines],

@@ -7,6 +7,7 @@ after it is given back there, when an invoice charges it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -31,10 +32,12 @@ from billing.domain.usage import BACKDATING_LIMIT
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
+from billing.services.actor import Link
 from billing.services.cycles import Closed, close_apart
 from billing.services.fee_changes import BillKey, end_fees, list_live, rekey_fees
-from billing.services.subscription_hold import Moment, read_again
+from billing.services.subscription_hold import Moment, free_instant, is_inside, read_again
 from billing.services.subscription_lifecycle import wire_status
+from billing.services.unreported_usage import Begun, mark_cut_usage
 from billing.services.usage_coverage import end_usage, hold_usage, rekey_trial, rekey_usage
 from billing.services.usage_reassign import reassign_usage
 
@@ -54,6 +57,8 @@ async def cancel_at(
     status, _ = apply_lifecycle(
         SubscriptionStatus(row.status), SubscriptionAction.CANCEL, moment.at
     )
+    if is_inside(row, moment.at):
+        moment = replace(moment, at=await free_instant(tx, row, moment.at))
     await hold_usage(tx, row, moment.at)
     items = await queries.subscriptions.list_subscription_items(
         tx, tenant_id=row.tenant_id, subscription_id=row.id
@@ -133,4 +138,5 @@ async def _tell(
     )
     payload.effective_time.FromDatetime(moment.at)
     event = events.NewEvent(row.tenant_id, resource, version, payload, moment.today, moment.cause)
-    await events.emit(tx, [event], now=moment.now)
+    (event_id,) = await events.emit(tx, [event], now=moment.now)
+    await mark_cut_usage(tx, Begun(row, moment.at, Link(event_id, moment.cause.correlation_id)))

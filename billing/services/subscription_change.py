@@ -15,6 +15,7 @@ from uuid import UUID
 
 import queries.subscription_changes
 import queries.subscriptions
+from queries.fee_periods import ListLiveFeesRow
 from queries.models import Subscription
 from tollway.subscription.v1 import subscription_events_pb2 as payloads
 from tollway.subscription.v1 import subscription_service_pb2 as pb
@@ -28,6 +29,7 @@ from billing.domain.proration import Granularity, change_cut
 from billing.runtime.db import Connection
 from billing.runtime.ids import new_id
 from billing.services import events
+from billing.services.actor import Link
 from billing.services.cycles import Closed, Opened, close_apart, reopen
 from billing.services.fee_changes import (
     BillKey,
@@ -40,9 +42,17 @@ from billing.services.fee_changes import (
 )
 from billing.services.fee_periods import FeeReason
 from billing.services.subscription_edits import Change, Edits, Proration, check
-from billing.services.subscription_hold import Moment, draw_version, read_again, refuse_canceled
+from billing.services.subscription_hold import (
+    Moment,
+    draw_version,
+    free_instant,
+    is_inside,
+    read_again,
+    refuse_canceled,
+)
 from billing.services.subscription_items import Edited, edit_items, follow_with_usage
-from billing.services.subscription_terms import RESOLUTION, Alignment, Terms
+from billing.services.subscription_terms import Alignment, Terms
+from billing.services.unreported_usage import Begun, mark_cut_usage
 from billing.services.usage_coverage import end_usage, hold_usage, rekey_usage
 from billing.services.usage_periods import make_usage_periods
 from billing.services.usage_reassign import reassign_usage
@@ -61,13 +71,13 @@ async def apply_change(
     moves = asked.plan.billing_interval != row.billing_interval or change.anchor_at is not None
     if not asked.edits and not moves and asked.plan.id == row.plan_id:
         return row
-    inside = _is_inside(row, moment.at)
+    inside = is_inside(row, moment.at)
     if moves and inside and change.proration is not Proration.AT_ONCE:
         raise Invalid.field(
             "proration", "a change of interval within a period is charged at once; or schedule it."
         )
     if inside:
-        moment = replace(moment, at=await _free_instant(tx, row, moment.at))
+        moment = replace(moment, at=await free_instant(tx, row, moment.at))
     held = await hold_usage(tx, row, moment.at)
     edited = await edit_items(tx, row, asked.edits, moment)
     if moves and inside:
@@ -94,12 +104,12 @@ async def _prorate(
     """Pairs of credit and debit for the rest of the current period, on the change's own invoice or on the next."""
     assert row.period_start is not None, "it is inside a period"
     assert row.period_end is not None, "it is inside a period"
-    cut = max(_cut(row, asked, moment.at), row.period_start)
+    cut, reaching = await _reaching(tx, row, asked, moment.at)
     key = BillKey(InvoiceKind.CHANGE, moment.at)
     if proration is Proration.NEXT_INVOICE:
         key = BillKey(InvoiceKind.PERIOD, row.period_end)
     ended = {one.item.id for one in edited}
-    live = [fee for fee in await list_live(tx, row, cut) if fee.fee_period.item_id in ended]
+    live = [fee for fee in reaching if fee.fee_period.item_id in ended]
     given_back = await end_fees(tx, row, live, cut, credited=creditable(live), key=key)
     nominal = Terms.of(row).schedule.containing(row.period_start)
     begun = [one.licensed for one in edited if one.licensed]
@@ -150,9 +160,8 @@ async def _change_interval(
     """Ends the current period at the change and enters one of the new schedule."""
     assert row.period_start is not None, "it is inside a period"
     assert row.period_end is not None, "it is inside a period"
-    cut = max(_cut(row, asked, moment.at), row.period_start)
+    cut, live = await _reaching(tx, row, asked, moment.at)
     key = BillKey(InvoiceKind.CHANGE, moment.at)
-    live = await list_live(tx, row, cut)
     await end_fees(tx, row, live, cut, credited=creditable(live), key=key)
     await rekey_fees(tx, row, key)
     metered = await _metered_of(tx, row)
@@ -228,19 +237,6 @@ async def _reassign_all(
     )
 
 
-async def _free_instant(tx: Connection, row: Subscription, at: datetime) -> datetime:
-    """The instant itself while its invoice takes lines, or the next free microsecond (a test clock stands still)."""
-    while await queries.subscription_changes.has_final_invoice(
-        tx,
-        tenant_id=row.tenant_id,
-        subscription_id=row.id,
-        kind=InvoiceKind.CHANGE,
-        boundary=at,
-    ):
-        at += RESOLUTION
-    return at
-
-
 async def _tell(tx: Connection, row: Subscription, moment: Moment) -> Subscription:
     items = await queries.subscriptions.list_subscription_items(
         tx, tenant_id=row.tenant_id, subscription_id=row.id
@@ -262,13 +258,23 @@ async def _tell(tx: Connection, row: Subscription, moment: Moment) -> Subscripti
     )
     payload.effective_time.FromDatetime(moment.at)
     event = events.NewEvent(row.tenant_id, resource, version, payload, moment.today, moment.cause)
-    await events.emit(tx, [event], now=moment.now)
+    (event_id,) = await events.emit(tx, [event], now=moment.now)
+    await mark_cut_usage(tx, Begun(row, moment.at, Link(event_id, moment.cause.correlation_id)))
     return changed
 
 
-def _is_inside(row: Subscription, at: datetime) -> bool:
-    """Whether the instant lies in a billing period, not at the very end of one."""
-    return row.period_start is not None and row.period_end is not None and at < row.period_end
+async def _reaching(
+    tx: Connection, row: Subscription, asked: Edits, at: datetime
+) -> tuple[datetime, Sequence[ListLiveFeesRow]]:
+    """From when on fees are given back and charged anew, and those of the period that reach beyond it.
+
+    By day that is before the period's own start where the change that began it charged the day from its midnight on.
+    """
+    assert row.period_start is not None, "it is inside a period"
+    cut = _cut(row, asked, at)
+    live = await list_live(tx, row, max(cut, row.period_start))
+    first = min([row.period_start, *(fee.fee_period.period_start for fee in live)])
+    return max(cut, first), live
 
 
 def _cut(row: Subscription, asked: Edits, at: datetime) -> datetime:

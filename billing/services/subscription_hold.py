@@ -16,9 +16,11 @@ from queries.models import Subscription
 
 from billing.domain.errors import Precondition
 from billing.domain.ids import Prefix, encode
+from billing.domain.invoice import InvoiceKind
 from billing.domain.subscription import SubscriptionStatus
 from billing.runtime.db import Connection
 from billing.services.actor import Cause
+from billing.services.subscription_terms import RESOLUTION
 from billing.services.subscriptions import SubscriptionNotFound
 
 
@@ -67,6 +69,29 @@ async def read_instant(tx: Connection, row: Subscription) -> datetime:
     assert at is not None, "a clock always says a time"
     # The clock of the process that opened the period may go a little ahead of the database's.
     return max(at, row.period_start or at)
+
+
+def is_inside(row: Subscription, at: datetime) -> bool:
+    """Whether the instant lies in a billing period, not at the very end of one."""
+    return row.period_start is not None and row.period_end is not None and at < row.period_end
+
+
+async def free_instant(
+    tx: Connection, row: Subscription, at: datetime, kind: InvoiceKind = InvoiceKind.CHANGE
+) -> datetime:
+    """The instant itself while its invoice of that kind takes lines, or the next free microsecond.
+
+    A test clock stands still; and what comes later never begins before what came earlier.
+    """
+    while await queries.subscription_changes.has_final_invoice(
+        tx,
+        tenant_id=row.tenant_id,
+        subscription_id=row.id,
+        kind=kind,
+        boundary=at,
+    ):
+        at += RESOLUTION
+    return at
 
 
 def refuse_canceled(row: Subscription) -> None:

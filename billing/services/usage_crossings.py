@@ -1,7 +1,7 @@
 """Usage path, step 3: what a rating has brought past a threshold is told, once per period.
 
 Invariant: usage.threshold.crossed is committed with its crossing, and a threshold has one crossing for a subscription
-and period, by the primary key, however often and by whomever it is rated.
+and billing period, by a unique key, however often and by whomever it is rated and whenever the period ends.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ async def tell_crossings(
         tx,
         tenant_ids=[tenant_id for tenant_id, _ in rated],
         subscription_ids=[subscription_id for _, subscription_id in rated],
+        todays=[times[tenant_id] for tenant_id, _ in rated],
     )
     if not reached:
         return 0
@@ -62,6 +63,7 @@ async def _insert(
         tenant_ids=[row.tenant_id for row in rows],
         threshold_ids=[row.threshold_id for row in rows],
         subscription_ids=[row.subscription_id for row in rows],
+        period_starts=[row.period_start for row in rows],
         period_ends=[row.period_end for row in rows],
         ids=list(reached),
         reached=[

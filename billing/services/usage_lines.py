@@ -7,14 +7,13 @@ however often it is billed; every line is rounded once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
 from queries.models import Invoice, UsagePeriod
 
 from billing.domain.errors import BillingError
 from billing.services.corrections import correcting, left_to_bill
 from billing.services.draft_facts import DraftFacts
-from billing.services.invoice_line import Derivation, EarlierLine, Line, LineKind
+from billing.services.invoice_line import Derivation, EarlierLine, Line, LineKind, true_up_line
 from billing.services.period_rating import RatedPeriod
 from billing.services.quantity_reads import key_of
 
@@ -56,17 +55,8 @@ def first_lines(rated: RatedPeriod) -> Iterator[Line]:
             dimensions,
         )
     if rated.true_up:
-        bound = "up to the minimum" if rated.true_up.minor_units > 0 else "down to the maximum"
-        yield Line(
-            LineKind.TRUE_UP,
-            f"{row.display_name}: {bound}",
-            rated.row.item_id,
-            row.id,
-            rated.period,
-            Fraction(0),
-            rated.true_up,
-            (),
-            Derivation(rated.true_up.exact, rated.share),
+        yield true_up_line(
+            rated.row.item_id, rated.booked, rated.period, rated.true_up, share=rated.share
         )
 
 

@@ -152,7 +152,7 @@ def line_of(clock: pb.TestClock) -> str:
     """Where the clock stands, where it goes, and what it waits for."""
     at = clock.current_time.ToDatetime(UTC).isoformat()
     to = clock.target_time.ToDatetime(UTC).isoformat()
-    waiting = f", waits for {clock.waiting_for}" if clock.waiting_for else ""
+    waiting = f", waits for {clock.waiting_for.rstrip('.')}" if clock.waiting_for else ""
     match clock.status:
         case pb.TEST_CLOCK_STATUS_ADVANCING:
             return f"{at}  on its way to {to}{waiting}"

@@ -20,7 +20,9 @@ from tollway.invoice.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from tollway.type.v1 import money_pb2
 
 from billing.domain.currency import exponent_of
+from billing.domain.decimals import decimal_text
 from billing.domain.money import Money
+from billing.services.fee_lines import UNUSED
 from cli.asking import Asked
 from cli.client import DEADLINE_S, Connection, channel_to, connection_options, run
 from cli.commands import invoice_files
@@ -31,13 +33,13 @@ Answer = TypeVar("Answer")
 STATUSES: Final = ("draft", "open", "paid", "void")
 
 # What of the records the quantity is.
-_COUNTED: Final = {
-    catalog.AGGREGATION_COUNT: "which are counted:",
-    catalog.AGGREGATION_SUM: "which add up to",
-    catalog.AGGREGATION_MAX: "the largest is",
-    catalog.AGGREGATION_UNIQUE: "different values among them:",
-    catalog.AGGREGATION_LATEST: "the last one says",
-    catalog.AGGREGATION_WEIGHTED_SUM: "level times its share of the full period, added up:",
+_MEASURED: Final = {
+    catalog.AGGREGATION_COUNT: "how many records",
+    catalog.AGGREGATION_SUM: "the sum of the records",
+    catalog.AGGREGATION_MAX: "the largest record",
+    catalog.AGGREGATION_UNIQUE: "how many different values",
+    catalog.AGGREGATION_LATEST: "the last record",
+    catalog.AGGREGATION_WEIGHTED_SUM: "the level times its share of the full period, added up",
 }
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
@@ -196,29 +198,31 @@ def _step(step: pb.LineStep) -> str:
 
 
 def _true_up(answer: pb.ExplainLineResponse) -> list[str]:
-    """The bound of the price, its share, and what the usage lines must have come to."""
-    amount, config = answer.line.amount, json.loads(answer.price_config)
-    name = "minimum" if amount.minor_units > 0 else "maximum"
-    share, bound = Fraction(answer.period_share or "1"), Fraction(config[f"{name}_amount"])
-    whole = Money.of_exact(bound * share, amount.currency_code)
-    usage = whole - Money(amount.minor_units, amount.currency_code)
+    """The bound of the price, its share, and what the usage lines or the fee must have come to."""
+    line, config = answer.line, json.loads(answer.price_config)
+    currency, is_credit = line.amount.currency_code, line.description.endswith(UNUSED)
+    true_up = Money(-line.amount.minor_units if is_credit else line.amount.minor_units, currency)
+    name = "minimum" if true_up.minor_units > 0 else "maximum"
+    share, bound = Fraction(answer.period_share or "1"), config[f"{name}_amount"]
+    whole = Money.of_exact(Fraction(bound) * share, currency)
+    what = "the usage lines of the period" if answer.HasField("usage") else "the fee"
     of_share = f" x {share}" if share != 1 else ""
     return [
-        f"the {name} of the price: {config[f'{name}_amount']}{of_share} = {whole.to_text()}, rounded",
-        f"less the usage lines of the period: {usage.to_text()}",
-        f"leaves {_money(amount)}",
+        f"the {name} of the price: {bound}{of_share} = {whole.to_text()}, rounded",
+        f"less {what}: {(whole - true_up).to_text()}",
+        f"leaves {true_up.to_text()} {currency}{', which is given back' if is_credit else ''}",
     ]
 
 
 def _usage(answer: pb.ExplainLineResponse) -> list[str]:
     usage, line = answer.usage, answer.line
-    is_measured = line.quantity and line.kind != pb.LINE_KIND_TRUE_UP
-    counted = (
-        f"{_COUNTED.get(usage.aggregation, 'quantity')} {line.quantity}" if is_measured else ""
-    )
-    told = [f"{usage.record_count:,} records of the meter {usage.meter}, {counted}".rstrip(", ")]
+    told = [f"the meter {usage.meter}"]
+    if line.quantity and line.kind != pb.LINE_KIND_TRUE_UP:
+        priced = "priced as" if "quantity_rounding" in answer.price_config else "which came to"
+        told[0] += f": {_MEASURED.get(usage.aggregation, 'quantity')}, {priced} {line.quantity}"
+    told.append(f"{usage.record_count:,} record{'s' * (usage.record_count != 1)} now")
     if usage.record_count:
-        told[0] += f", from {_at(usage.first_used_time)} to {_at(usage.last_used_time)}"
+        told[-1] += f", from {_at(usage.first_used_time)} to {_at(usage.last_used_time)}"
     told.append(
         f"  tollway usage list --item {usage.subscription_item_id}"
         f" --period {usage.period.start.ToJsonString()}"
@@ -237,14 +241,18 @@ def _sum(answer: pb.ExplainLineResponse) -> list[str]:
     line = answer.line
     if line.kind == pb.LINE_KIND_TRUE_UP and answer.price_config:
         return _true_up(answer)
+    currency = line.amount.currency_code
     if line.kind == pb.LINE_KIND_COMMITMENT:
-        return [
-            f"what the usage and fees of the period lack of the commitment: {_money(line.amount)}"
+        told = [
+            f"the usage and fees of the period lack {answer.exact_amount} {currency} of the commitment"
         ]
-    if line.kind != pb.LINE_KIND_ADJUSTMENT:
-        rounded = f"exactly {answer.exact_amount}, rounded once, half away from zero: "
+    elif line.kind == pb.LINE_KIND_ADJUSTMENT:
+        told = [f"the period costs {answer.exact_amount} {currency} now"]
+    else:
+        exact = answer.exact_amount
+        about = f", about {decimal_text(Fraction(exact))}" if "/" in exact else ""
+        rounded = f"exactly {exact}{about}, rounded once, half away from zero: "
         return [f"{rounded}{_money(line.amount)}"]
-    told = [f"the period costs {answer.exact_amount} {line.amount.currency_code} now"]
     for one in answer.earlier:
         waived = ", waived: never given back" if one.waived else ""
         told.append(f"  less {_money(one.amount)} on {one.number}, line {one.line_number}{waived}")

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,38 +32,73 @@ def command() -> None:
 
 @command.command()
 @click.argument("file", type=_FILE)
-@click.argument("quantity")
+@click.argument("quantities", metavar="QUANTITY...", nargs=-1, required=True)
+@click.option("--price", "name", default="", help="FILE is a plan's: the price of this name.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What a matrix looks up; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def quote(file: Path, quantity: str, as_json: bool) -> None:
-    """What QUANTITY costs by the price in FILE, with its derivation.
+def quote(
+    file: Path, quantities: tuple[str, ...], name: str, groups: tuple[str, ...], as_json: bool
+) -> None:
+    """What a period of QUANTITY costs by the price in FILE, with its derivation.
 
     FILE is JSON: {"model": "graduated", "currency": "USD", "config": {"tiers": [{"up_to": "1000", "unit_amount":
-    "0.02"}, {"up_to": "inf", "unit_amount": "0.01"}]}}.
+    "0.02"}, {"up_to": "inf", "unit_amount": "0.01"}]}}; or a plan's, as `tollway plans create` takes it. Several
+    quantities are those of single records in the order of time, which a percentage looks at; else they add up.
     """
-    given = _read(file)
-    try:
-        model, currency, config = str(given["model"]), str(given["currency"]), given["config"]
-    except KeyError as missing:
-        raise FileWrong(
-            f"{file}: {missing} is missing; a price has model, currency and config"
-        ) from missing
-    price = pricing.parse_price(model, config, currency)
-    rated = pricing.rate(price, pricing.Usage(parse_exact(quantity, path="quantity")))
+    price = _price_of_plan(file, name) if name else _price(file)
+    values = [parse_exact(quantity, path="quantity") for quantity in quantities]
+    usage = replace(pricing.Usage.of_values(values), dimensions=dict(map(_group, groups)))
+    rated = pricing.rate(price, usage)
     steps = [step.as_strings() for step in rated.steps]
+    amount, true_up = rated.total.to_text(), rated.true_up.to_text() if rated.true_up else ""
     if as_json:
-        click.echo(
-            json.dumps(
-                {"amount": rated.total.to_text(), "currency": currency, "steps": steps}, indent=2
-            )
-        )
+        told = {"amount": amount, "currency": price.currency, "true_up": true_up, "steps": steps}
+        click.echo(json.dumps(told, indent=2))
         return
     rows = table("step", "quantity", "unit amount", "amount")
     for step in steps:
         rows.add_row(step["label"], step["quantity"], step["unit_amount"], step["amount"])
     print_table(rows)
-    if rated.true_up is not None:
-        click.echo(f"true-up to the minimum or maximum: {rated.true_up.to_text()} {currency}")
-    click.echo(f"{rated.total.to_text()} {currency}, rounded once, half away from zero")
+    if true_up:
+        click.echo(f"true-up to the minimum or maximum: {true_up} {price.currency}")
+    click.echo(f"{amount} {price.currency}, rounded once, half away from zero")
+
+
+def _price(file: Path) -> pricing.Price:
+    given = _read(file)
+    try:
+        return pricing.parse_price(str(given["model"]), given["config"], str(given["currency"]))
+    except KeyError as missing:
+        hint = "of a plan's file, name one with --price"
+        raise FileWrong(
+            f"{file}: {missing} is missing; a price has model, currency and config; {hint}"
+        ) from missing
+
+
+def _price_of_plan(file: Path, name: str) -> pricing.Price:
+    # What a plan's file needs takes a moment to import, and a price alone does not.
+    from cli.plans.file import read_plan_file
+    from server.catalog_convert import from_create_price
+
+    plan = read_plan_file(file)
+    drafts = [from_create_price(one) for one in plan.prices if one.display_name == name]
+    if not drafts:
+        known = ", ".join(one.display_name for one in plan.prices)
+        raise FileWrong(f"{file}: has no price {name!r}; it has {known}")
+    return pricing.parse_price(drafts[0].model, drafts[0].config, plan.plan.currency_code)
+
+
+def _group(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r}: write NAME=VALUE.", param_hint="--group")
+    return name, value
 
 
 @command.command()

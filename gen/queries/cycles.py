@@ -8,10 +8,10 @@ import datetime
 import typing
 import uuid
 
-from . import models
 from .connection import ConnectionLike, row_class
 
 __all__ = [
+    "CloseCyclesRow",
     "OpenPeriodsRow",
     "close_cycles",
     "insert_cycles",
@@ -62,6 +62,17 @@ async def insert_cycles(
     )
 
 
+@row_class
+class CloseCyclesRow:
+    """One row of close_cycles."""
+
+    tenant_id: uuid.UUID
+    subscription_id: uuid.UUID
+    id: uuid.UUID
+    boundary: datetime.datetime
+    period_start: datetime.datetime | None
+
+
 CLOSE_CYCLES: typing.Final = """-- name: CloseCycles :many
 WITH held AS (
     SELECT c.tenant_id, c.subscription_id, c.kind, c.boundary, g.closed_at
@@ -71,12 +82,15 @@ WITH held AS (
         AND c.kind = 'period' AND c.boundary = g.boundary
     ORDER BY c.tenant_id, c.subscription_id, c.kind, c.boundary
     FOR NO KEY UPDATE OF c
+), closed AS (
+    UPDATE billing_cycles SET closed_at = held.closed_at
+    FROM held
+    WHERE billing_cycles.tenant_id = held.tenant_id AND billing_cycles.subscription_id = held.subscription_id
+      AND billing_cycles.kind = held.kind AND billing_cycles.boundary = held.boundary AND billing_cycles.closed_at IS NULL
+    RETURNING billing_cycles.tenant_id, billing_cycles.subscription_id, billing_cycles.kind, billing_cycles.boundary, billing_cycles.id, billing_cycles.period_start, billing_cycles.closed_at, billing_cycles.plan_id
 )
-UPDATE billing_cycles SET closed_at = held.closed_at
-FROM held
-WHERE billing_cycles.tenant_id = held.tenant_id AND billing_cycles.subscription_id = held.subscription_id
-  AND billing_cycles.kind = held.kind AND billing_cycles.boundary = held.boundary AND billing_cycles.closed_at IS NULL
-RETURNING billing_cycles.tenant_id, billing_cycles.subscription_id, billing_cycles.kind, billing_cycles.boundary, billing_cycles.id, billing_cycles.period_start, billing_cycles.closed_at, billing_cycles.plan_id
+SELECT closed.tenant_id, closed.subscription_id, closed.id, closed.boundary, closed.period_start FROM closed
+ORDER BY closed.boundary, closed.tenant_id, closed.subscription_id
 """
 
 
@@ -87,10 +101,12 @@ async def close_cycles(
     subscription_ids: collections.abc.Sequence[uuid.UUID],
     boundaries: collections.abc.Sequence[datetime.datetime],
     closed_ats: collections.abc.Sequence[datetime.datetime],
-) -> list[models.BillingCycle]:
-    """Closes open cycles, once: no row for one that is closed."""
+) -> list[CloseCyclesRow]:
+    """Closes open cycles, once: no row for one that is closed. Oldest first, and of those that end at one instant in the order of
+    their subscriptions, which is that of their invoices' numbers.
+    """
     rows = await conn.fetch(CLOSE_CYCLES, tenant_ids, subscription_ids, boundaries, closed_ats)
-    return [models.BillingCycle(*row) for row in rows]
+    return [CloseCyclesRow(*row) for row in rows]
 
 
 @row_class

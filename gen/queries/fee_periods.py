@@ -194,8 +194,8 @@ SELECT f.tenant_id, f.id, f.subscription_id, f.item_id, f.price_id, f.quantity, 
              AND i.boundary = f.bill_boundary AND i.waived
        ))::boolean AS is_charged
 FROM fee_periods f
-WHERE f.tenant_id = $1 AND f.subscription_id = $2 AND f.reason <> 'credit' AND f.ended_at IS NULL
-  AND f.period_end > $3::timestamptz
+WHERE f.tenant_id = $1 AND f.subscription_id = $2 AND f.reason <> 'credit'
+  AND coalesce(f.ended_at, f.period_end) > greatest(f.period_start, $3::timestamptz)
 ORDER BY f.id
 """
 
@@ -207,7 +207,7 @@ async def list_live_fees(
     subscription_id: uuid.UUID,
     at: datetime.datetime,
 ) -> list[ListLiveFeesRow]:
-    """The charges that reach beyond @at and were not given back. `is_charged`: an invoice of ours charges it, a draft still or
+    """The charges that reach beyond @at, as far as they were not given back. `is_charged`: an invoice of ours charges it, a draft still or
     one that is neither void without a successor nor waived; false where another system has billed the period.
     """
     rows = await conn.fetch(LIST_LIVE_FEES, tenant_id, subscription_id, at)

@@ -12,6 +12,7 @@ from . import models
 from .connection import ConnectionLike
 
 __all__ = [
+    "delete_credits_of_waived_fees",
     "lock_invoice",
     "lock_periods_of_invoice",
     "mark_periods",
@@ -186,3 +187,30 @@ async def mark_periods(
         subscription_ids,
         kinds,
     )
+
+
+DELETE_CREDITS_OF_WAIVED_FEES: typing.Final = """-- name: DeleteCreditsOfWaivedFees :exec
+DELETE FROM fee_periods f
+USING fee_periods c
+JOIN invoices w ON w.tenant_id = c.tenant_id AND w.subscription_id = c.subscription_id AND w.kind = c.bill_kind
+    AND w.boundary = c.bill_boundary AND w.waived
+WHERE f.tenant_id = $1 AND f.subscription_id = $2 AND c.tenant_id = f.tenant_id
+  AND c.id = f.gives_back
+  AND NOT EXISTS (
+      SELECT FROM invoices i
+      WHERE i.tenant_id = f.tenant_id AND i.subscription_id = f.subscription_id AND i.kind = f.bill_kind
+        AND i.boundary = f.bill_boundary AND (i.status IN ('open', 'paid') OR i.waived)
+  )
+"""
+
+
+async def delete_credits_of_waived_fees(
+    conn: ConnectionLike,
+    *,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+) -> None:
+    """Of a waived fee nothing is given back: credits for it that no final invoice carries go, from drafts and from what is to
+    come. For callers that hold the subscription's lock.
+    """
+    await conn.execute(DELETE_CREDITS_OF_WAIVED_FEES, tenant_id, subscription_id)

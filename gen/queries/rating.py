@@ -33,6 +33,9 @@ __all__ = [
     "list_periods_to_rate",
     "list_rating_failures",
     "list_running_charges",
+    "list_tenants_with_levels",
+    "mark_cut_usage",
+    "mark_standing_levels",
     "move_usage_periods",
     "note_ratings",
     "retry_blocked_drafts",
@@ -234,16 +237,17 @@ async def list_running_charges(
 
 UPSERT_CHARGES: typing.Final = """-- name: UpsertCharges :exec
 INSERT INTO charges (
-    tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency, rated_at)
-SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.quantity::numeric, g.amount,
-       g.currency, $1::timestamptz
+    tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency, rated_at)
+SELECT g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key, g.subscription_id, g.measured::numeric,
+       g.quantity::numeric, g.amount, g.currency, $1::timestamptz
 FROM unnest(
     $2::uuid[], $3::uuid[], $4::timestamptz[], $5::text[], $6::text[],
-    $7::uuid[], $8::text[], $9::bigint[], $10::text[]
-) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, quantity, amount, currency)
+    $7::uuid[], $8::text[], $9::text[], $10::bigint[], $11::text[]
+) AS g (tenant_id, item_id, period_start, kind, group_key, subscription_id, measured, quantity, amount, currency)
 ORDER BY g.tenant_id, g.item_id, g.period_start, g.kind, g.group_key
 ON CONFLICT (tenant_id, item_id, period_start, kind, group_key) DO UPDATE
-SET quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency, rated_at = excluded.rated_at
+SET measured = excluded.measured, quantity = excluded.quantity, amount = excluded.amount, currency = excluded.currency,
+    rated_at = excluded.rated_at
 """
 
 
@@ -257,6 +261,7 @@ async def upsert_charges(
     kinds: collections.abc.Sequence[str],
     group_keys: collections.abc.Sequence[str],
     subscription_ids: collections.abc.Sequence[uuid.UUID],
+    measured: collections.abc.Sequence[str],
     quantities: collections.abc.Sequence[str],
     amounts: collections.abc.Sequence[int],
     currencies: collections.abc.Sequence[str],
@@ -270,6 +275,7 @@ async def upsert_charges(
         kinds,
         group_keys,
         subscription_ids,
+        measured,
         quantities,
         amounts,
         currencies,
@@ -592,3 +598,85 @@ async def find_invoice_of_period(
     """The invoice that counts for the key of a usage period: the one that billed it, once it is final."""
     row = await conn.fetchrow(FIND_INVOICE_OF_PERIOD, tenant_id, subscription_id, kind, boundary)
     return None if row is None else row[0]
+
+
+LIST_TENANTS_WITH_LEVELS: typing.Final = """-- name: ListTenantsWithLevels :many
+SELECT DISTINCT m.tenant_id FROM meters m
+WHERE m.tenant_id = ANY ($1::uuid[]) AND m.aggregation = 'weighted_sum'
+"""
+
+
+async def list_tenants_with_levels(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[uuid.UUID]:
+    """Of these tenants, those that have a meter of levels at all."""
+    rows = await conn.fetch(LIST_TENANTS_WITH_LEVELS, tenant_ids)
+    return [row[0] for row in rows]
+
+
+MARK_STANDING_LEVELS: typing.Final = """-- name: MarkStandingLevels :exec
+INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+SELECT p.tenant_id, p.item_id, p.period_start, p.subscription_id, 'due', g.event_id, g.correlation_id
+FROM unnest(
+    $1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[],
+    $5::uuid[]
+) AS g (tenant_id, subscription_id, begins_at, event_id, correlation_id)
+JOIN subscription_items i ON i.tenant_id = g.tenant_id AND i.subscription_id = g.subscription_id
+JOIN meters m ON m.tenant_id = i.tenant_id AND m.id = i.meter_id AND m.aggregation = 'weighted_sum'
+JOIN usage_periods p ON p.tenant_id = i.tenant_id AND p.item_id = i.id AND p.period_start = g.begins_at
+WHERE p.status <> 'billed' AND EXISTS (
+    SELECT FROM usage_buckets b
+    WHERE b.tenant_id = p.tenant_id AND b.item_id = p.item_id AND b.period_start < p.period_start AND b.records > 0
+)
+ORDER BY p.tenant_id, p.item_id, p.period_start
+"""
+
+
+async def mark_standing_levels(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+    subscription_ids: collections.abc.Sequence[uuid.UUID],
+    begins_ats: collections.abc.Sequence[datetime.datetime],
+    event_ids: collections.abc.Sequence[uuid.UUID],
+    correlation_ids: collections.abc.Sequence[uuid.UUID],
+) -> None:
+    """A level that stands when a usage period begins costs something in it, though no record says so: the period is due."""
+    await conn.execute(
+        MARK_STANDING_LEVELS,
+        tenant_ids,
+        subscription_ids,
+        begins_ats,
+        event_ids,
+        correlation_ids,
+    )
+
+
+MARK_CUT_USAGE: typing.Final = """-- name: MarkCutUsage :exec
+INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)
+SELECT p.tenant_id, p.item_id, p.period_start, p.subscription_id, 'due', $1::uuid, $2::uuid
+FROM usage_periods p
+WHERE p.tenant_id = $3 AND p.subscription_id = $4 AND p.period_end = $5::timestamptz
+  AND p.status <> 'billed' AND EXISTS (
+      SELECT FROM charges c
+      WHERE c.tenant_id = p.tenant_id AND c.item_id = p.item_id AND c.period_start = p.period_start
+  )
+ORDER BY p.tenant_id, p.item_id, p.period_start
+"""
+
+
+async def mark_cut_usage(
+    conn: ConnectionLike,
+    *,
+    event_id: uuid.UUID,
+    correlation_id: uuid.UUID,
+    tenant_id: uuid.UUID,
+    subscription_id: uuid.UUID,
+    cut_at: datetime.datetime,
+) -> None:
+    """Usage periods that a change or an end has cut at @cut_at cost another part of minimums, maximums and levels: those that
+    have been rated are due again.
+    """
+    await conn.execute(MARK_CUT_USAGE, event_id, correlation_id, tenant_id, subscription_id, cut_at)

@@ -77,6 +77,39 @@ def test_a_quote_shows_its_derivation(tmp_path: Path) -> None:
     assert [step["amount"] for step in quoted["steps"]] == ["20", "5.005"]
 
 
+def test_a_quote_of_a_percentage_takes_each_record_in_turn(tmp_path: Path) -> None:
+    price = tmp_path / "price.json"
+    config = {"rate_percent": "2.9", "fixed_amount": "0.30"}
+    price.write_text(json.dumps({"model": "percentage", "currency": "USD", "config": config}))
+    assert "3.20 USD, rounded" in run("pricing", "quote", str(price), "100").output
+    assert "3.50 USD, rounded" in run("pricing", "quote", str(price), "60", "40").output
+    price.write_text(
+        json.dumps(
+            {"model": "percentage", "currency": "USD", "config": config | {"free_events": 1}}
+        )
+    )
+    assert "1.46 USD, rounded" in run("pricing", "quote", str(price), "60", "40").output
+
+
+def test_a_quote_of_a_plans_file_names_the_price_and_the_group(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    cells = [{"values": ["eu"], "unit_amount": "0.5"}]
+    traffic = {"dimensions": ["region"], "cells": cells}
+    prices = [
+        {"display_name": "Fee", "flat": {"unit_amount": "10"}, "minimum_amount": "40"},
+        {"display_name": "Traffic", "meter_key": "traffic", "matrix": traffic},
+    ]
+    terms = {"key": "a", "currency_code": "EUR", "interval": "INTERVAL_MONTH"}
+    plan.write_text(json.dumps({"plan": terms, "prices": prices}))
+    quoted = run("pricing", "quote", str(plan), "3", "--price", "Fee", "--json")
+    told = json.loads(quoted.output)
+    assert (told["amount"], told["true_up"]) == ("40.00", "10.00")
+    traffic_of = ("pricing", "quote", str(plan), "3", "--price", "Traffic")
+    assert "1.50 EUR, rounded" in run(*traffic_of, "--group", "region=eu").output
+    assert "write NAME=VALUE" in run(*traffic_of, "--group", "region").output
+    assert "it has Fee, Traffic" in run("pricing", "quote", str(plan), "3", "--price", "x").output
+
+
 def test_a_wrong_case_fails_the_check_and_says_what_was_got(tmp_path: Path) -> None:
     right = {
         "id": "right",

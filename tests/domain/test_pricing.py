@@ -154,6 +154,10 @@ def test_a_percentage_allowance_ends_when_events_or_amount_are_used_up(
 
 
 def test_a_percentage_that_depends_on_single_events_refuses_their_sum() -> None:
+    fee = price("percentage", {"rate_percent": "1", "fixed_amount": "0.3"})
+    with pytest.raises(UsageNotRatable):
+        rate(fee, Usage(Fraction(10)))
+    assert rate(fee, Usage(Fraction(10), events_count=2)).amount == Money(70, "EUR")
     one = price("percentage", {"rate_percent": "1", "free_events": 2})
     with pytest.raises(UsageNotRatable):
         rate(one, Usage(Fraction(100), None, 3))

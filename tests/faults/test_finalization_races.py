@@ -17,6 +17,7 @@ from tests.driver import DAY, HOUR, Driver, house_of, utc
 START = utc(2024, 5, 1)
 BOUNDARY = utc(2024, 6, 1)
 SETTINGS = FinalizationSettings()
+FINALIZERS = 20
 # How many statements a claim and a finalization have, and a few more: the tests find out.
 STATEMENTS_MAX = 60
 Hook = Callable[[int], Awaitable[None]]
@@ -206,3 +207,43 @@ async def test_twenty_finalizers_at_once_leave_no_gap_and_draw_no_number_twice(
         assert stamps == sorted(stamps)
         total = sum(row["total"] for row in invoices)
         assert total == len(invoices) * 300 + sum(range(20)) * 50
+
+
+async def test_twenty_finalizers_that_wait_for_one_sequence_draw_from_it_in_turn(
+    databases: Databases,
+) -> None:
+    """Each has computed its invoice and stands before the number, which somebody holds until all of them wait."""
+    house = await house_of(databases, mode="live")
+    await house.plan(fee="3.00")
+    for n in range(FINALIZERS):
+        await house.customer(f"C{n}")
+        await house.subscribe(f"C{n}")
+    await house.settle()
+    await house.execute("UPDATE invoices SET finalize_at = now() - interval '1 s'")
+    wide = await connect(databases.url, Role.WORKER, DatabaseSettings(connections_max=25))
+
+    async def work() -> int:
+        async with wide.transaction() as tx:
+            claimed = await claim_due(tx, None, FinalizationSettings(batch_max=1), house.now)
+        claims.append(1)
+        if len(claims) == FINALIZERS:
+            all_claimed.set()
+        await all_claimed.wait()
+        async with wide.transaction() as tx:
+            return len((await finalize(tx, claimed, now=house.now)).invoices)
+
+    claims: list[int] = []
+    all_claimed = asyncio.Event()
+    waiting = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"
+    async with wide.transaction() as holding:
+        await holding.execute("SELECT FROM invoice_sequences FOR NO KEY UPDATE")
+        working = [asyncio.create_task(work()) for _ in range(FINALIZERS)]
+        while await house.value(waiting) < FINALIZERS:
+            await asyncio.wait(working, timeout=0.002)
+            assert not any(task.done() for task in working)
+        assert await house.value("SELECT count(*) FROM invoices WHERE number IS NOT NULL") == 0
+    assert await asyncio.gather(*working) == [1] * FINALIZERS
+    await wide.close()
+
+    numbers = sorted(row["number"] for row in await house.invoices())
+    assert numbers == [f"INV-{n:06}" for n in range(1, FINALIZERS + 1)]

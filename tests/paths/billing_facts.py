@@ -1,29 +1,44 @@
-"""What the plain model of billing keeps: usage, periods, fees, discounts, invoices and their lines."""
+"""What the plain model of billing keeps: plans, usage, periods, fees, discounts, invoices and their lines."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
+from typing import Literal
 
-from tests.paths.billing_sums import months_later
+from tests.paths.billing_sums import half_away, share
+
+Proration = Literal["at_once", "next_invoice", "none"]
+USED, PROMISED = ("usage", "true_up", "adjustment"), ("commitment",)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Price:
+    """Of a seat and a full period, or of a unit of usage, with what that costs at least in a full period."""
+
+    amount: Fraction
+    minimum: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """A fee per seat and month, and what usage of a meter costs; a minimum of the usage, a commitment for both."""
+    """A fee per seat and a price of a meter's usage, as they stand in a plan at one time; a commitment for both."""
 
     key: str
     meter: str
-    fee: Fraction
-    per_unit: Fraction
-    minimum: Fraction
-    commitment: Fraction
+    fee: Price
+    usage: Price
+    commitment: Fraction = Fraction(0)
+    months: int = 1
+    by_day: bool = False
 
 
 @dataclass(slots=True)
 class Use:
-    """A usage record in its last revision."""
+    """A usage record in its last revision, and the instants that earlier ones had."""
 
     key: str
     customer: str
@@ -31,6 +46,7 @@ class Use:
     at: datetime
     quantity: Fraction
     voided: bool = False
+    was_at: list[datetime] = field(default_factory=list, repr=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,26 +63,44 @@ class Discount:
 
 @dataclass(slots=True, eq=False)
 class Fee:
-    """What is charged for a stretch of time, or given back of an earlier charge."""
+    """What is charged in advance for a stretch of time, or given back of such a charge.
 
+    `rate` is for a full period; `until` is the end, or since when a charge is given back.
+    """
+
+    rate: Fraction
     start: datetime
-    amount: int
+    end: datetime
+    full: timedelta
     gives_back: Fee | None = None
+    until: datetime = field(init=False)
+    # In the order in which they came about they stand on an invoice.
+    number: int = field(init=False, default_factory=itertools.count().__next__)
+
+    def __post_init__(self) -> None:
+        self.until = self.end
+
+    @property
+    def amount(self) -> int:
+        whole = half_away(self.rate * share(self.end - self.start, self.full) * 100)
+        return -whole if self.gives_back else whole
 
 
 @dataclass(slots=True, eq=False)
 class Line:
     """A line in minor units; what credit notes took of it.
 
-    One that corrects another takes its share of discount over, and the invoice's discounts pass it over.
+    One that corrects another takes its share of discount and its tax over; the invoice's discounts pass it over.
     """
 
     kind: str
     start: datetime
     amount: int
     own_discount: Fraction | None = None
+    own_tax: Fraction | None = None
     fee: Fee | None = None
     discount: int = 0
+    tax_percent: Fraction = Fraction(0)
     tax: int = 0
     credited: int = 0
     credited_tax: int = 0
@@ -77,35 +111,62 @@ class Line:
 
 
 @dataclass(slots=True, eq=False)
-class Period:
-    """A usage period, its plan and the key of the invoice that bills it: one for each plan of a billing period."""
+class Cycle:
+    """A billing period, the key of the invoice that ends it, and the plans that it owes a commitment.
+
+    `charged_from` is its start or, by day, the midnight before; `plans` has each from when on; `fees` is what was
+    charged and given back for it, on whatever invoice; `waiting` is what the invoice at its end is to charge and give
+    back.
+    """
 
     start: datetime
+    charged_from: datetime
     end: datetime
     full: timedelta
     key: tuple[str, datetime]
-    plan: Plan
-    is_billed: bool = False
-    is_marked: bool = False
-    # What was charged and given back for it, on whatever invoice.
+    plans: list[tuple[datetime, Plan]]
     fees: list[Fee] = field(default_factory=list)
+    waiting: list[Fee] = field(default_factory=list)
 
     @property
-    def share(self) -> Fraction:
-        return Fraction((self.end - self.start) // timedelta(microseconds=1)) / (
-            self.full // timedelta(microseconds=1)
+    def promised(self) -> Fraction:
+        """What usage and fees come to at least: of each plan, for its share of the full period."""
+        ends = [start for start, _ in self.plans[1:]] + [self.end]
+        return sum(
+            (
+                plan.commitment * share(end - start, self.full)
+                for (start, plan), end in zip(self.plans, ends, strict=True)
+            ),
+            Fraction(0),
         )
 
 
 @dataclass(slots=True, eq=False)
+class Period:
+    """The usage of one price in a billing period."""
+
+    start: datetime
+    end: datetime
+    price: Price
+    cycle: Cycle
+    is_billed: bool = False
+    is_marked: bool = False
+
+    @property
+    def key(self) -> tuple[str, datetime]:
+        return self.cycle.key
+
+
+@dataclass(slots=True, eq=False)
 class Bill:
-    """An invoice; `discounts` are those that lowered it, with what they took."""
+    """An invoice; `discounts` are those that lowered it, with what they took. `within`: it ends no period."""
 
     sub: Subscription
     kind: str
     boundary: datetime
     finalize_at: datetime
     fees: list[Fee]
+    within: bool = False
     status: str = "draft"
     waived: bool = False
     number: int = 0
@@ -138,17 +199,15 @@ class Bill:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """A monthly subscription, in its n-th period."""
+    """A subscription with its billing periods, and the usage periods that tile them."""
 
     customer: str
+    zone: str
     plan: Plan
     anchor: datetime
-    periods: list[Period]
-    n: int = 0
+    cycles: list[Cycle] = field(default_factory=list)
+    periods: list[Period] = field(default_factory=list)
     quantity: int = 1
-    # The charge that pays for the time from now on, and since when it does.
-    charge: Fee | None = None
-    charged_from: datetime | None = None
     canceled_at: datetime | None = None
     # When late usage is billed without a further invoice to wait for; None when it is, as it comes.
     late_at: datetime | None = None
@@ -158,9 +217,57 @@ class Subscription:
         return f"{self.plan.key} of {self.customer} since {self.anchor}"
 
     @property
-    def start(self) -> datetime:
-        return months_later(self.anchor, self.n)
+    def cycle(self) -> Cycle:
+        return self.cycles[-1]
 
     @property
-    def end(self) -> datetime:
-        return months_later(self.anchor, self.n + 1)
+    def charges(self) -> Iterator[Fee]:
+        """All that it was ever charged in advance."""
+        return (fee for cycle in self.cycles for fee in cycle.fees if not fee.gives_back)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another quantity, other prices, another plan; what is not given stays as it is."""
+
+    quantity: int = 0
+    plan: str = ""
+    fee: Price | None = None
+    usage: Price | None = None
+    proration: Proration = "at_once"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A cancellation, with or without credit for what is charged beyond it."""
+
+    credit: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Scheduled:
+    """What is put off."""
+
+    sub: Subscription
+    due_at: datetime
+    what: Change | End
+    status: str = "pending"
+
+    @property
+    def is_pending(self) -> bool:
+        return self.status == "pending"
+
+
+@dataclass(slots=True)
+class Facts:
+    """All that is known of a tenant. `plans` has the prices that are offered now; `taxes` are customers' percents."""
+
+    now: datetime
+    plans: dict[str, Plan]
+    uses: dict[str, Use] = field(default_factory=dict)
+    subscriptions: list[Subscription] = field(default_factory=list)
+    scheduled: list[Scheduled] = field(default_factory=list)
+    bills: list[Bill] = field(default_factory=list)
+    discounts: list[Discount] = field(default_factory=list)
+    taxes: dict[str, Fraction] = field(default_factory=dict)
+    ledger: dict[str, list[tuple[str, int]]] = field(default_factory=dict)

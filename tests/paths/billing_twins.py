@@ -6,6 +6,7 @@ import itertools
 import random
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 from uuid import UUID
@@ -13,14 +14,16 @@ from uuid import UUID
 from billing.domain.decimals import decimal_text
 from billing.domain.invoice import InvoiceStatus
 from billing.runtime.db import Connection
+from billing.services.customers import CustomerChange, update_customer
 from billing.services.discounts import list_discounts
 from billing.services.invoice_preview import preview_invoice
 from billing.services.usage_batch import UsageBatch
 from billing.services.usage_checks import instant_us
 from billing.services.usage_ingest import record_usage
 from tests.driver import DAY, Driver, utc
-from tests.paths.billing_facts import Bill, Discount, Subscription, Use
-from tests.paths.billing_model import Books
+from tests.paths.billing_facts import Bill, Discount, Scheduled, Subscription, Use
+from tests.paths.billing_lines import times_used
+from tests.paths.billing_model import PLANS, Books
 from tests.paths.billing_shown import expected_line, expected_summary, shown_line, summary
 
 START: Final = utc(2024, 1, 10)
@@ -32,10 +35,11 @@ class Twins:
 
     def __init__(self, house: Driver, chance: random.Random) -> None:
         self.house, self.chance = house, chance
-        self.books = Books(START)
+        self.books = Books(START, {plan.key: plan for plan in PLANS})
         self.keys = itertools.count(1)
-        # The service's ids of the model's subscriptions and discounts.
+        # The service's ids of what the model knows.
         self.subscriptions: dict[Subscription, UUID] = {}
+        self.scheduled: dict[Scheduled, UUID] = {}
         self.discounts: dict[Discount, UUID] = {}
 
     @property
@@ -69,13 +73,8 @@ class Twins:
         bills = [bill for bill in self.books.bills if bill.status in statuses]
         return self.chance.choice(bills) if bills else None
 
-    def some_alterable(self) -> Subscription | None:
-        """One that runs, and was not changed at this very instant."""
-        subs = [
-            sub
-            for sub in self.books.subscriptions
-            if not sub.canceled_at and sub.charged_from and sub.charged_from < self.books.now
-        ]
+    def some_active(self) -> Subscription | None:
+        subs = [sub for sub in self.books.subscriptions if not sub.canceled_at]
         return self.chance.choice(subs) if subs else None
 
     async def customer(self, name: str) -> Any:
@@ -90,6 +89,14 @@ class Twins:
         mine = [one for one in self.books.bills if one.customer == bill.customer]
         rows = await self.invoices(bill.customer)
         return rows[mine.index(bill)]["id"]
+
+    async def tax(self, name: str, percent: str) -> None:
+        """Gives a customer a tax."""
+        house = self.house
+        change = CustomerChange(await self.customer(name), {"tax_percent": Decimal(percent)})
+        async with self.transaction() as tx:
+            await update_customer(tx, self.tenant_id, change, house.cause(), now=house.now)
+        self.books.taxes[name] = Fraction(percent)
 
     async def send(self, use: Use) -> None:
         batch = UsageBatch(
@@ -125,6 +132,7 @@ class Twins:
                 await self.compare_lines(row, bill)
             await self.compare_credit(customer)
             await self.compare_discounts(customer)
+        await self.compare_subscriptions()
         await self.compare_numbers()
 
     async def compare_lines(self, row: Any, bill: Bill) -> None:
@@ -160,8 +168,25 @@ class Twins:
                 tx, self.tenant_id, await self.customer(customer), before=None, limit=100
             )
         given = [one for one in self.books.discounts if one.customer == customer]
-        expected = [(self.books.times_used(one), one.ended) for one in reversed(given)]
+        expected = [(times_used(self.books, one), one.ended) for one in reversed(given)]
         assert [(one.uses, one.row.ended_at is not None) for one in found] == expected
+
+    async def compare_subscriptions(self) -> None:
+        """The periods that they are in or ended in, and what became of what was put off."""
+        rows = await self.house.rows(
+            "SELECT id, canceled_at, period_start, period_end FROM subscriptions WHERE tenant_id = $1",
+            self.tenant_id,
+        )
+        found = {row["id"]: tuple(row)[1:] for row in rows}
+        for sub, identity in self.subscriptions.items():
+            canceled_at, start, end = found[identity]
+            assert (canceled_at, start) == (sub.canceled_at, sub.cycle.start)
+            assert canceled_at or end == sub.cycle.end
+        rows = await self.house.rows(
+            "SELECT id, status FROM scheduled_changes WHERE tenant_id = $1", self.tenant_id
+        )
+        expected = {identity: one.status for one, identity in self.scheduled.items()}
+        assert {row["id"]: row["status"] for row in rows} == expected
 
     async def compare_numbers(self) -> None:
         """Without a gap, and in the order in which invoices became final."""

@@ -41,7 +41,7 @@ async def amend(twins: Twins) -> str:
     author = Author(twins.house.cause(), "mended", allow_backfill=True)
     async with twins.transaction() as tx:
         await amend_usage(tx, twins.tenant_id, use.key, change, author, now=twins.house.now)
-    twins.books.touch(use)
+    use.was_at.append(use.at)
     use.quantity, use.at = quantity, at
     twins.books.touch(use)
     return f"amend {use}"

@@ -200,7 +200,10 @@ async def test_a_line_is_explained_to_the_last_record(rim: Rim) -> None:
         assert told.usage.first_used_time.ToDatetime() == (START + HOUR / 60).replace(tzinfo=None)
         assert told.usage.amount_now.minor_units == 200
         assert told.line.amount.minor_units == 100
-        assert "1 records of the meter minutes, which add up to" in "\n".join(explanation(told))
+        words = "\n".join(explanation(told))
+        assert (
+            "the meter minutes: the sum of the records, which came to 10.004\n1 record now" in words
+        )
     raised = "\n".join(explanation(await explain(rim, named, 2)))
     assert "the minimum of the price: 2 = 2.00, rounded" in raised
     assert raised.split("leaves")[0].endswith("less the usage lines of the period: 1.00\n")

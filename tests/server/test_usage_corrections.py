@@ -11,11 +11,12 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc.error_details_pb2 import ErrorInfo
 from tollway.usage.v1 import usage_service_pb2 as usage
 from tollway.usage.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from billing.domain.ids import Prefix, encode
-from cli.client import error_info
+from cli.client import error_detail
 from tests.conftest import Databases
 from tests.server.test_usage_calls import stamp
 from tests.services.usage_server import Client, usage_server
@@ -58,7 +59,7 @@ async def get(client: Client, key: str) -> usage.GetUsageRecordResponse:
 async def reason_of(call: Any) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call
-    info = error_info(refused.value)
+    info = error_detail(refused.value, ErrorInfo)
     assert info is not None
     return info.reason
 

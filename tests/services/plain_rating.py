@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -20,7 +20,10 @@ class Entry:
     properties: Mapping[str, str] = field(default_factory=dict)
 
 
-Groups = dict[tuple[str, ...], list[Entry]]
+Group = tuple[str, ...]
+Groups = dict[Group, list[Entry]]
+Period = tuple[datetime, datetime]
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def cents(amount: Fraction) -> int:
@@ -50,9 +53,10 @@ def passes(condition: Mapping[str, Any], properties: Mapping[str, str]) -> bool:
 
 
 def quantity(
-    meter: Mapping[str, Any], entries: Sequence[Entry], start: datetime, end: datetime
+    meter: Mapping[str, Any], entries: Sequence[Entry], period: Period, nominal: Period
 ) -> Fraction:
     """What the meter makes of a group; of weighted sums, `entries` are those since ever."""
+    start, end = period
     inside = [entry for entry in entries if start <= entry.at < end]
     values = [entry.value for entry in inside]
     match meter["aggregation"]:
@@ -67,15 +71,19 @@ def quantity(
         case "latest":
             return max(inside, key=lambda e: (e.at, e.key)).value if inside else Fraction(0)
         case _:
-            area = sum(
-                (
-                    entry.value * Fraction((end - max(entry.at, start)).total_seconds())
-                    for entry in entries
-                    if entry.at < end
-                ),
-                Fraction(0),
-            )
-            return area / Fraction((end - start).total_seconds())
+            earlier = [entry for entry in entries if entry.at < end]
+            stood = (entry.value * length(max(entry.at, start), end) for entry in earlier)
+            return sum(stood, Fraction(0)) / length(*nominal)
+
+
+def length(start: datetime, end: datetime) -> int:
+    """In whole microseconds: every instant is one."""
+    return (end - start) // _MICROSECOND
+
+
+def share(period: Period, nominal: Period) -> Fraction:
+    """A period's part of the full one that it is cut from."""
+    return Fraction(length(*period), length(*nominal))
 
 
 def per_unit(config: Mapping[str, Any], amount: Fraction) -> Fraction:
@@ -90,16 +98,26 @@ def package(config: Mapping[str, Any], amount: Fraction) -> Fraction:
     return math.ceil(paid / Fraction(config["package_size"])) * Fraction(config["package_amount"])
 
 
+def in_tier(tier: Mapping[str, Any], part: Fraction) -> Fraction:
+    """What a part of the quantity costs in its tier."""
+    units = part
+    if "package_size" in tier:
+        units = max(Fraction(math.ceil(part / Fraction(tier["package_size"]))), Fraction(0))
+    percent = part * Fraction(tier.get("percent", "0")) / 100
+    return (
+        Fraction(tier.get("flat_amount", "0"))
+        + units * Fraction(tier.get("unit_amount", "0"))
+        + percent
+    )
+
+
 def graduated(config: Mapping[str, Any], amount: Fraction) -> Fraction:
     total, below = Fraction(0), Fraction(0)
     for place, tier in enumerate(config["tiers"]):
         if place and amount <= below:
             break
         top = amount if tier["up_to"] == "inf" else min(amount, Fraction(tier["up_to"]))
-        part = top - below
-        total += Fraction(tier.get("flat_amount", "0"))
-        total += part * Fraction(tier.get("unit_amount", "0"))
-        total += part * Fraction(tier.get("percent", "0")) / 100
+        total += in_tier(tier, top - below)
         below = top
     return total
 
@@ -107,8 +125,7 @@ def graduated(config: Mapping[str, Any], amount: Fraction) -> Fraction:
 def volume(config: Mapping[str, Any], amount: Fraction) -> Fraction:
     for tier in config["tiers"]:
         if tier["up_to"] == "inf" or amount <= Fraction(tier["up_to"]):
-            unit = Fraction(tier.get("unit_amount", "0"))
-            return amount * unit + Fraction(tier.get("flat_amount", "0"))
+            return in_tier(tier, amount)
     raise AssertionError("the last tier is open")
 
 
@@ -151,33 +168,82 @@ def matrix(config: Mapping[str, Any], group: Mapping[str, str], amount: Fraction
     return amount * Fraction(config["default_unit_amount"])
 
 
+# A number to the whole one that the mode says.
+WHOLE: Mapping[str, Callable[[Fraction], int]] = {
+    "ceiling": math.ceil,
+    "floor": math.floor,
+    "up": lambda number: math.ceil(number) if number > 0 else math.floor(number),
+    "down": math.trunc,
+    "half_up": lambda number: math.floor(abs(number) + Fraction(1, 2)) * (1 if number > 0 else -1),
+    "half_down": lambda number: math.ceil(abs(number) - Fraction(1, 2)) * (1 if number > 0 else -1),
+    "half_even": round,
+}
+
+
+def rounded(rounding: Mapping[str, Any], amount: Fraction) -> Fraction:
+    """Divided first, then rounded."""
+    step = Fraction(1, 10 ** rounding["decimals"])
+    return WHOLE[rounding["mode"]](amount / Fraction(rounding["divide_by"]) / step) * step
+
+
 def line(
     meter: Mapping[str, Any],
     price: tuple[str, Mapping[str, Any]],
-    group: tuple[str, ...],
+    group: Group,
     entries: Sequence[Entry],
-    period: tuple[datetime, datetime],
+    period: Period,
+    nominal: Period,
 ) -> int:
     """The amount of a group's line, in cents."""
     model, config = price
     start, end = period
     if model == "percentage":
         return cents(percentage(config, [e for e in entries if start <= e.at < end]))
-    amount = quantity(meter, entries, start, end)
-    if rounding := config.get("quantity_rounding"):
-        step = Fraction(1, 10 ** rounding["decimals"])
-        amount = math.ceil(amount / Fraction(rounding["divide_by"]) / step) * step
+    amount = quantity(meter, entries, period, nominal)
+    if "quantity_rounding" in config:
+        amount = rounded(config["quantity_rounding"], amount)
     if model == "matrix":
         named = dict(zip(meter["group_by"], group, strict=True))
         return cents(matrix(config, named, amount))
     return cents(PRICED[model](config, amount))
 
 
-def true_up(config: Mapping[str, Any], total: int) -> int:
+def lines(
+    meter: Mapping[str, Any],
+    price: tuple[str, Mapping[str, Any]],
+    entries: Iterable[Entry],
+    period: Period,
+    nominal: Period | None = None,
+) -> tuple[dict[Group, int], int]:
+    """The line of each group that is there, in cents, and the true-up of their sum to minimum or maximum.
+
+    `entries` are all that there ever were; `nominal` is the full period that `period` is cut from.
+    """
+    nominal = nominal or period
+    start, end = period
+    if meter["aggregation"] != "weighted_sum":
+        entries = [entry for entry in entries if start <= entry.at < end]
+    found = {
+        group: line(meter, price, group, members, period, nominal)
+        for group, members in counted(meter, entries).items()
+        if meter["aggregation"] != "weighted_sum" or not group or _has_level(members, period)
+    }
+    bounds = share(period, nominal)
+    return found or {(): 0}, true_up(price[1], sum(found.values()), bounds)
+
+
+def _has_level(entries: Sequence[Entry], period: Period) -> bool:
+    """Whether a group of a level is there at all: it opens above or below zero, or moves."""
+    start, end = period
+    opening = sum(entry.value for entry in entries if entry.at < start)
+    return bool(opening) or any(start <= entry.at < end for entry in entries)
+
+
+def true_up(config: Mapping[str, Any], total: int, scale: Fraction) -> int:
     """What lacks to the minimum, or is above the maximum."""
     bounded = total
     if "minimum_amount" in config:
-        bounded = max(bounded, cents(Fraction(config["minimum_amount"])))
+        bounded = max(bounded, cents(Fraction(config["minimum_amount"]) * scale))
     if "maximum_amount" in config:
-        bounded = min(bounded, cents(Fraction(config["maximum_amount"])))
+        bounded = min(bounded, cents(Fraction(config["maximum_amount"]) * scale))
     return bounded - total

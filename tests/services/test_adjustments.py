@@ -15,6 +15,8 @@ from billing.services.finalization import finalize_due
 from billing.services.invoice_line import LineKind
 from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.invoices import InvoiceView
+from billing.services.usage_amendments import Amendment, amend_usage
+from billing.services.usage_revisions import Author
 from tests.conftest import Databases
 from tests.driver import DAY, HOUR, Driver, house_of, utc
 
@@ -265,3 +267,22 @@ async def test_what_is_given_back_has_no_part_of_the_discount_of_a_waived_invoic
 
     row = (await last(house)).row
     assert (row.total, row.to_credit_balance) == (0, 2000)
+
+
+async def test_what_was_given_back_of_an_amount_that_is_waived_then_is_charged_again(
+    databases: Databases,
+) -> None:
+    """May: 10 minutes billed, 4 of them given back with June's invoice; then nobody pays May's."""
+    house = await billed(databases)
+    may = await last(house)
+    key = await house.value("SELECT idempotency_key FROM usage_records")
+    change, author = Amendment({"quantity"}, "6"), Author(house.cause(), "wrong", True)
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        await amend_usage(tx, house.tenant_id, key, change, author, now=house.now)
+    await house.advance(JULY + 2 * HOUR)
+    assert await adjustments(house) == [(JULY, -40)]
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        order, cause = VoidOrder(reissue=False), house.cause()
+        await void_invoice(tx, house.tenant_id, may.row.id, order, cause, now=house.now)
+    await house.advance(AUGUST + 2 * HOUR)
+    assert await adjustments(house) == [(JULY, -40), (AUGUST, 40)]

@@ -13,7 +13,6 @@ from billing.services.subscription_requests import Later
 from tests.conftest import Databases
 from tests.desk import Desk
 from tests.driver import DAY, HOUR, Driver
-from tests.plain_billing import cents
 from tests.services.commitment_world import (
     JULY,
     JUNE,
@@ -24,6 +23,7 @@ from tests.services.commitment_world import (
     promise,
     promised,
 )
+from tests.services.plain_rating import cents
 
 
 async def test_a_period_owes_the_commitment_of_the_plan_that_it_had(databases: Databases) -> None:

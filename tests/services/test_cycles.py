@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+import asyncpg
+
+from billing.runtime.db import DatabaseSettings, Role, connect
 from billing.services.subscription_terms import Alignment
 from tests.conftest import Databases
 from tests.driver import DAY, HOUR, house_of, subscription_text, utc
@@ -165,3 +169,32 @@ async def test_a_repeated_event_and_a_repeated_step_change_nothing(databases: Da
 
     assert await house.book() == before
     assert tuple((await house.rows(counts))[0]) == counted
+
+
+async def test_invoices_of_one_instant_are_numbered_in_the_order_of_their_subscriptions(
+    databases: Databases,
+) -> None:
+    """However the statement that closes their cycles is planned, and wherever these lie in the table."""
+    owner = await asyncpg.connect(databases.url)
+    name = await owner.fetchval("SELECT current_database()")
+    for choice in ("enable_nestloop", "enable_mergejoin"):
+        await owner.execute(f"ALTER DATABASE {name} SET {choice} = off")
+    await owner.close()
+    worker = await connect(databases.url, Role.WORKER, DatabaseSettings())
+    house = await house_of(replace(databases, worker=worker), utc(2024, 4, 1))
+    await house.plan(fee="1.00")
+    made = []
+    for n in range(9):
+        await house.customer(f"C{n}")
+        made.append((await house.subscribe(f"C{n}")).row.id)
+    await house.deliver()
+    for identity in reversed(made):
+        await house.execute(
+            "UPDATE billing_cycles SET plan_id = plan_id WHERE subscription_id = $1", identity
+        )
+    await house.advance(utc(2024, 5, 1) + 2 * HOUR)
+    numbered = await house.rows(
+        "SELECT subscription_id FROM invoices WHERE kind = 'period' ORDER BY number"
+    )
+    await worker.close()
+    assert [row["subscription_id"] for row in numbered] == made

@@ -282,6 +282,33 @@ async def test_a_charge_and_its_credit_that_become_final_at_once_have_one_discou
     assert await balance(house) == (0, 0)
 
 
+async def test_a_credit_has_the_discount_of_its_own_charge_among_those_of_one_instant(
+    databases: Databases,
+) -> None:
+    """They have one item, price and begin; the amount that is off is spread to the cent, so their shares differ."""
+    house = await house_of(databases, utc(2024, 4, 1))
+    customer = await house.customer("UA")
+    await house.plan(fee="30.00")
+    desk = Desk(house)
+    made = await desk.subscribe()
+    await house.advance(utc(2024, 4, 16))
+    await discount(house, customer, amount=777)
+    for quantity in ("2", "20"):
+        await desk.change(made.row.id, ItemChange(made.items[0].id, quantity=quantity))
+    await house.advance(utc(2024, 4, 23, 12))
+    lines = (await house.view((await house.invoices())[-1]["id"])).lines
+    shares = [(line.amount.minor_units, line.discount) for line in lines]
+    cents = [0, 78, -78, 777]
+    assert shares == list(
+        zip((-1500, 3000, -3000, 30000), [Money(one, "USD") for one in cents], strict=True)
+    )
+    await desk.cancel(made.row.id)
+    await house.advance(utc(2024, 4, 24))
+    (credit,) = (await house.view((await house.invoices())[-1]["id"])).lines
+    # Half of the last charge, with half of what was taken off it.
+    assert (credit.amount, credit.discount) == (Money(-15000, "USD"), Money(-389, "USD"))
+
+
 async def given_back(house: Driver, invoice: UUID, at: datetime) -> UUID:
     """A final draft that gives the rest of the invoice's fee back from `at` on."""
     await house.execute(

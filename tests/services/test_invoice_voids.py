@@ -14,7 +14,9 @@ from billing.domain.ids import Prefix, encode
 from billing.services.invoice_drafts import draft_for_cycles
 from billing.services.invoice_voids import Voided, VoidOrder, void_invoice
 from billing.services.invoices import InvoiceNotFound, InvoiceView
+from billing.services.subscription_edits import ItemChange, Proration
 from tests.conftest import Databases
+from tests.desk import Desk
 from tests.driver import DAY, HOUR, Driver, house_of, incoming_of, utc
 
 START = utc(2024, 5, 1)
@@ -248,3 +250,68 @@ async def test_the_grace_of_a_reissue_is_as_long_as_is_asked(databases: Database
     voided = await void(house, may.row.id, VoidOrder(grace=timedelta(days=1)))
     assert voided.replacement is not None
     assert voided.replacement.finalize_at == JUNE + 2 * HOUR + DAY
+
+
+async def charged(databases: Databases) -> tuple[Desk, UUID, UUID]:
+    """May's fee of 31.00 is charged and open, and 15 of its 31 days are over; subscription and item."""
+    house = await house_of(databases, START)
+    await house.customer("UA")
+    await house.plan(fee="31.00")
+    desk = Desk(house)
+    made = await desk.subscribe()
+    await house.advance(START + 15 * DAY)
+    return desk, made.row.id, made.items[0].id
+
+
+async def waive_the_charge(house: Driver) -> None:
+    (charge,) = await house.rows("SELECT id, status FROM invoices WHERE kind = 'activation'")
+    assert charge["status"] == "open"
+    await void(house, charge["id"], WAIVE)
+
+
+async def credit(house: Driver) -> int:
+    return int(await house.value("SELECT coalesce(sum(amount), 0)::bigint FROM credit_ledger"))
+
+
+async def test_a_fee_that_is_waived_after_its_cancellation_is_not_given_back(
+    databases: Databases,
+) -> None:
+    desk, subscription, _ = await charged(databases)
+    await desk.cancel(subscription)
+    await desk.house.deliver()
+    await waive_the_charge(desk.house)
+    await desk.house.advance(JUNE)
+    assert await desk.lines("final") == []
+    assert await credit(desk.house) == 0
+
+
+@pytest.mark.parametrize(
+    ("proration", "kind", "amounts"),
+    [(Proration.AT_ONCE, "change", [32_00]), (Proration.NEXT_INVOICE, "period", [32_00, 62_00])],
+)
+async def test_a_fee_that_is_waived_after_a_change_is_not_given_back(
+    databases: Databases, proration: Proration, kind: str, amounts: list[int]
+) -> None:
+    desk, subscription, item = await charged(databases)
+    await desk.change(subscription, ItemChange(item, quantity="2"), proration=proration)
+    await desk.house.deliver()
+    await waive_the_charge(desk.house)
+    await desk.house.advance(JUNE + 2 * HOUR)
+    assert [amount for _, amount in await desk.lines(kind)] == amounts
+
+
+async def test_a_reissue_gives_nothing_back_of_a_fee_that_was_waived_meanwhile(
+    databases: Databases,
+) -> None:
+    desk, subscription, item = await charged(databases)
+    house = desk.house
+    await desk.change(subscription, ItemChange(item, quantity="2"))
+    await house.advance(START + 16 * DAY)
+    await waive_the_charge(house)
+    # It is final, and stays as it is; but it is taken back as well.
+    assert [amount for _, amount in await desk.lines("change")] == [-16_00, 32_00]
+    change = await house.value("SELECT id FROM invoices WHERE kind = 'change'")
+    again = (await void(house, change)).replacement
+    assert again is not None
+    await house.advance(START + 17 * DAY)
+    assert amounts(await house.view(again.id)) == [32_00]

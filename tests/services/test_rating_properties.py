@@ -61,7 +61,7 @@ def a_price(rng: random.Random, meter: Mapping[str, Any]) -> tuple[str, dict[str
         config["maximum_amount"] = str(61 + rng.randint(0, 60))
     if model != "percentage" and rng.random() < 0.3:
         config["quantity_rounding"] = {
-            "mode": "ceiling",
+            "mode": rng.choice(list(plain.WHOLE)),
             "decimals": rng.choice([0, 2]),
             "divide_by": rng.choice(["1", "3"]),
         }
@@ -89,7 +89,9 @@ def the_numbers(rng: random.Random, model: str, meter: Mapping[str, Any]) -> dic
         case _:
             unit = "percent" if model == "graduated_percentage" else "unit_amount"
             bounds = ("5", "12.5", "inf")
-            tiers = [{"up_to": b, unit: amount(), "flat_amount": amount()} for b in bounds]
+            sizes: list[dict[str, str]] = [{}, {"package_size": "2.5"}]
+            size = rng.choice(sizes if unit == "unit_amount" else [{}])
+            tiers = [{"up_to": b, unit: amount(), "flat_amount": amount(), **size} for b in bounds]
             return {"tiers": tiers}
 
 
@@ -178,22 +180,7 @@ class Shop:
 
     def expected(self, name: str, start: datetime, end: datetime) -> tuple[dict[Any, int], int]:
         """The line of each group, in cents, and the true-up."""
-        meter, price = self.meters[name], self.prices[name]
-        groups = plain.counted(meter, self.entries[name])
-        if meter["aggregation"] != "weighted_sum":
-            groups = plain.counted(meter, [e for e in self.entries[name] if start <= e.at < end])
-        lines = {
-            group: plain.line(meter, price, group, entries, (start, end))
-            for group, entries in groups.items()
-            if meter["aggregation"] != "weighted_sum" or not group or _level(entries, start, end)
-        }
-        return lines or {(): 0}, plain.true_up(price[1], sum(lines.values()))
-
-
-def _level(entries: list[plain.Entry], start: datetime, end: datetime) -> bool:
-    """Whether a group of a level is there at all: it opens above or below zero, or moves."""
-    opening = sum(entry.value for entry in entries if entry.at < start)
-    return bool(opening) or any(start <= entry.at < end for entry in entries)
+        return plain.lines(self.meters[name], self.prices[name], self.entries[name], (start, end))
 
 
 async def test_every_price_of_every_meter_bills_what_a_calculator_says(

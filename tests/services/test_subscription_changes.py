@@ -79,6 +79,25 @@ async def test_a_change_after_the_invoice_of_one_at_the_same_instant_takes_the_n
     assert changes == [MIDDLE, MIDDLE + timedelta(microseconds=1)]
 
 
+async def test_an_end_at_the_instant_of_changes_never_comes_before_them(
+    databases: Databases,
+) -> None:
+    """The first change's invoice is final, so the second one begins a microsecond later, and so does the end."""
+    desk = await desk_of(databases)
+    made = await desk.subscribe(items={"Fee": "1"})
+    await desk.house.advance(MIDDLE)
+    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="2"))
+    await desk.house.deliver()
+    await desk.house.execute("UPDATE invoices SET finalize_at = boundary WHERE kind = 'change'")
+    await desk.house.settle()
+    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="3"))
+    await desk.cancel(made.row.id)
+    await desk.house.advance(MIDDLE + DAY)
+    later = MIDDLE + timedelta(microseconds=1)
+    assert (await desk.keys())[1:] == [("change", MIDDLE), ("change", later), ("final", later)]
+    assert await desk.lines("final") == [("Fee: unused time", -45_00)]
+
+
 async def test_another_metered_price_ends_the_usage_period_and_moves_what_was_used_behind_it(
     databases: Databases,
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from billing.services.finalize_now import announce, finalize_invoice
 from billing.services.subscription_edits import ItemChange
 from billing.services.subscription_requests import Ends, Later
 from billing.services.subscriptions import SubscriptionView
@@ -141,3 +142,29 @@ async def test_late_usage_of_an_ended_subscription_is_adjusted_when_the_limit_ha
     await house.use(START + HOUR, "20", backfill=True)
     await house.advance(START + DAY * 39)
     assert [amount for _, amount in await desk.lines("adjustment")] == [5_00, 2_00]
+
+
+async def test_late_usage_is_adjusted_again_while_the_clock_stands(databases: Databases) -> None:
+    """The first adjustment of that instant is final, so the second one has the next microsecond."""
+    house = await house_of(databases, START)
+    desk = Desk(house)
+    await house.customer()
+    await house.plan(per_minute="0.10")
+    made = await desk.subscribe()
+    await house.advance(START + DAY)
+    await desk.cancel(made.row.id)
+    now = START + DAY * 40
+    await house.advance(now)
+    for _ in range(2):
+        await house.use(START + HOUR, "50", backfill=True)
+        await house.settle(house.scheduler(late_every=1))
+        (draft,) = [row for row in await house.invoices() if row["status"] == "draft"]
+        async with databases.api.transaction(house.tenant_id) as tx:
+            await announce(tx, house.tenant_id, draft["id"], house.now)
+        async with databases.api.transaction(house.tenant_id) as tx:
+            await finalize_invoice(tx, house.tenant_id, draft["id"], house.cause(), now=house.now)
+    assert (await desk.keys())[1:] == [
+        ("adjustment", now),
+        ("adjustment", now + timedelta(microseconds=1)),
+    ]
+    assert [amount for _, amount in await desk.lines("adjustment")] == [5_00, 5_00]

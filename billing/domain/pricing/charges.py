@@ -151,11 +151,11 @@ class Percentage:
                 return free, 0
             if self.free_amount is None and usage.events_count is not None:
                 return free, usage.events_count
-        if self._all_free(usage):
+        if self.has_allowance and self._all_free(usage):
             return usage.quantity, 0
         raise UsageNotRatable(
             "This price needs the single events in time order: its fixed fee or its free events"
-            " depend on them. Give the values instead of their sum."
+            " depend on them. Give the value of each instead of their sum."
         )
 
     def _all_free(self, usage: Usage) -> bool:
@@ -193,7 +193,8 @@ class Matrix:
         if amount is None:
             named = ", ".join(f"{n}={v!r}" for n, v in zip(self.dimensions, key, strict=True))
             raise UsageNotRatable(
-                f"The matrix has no cell for {named} and no default_unit_amount; add one of them.",
+                f"The matrix has no cell for {named} and no default_unit_amount. Amend or void that usage; for what is"
+                " to come, supersede the price by one that has it, and migrate the subscription.",
                 metadata=dict(zip(self.dimensions, key, strict=True)),
             )
         return [Step.of(" / ".join(key), usage.quantity, amount)]

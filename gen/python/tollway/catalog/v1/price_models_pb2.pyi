@@ -352,7 +352,7 @@ class MatrixPrice(_message.Message):
     CELLS_FIELD_NUMBER: _builtins.int
     DEFAULT_UNIT_AMOUNT_FIELD_NUMBER: _builtins.int
     default_unit_amount: _builtins.str
-    """Per unit of every other combination; empty makes the rating of such usage fail until it is priced."""
+    """Per unit of every other combination; empty makes the rating of such usage fail until it is amended or voided."""
     @_builtins.property
     def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Properties out of the meter's group_by."""

@@ -49,7 +49,7 @@ class InvoiceServiceStub:
     VoidInvoice: _aio.UnaryUnaryMultiCallable[_invoice_service_pb2.VoidInvoiceRequest, _invoice_service_pb2.VoidInvoiceResponse]
     """Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
     unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
-    nobody pays it, and what it billed is not billed again.
+    nobody pays it, what it billed is not billed again, and drafts give nothing back of its fees.
 
     Permission: write.
     Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
@@ -137,7 +137,7 @@ class InvoiceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_invoice_service_pb2.VoidInvoiceResponse]:
         """Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
         unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
-        nobody pays it, and what it billed is not billed again.
+        nobody pays it, what it billed is not billed again, and drafts give nothing back of its fees.
 
         Permission: write.
         Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.

@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class ThresholdServiceStub:
     """Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-    usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+    usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+    before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
     """
 
     def __init__(self, channel):
@@ -65,7 +66,8 @@ class ThresholdServiceStub:
 
 class ThresholdServiceServicer:
     """Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-    usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+    usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+    before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
     """
 
     def CreateThreshold(self, request, context):
@@ -162,7 +164,8 @@ def add_ThresholdServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ThresholdService:
     """Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-    usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+    usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+    before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
     """
 
     @staticmethod

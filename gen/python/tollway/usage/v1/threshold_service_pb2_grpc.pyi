@@ -14,7 +14,8 @@ GRPC_VERSION: str
 
 class ThresholdServiceStub:
     """Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-    usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+    usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+    before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -57,7 +58,8 @@ class ThresholdServiceStub:
 
 class ThresholdServiceServicer(metaclass=_abc_1.ABCMeta):
     """Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-    usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+    usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+    before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
     """
 
     @_abc_1.abstractmethod

@@ -671,7 +671,7 @@ type MatrixPrice struct {
 	Dimensions []string `protobuf:"bytes,1,rep,name=dimensions,proto3" json:"dimensions,omitempty"`
 	// The combinations that have a price of their own.
 	Cells []*MatrixCell `protobuf:"bytes,2,rep,name=cells,proto3" json:"cells,omitempty"`
-	// Per unit of every other combination; empty makes the rating of such usage fail until it is priced.
+	// Per unit of every other combination; empty makes the rating of such usage fail until it is amended or voided.
 	DefaultUnitAmount string `protobuf:"bytes,3,opt,name=default_unit_amount,json=defaultUnitAmount,proto3" json:"default_unit_amount,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache

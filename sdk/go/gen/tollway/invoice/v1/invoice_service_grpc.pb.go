@@ -62,7 +62,7 @@ type InvoiceServiceClient interface {
 	FinalizeInvoice(ctx context.Context, in *FinalizeInvoiceRequest, opts ...grpc.CallOption) (*FinalizeInvoiceResponse, error)
 	// Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
 	// unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
-	// nobody pays it, and what it billed is not billed again.
+	// nobody pays it, what it billed is not billed again, and drafts give nothing back of its fees.
 	//
 	// Permission: write.
 	// Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.
@@ -196,7 +196,7 @@ type InvoiceServiceServer interface {
 	FinalizeInvoice(context.Context, *FinalizeInvoiceRequest) (*FinalizeInvoiceResponse, error)
 	// Takes an open invoice back, of which nothing was paid or credited. By default it is made again: its periods are
 	// unbilled, and a new draft for the same boundary bills them by what is recorded then. Without a reissue it is waived:
-	// nobody pays it, and what it billed is not billed again.
+	// nobody pays it, what it billed is not billed again, and drafts give nothing back of its fees.
 	//
 	// Permission: write.
 	// Errors: INVOICE_NOT_FOUND, INVALID_TRANSITION, INVOICE_PARTLY_PAID, INVALID_ID, REQUEST_ID_REUSED, REQUEST_IN_PROGRESS.

@@ -31,7 +31,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-// usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+// usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+// before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
 type ThresholdServiceClient interface {
 	// Creates a threshold: a quantity of a meter, or an amount, of one meter or of all. At most 50 for a customer.
 	//
@@ -129,7 +130,8 @@ func (c *thresholdServiceClient) DeleteThreshold(ctx context.Context, in *Delete
 // for forward compatibility.
 //
 // Thresholds on what a customer uses, or what that costs so far. When a rating finds that one is reached,
-// usage.threshold.crossed is emitted, once for each threshold, subscription and period.
+// usage.threshold.crossed is emitted, once for each threshold, subscription and billing period, and once for the time
+// before the first. A quantity is what was used, before any rounding of the price; of groups it is the sum.
 type ThresholdServiceServer interface {
 	// Creates a threshold: a quantity of a meter, or an amount, of one meter or of all. At most 50 for a customer.
 	//
