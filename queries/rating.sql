@@ -187,6 +187,11 @@ SELECT i.id FROM invoices i
 WHERE i.tenant_id = @tenant_id AND i.subscription_id = @subscription_id AND i.kind = @kind AND i.boundary = @boundary
   AND (i.status <> 'void' OR i.waived);
 
+-- name: ListTenantsWithLevels :many
+-- Of these tenants, those that have a meter of levels at all.
+SELECT DISTINCT m.tenant_id FROM meters m
+WHERE m.tenant_id = ANY (@tenant_ids::uuid[]) AND m.aggregation = 'weighted_sum';
+
 -- name: MarkStandingLevels :exec
 -- A level that stands when a usage period begins costs something in it, though no record says so: the period is due.
 INSERT INTO usage_period_marks (tenant_id, item_id, period_start, subscription_id, kind, event_id, correlation_id)

@@ -33,11 +33,11 @@ EXPONENTS: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 
-def exponent_of(currency: str) -> int:
+def exponent_of(currency: str, *, path: str = "currency") -> int:
     """How many decimals the currency's minor unit has: 0 (JPY), 2 (EUR), 3 (KWD) or 4 (CLF)."""
     exponent = EXPONENTS.get(currency)
     if exponent is None:
         raise UnknownCurrency.field(
-            "currency", f"{currency[:8]!r} is not an ISO 4217 currency in use; write one like EUR."
+            path, f"{currency[:8]!r} is not an ISO 4217 currency in use; write one like EUR."
         )
     return exponent

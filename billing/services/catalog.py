@@ -127,7 +127,7 @@ async def create_meter(
     tx: Connection, tenant_id: UUID, draft: NewMeter, cause: Cause, *, now: datetime
 ) -> Meter:
     """A new meter; emits meter.created. Raises AlreadyExists or InvalidMeter."""
-    counts = _counts(draft)
+    counts = check_new_meter(draft)
     at = await business_time(tx, tenant_id, now)
     meter = await queries.catalog.insert_meter(
         tx,
@@ -151,7 +151,7 @@ async def create_meter(
     return meter
 
 
-def _counts(draft: NewMeter) -> CountingMeter:
+def check_new_meter(draft: NewMeter) -> CountingMeter:
     """What the meter counts. Raises InvalidMeter, naming the field."""
     aggregation = Aggregation(draft.aggregation)
     if draft.value_property and aggregation in (Aggregation.COUNT, Aggregation.UNIQUE):
@@ -181,8 +181,7 @@ async def create_plan(
     tx: Connection, tenant_id: UUID, draft: NewPlan, cause: Cause, *, now: datetime
 ) -> Plan:
     """A new plan without prices; emits plan.created. Raises AlreadyExists, UnknownCurrency or InvalidDecimal."""
-    exponent_of(draft.currency)
-    commitment = _within(draft.commitment, "commitment_amount", DECIMAL_LIMIT)
+    commitment = check_new_plan(draft)
     at = await business_time(tx, tenant_id, now)
     plan = await queries.catalog.insert_plan(
         tx,
@@ -209,6 +208,12 @@ async def create_plan(
     return plan
 
 
+def check_new_plan(draft: NewPlan) -> Decimal | None:
+    """The commitment. Raises UnknownCurrency or InvalidDecimal."""
+    exponent_of(draft.currency, path="currency_code")
+    return _within(draft.commitment, "commitment_amount", DECIMAL_LIMIT)
+
+
 async def get_plan(
     tx: Connection, tenant_id: UUID, *, plan_id: UUID | None = None, key: str = ""
 ) -> tuple[Plan, list[Price]]:
@@ -230,12 +235,7 @@ async def create_price(
     Raises PlanArchived, MeterNotFound, MeterArchived, MeterAlreadyPriced, InvalidPrice, InvalidDecimal,
     CurrencyMismatch.
     """
-    currency = draft.currency or plan.currency
-    if currency != plan.currency:
-        raise CurrencyMismatch(
-            f"The plan is in {plan.currency}; a price of it cannot be in {currency}.",
-            metadata={"expected": plan.currency, "actual": currency},
-        )
+    timing, tax_percent = check_new_price(draft, plan.currency)
     # Under the lock nobody archives the plan, and of two prices for one meter the second sees the first.
     locked = await queries.catalog.lock_plan(tx, tenant_id=tenant_id, id=plan.id)
     if locked is None or locked.archived_at is not None:
@@ -243,12 +243,7 @@ async def create_price(
     meter = await _meter_to_price(tx, tenant_id, draft)
     if meter is not None:
         await _refuse_priced_meter(tx, plan, meter, draft.superseded)
-    checked = check_price(draft.model, draft.config, currency, meter)
-    timing = pricing.billing_timing(
-        checked.model, metered=meter is not None, chosen=draft.billing_timing
-    )
-    if draft.bill_trial_usage and meter is None:
-        raise Invalid.field("bill_trial_usage", "a flat price has no usage; leave it unset.")
+    checked = check_price(draft.model, draft.config, plan.currency, meter)
     at = await business_time(tx, tenant_id, now)
     price = await queries.catalog.insert_price(
         tx,
@@ -257,11 +252,11 @@ async def create_price(
         plan_id=plan.id,
         meter_id=meter.id if meter else None,
         display_name=draft.display_name,
-        currency=currency,
+        currency=plan.currency,
         model=draft.model,
         config=json.dumps(pricing.to_config(checked), sort_keys=True),
         billing_timing=timing,
-        tax_percent=_within(draft.tax_percent, "tax_percent", TAX_PERCENT_MAX),
+        tax_percent=tax_percent,
         bill_trial_usage=draft.bill_trial_usage,
         now=at,
     )
@@ -274,6 +269,35 @@ async def create_price(
     )
     await tell(tx, tenant_id, resource, price.version, payload, (cause, at, now))
     return price
+
+
+def check_new_price(draft: NewPrice, currency: str) -> tuple[pricing.BillingTiming, Decimal | None]:
+    """When it is billed, and its tax. Raises what is wrong with it whatever its plan and its meter are.
+
+    That is CurrencyMismatch, InvalidPrice, InvalidDecimal or Invalid; `currency` is the plan's.
+    """
+    if draft.currency not in ("", currency):
+        raise CurrencyMismatch(
+            f"The plan is in {currency}; a price of it cannot be in {draft.currency}.",
+            metadata={"expected": currency, "actual": draft.currency},
+        )
+    metered, is_flat = bool(draft.meter_key), draft.model == pricing.PriceModel.FLAT
+    if not metered and not is_flat:
+        raise Invalid.field(
+            "meter_key", f"a price of the model {draft.model} prices a meter; name its key"
+        )
+    if metered and is_flat:
+        raise Invalid.field(
+            "meter_key", "a flat price goes by the licensed quantity; leave the meter empty"
+        )
+    if draft.bill_trial_usage and not metered:
+        raise Invalid.field("bill_trial_usage", "a flat price has no usage; leave it unset.")
+    timing = pricing.billing_timing(
+        check_price(draft.model, draft.config, currency, None).model,
+        metered=metered,
+        chosen=draft.billing_timing,
+    )
+    return timing, _within(draft.tax_percent, "tax_percent", TAX_PERCENT_MAX)
 
 
 async def _refuse_priced_meter(
@@ -293,15 +317,7 @@ async def _refuse_priced_meter(
 
 async def _meter_to_price(tx: Connection, tenant_id: UUID, draft: NewPrice) -> Meter | None:
     if not draft.meter_key:
-        if draft.model != "flat":
-            raise Invalid.field(
-                "meter_key", f"a price of the model {draft.model} prices a meter; name its key"
-            )
         return None
-    if draft.model == "flat":
-        raise Invalid.field(
-            "meter_key", "a flat price goes by the licensed quantity; leave the meter empty"
-        )
     meter = await get_meter(tx, tenant_id, key=draft.meter_key)
     archived_at = await queries.catalog.hold_meter(tx, tenant_id=tenant_id, id=meter.id)
     if archived_at is not None:

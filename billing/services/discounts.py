@@ -144,7 +144,7 @@ async def list_discounts(
 async def _customer_of(tx: Connection, tenant_id: UUID, draft: NewDiscount) -> UUID:
     """Whose discount it is; the currency of an amount is checked on the way."""
     if draft.amount is not None:
-        exponent_of(draft.amount.currency)
+        exponent_of(draft.amount.currency, path="amount.currency_code")
     if draft.subscription_id is None:
         assert draft.customer_id is not None, "the contract demands one of the two"
         return draft.customer_id

@@ -46,7 +46,7 @@ async def create_invoice(
 
     Raises CustomerNotFound, UnknownCurrency, TooManyItems, AmountOutOfRange, Invalid.
     """
-    exponent_of(draft.currency)
+    exponent_of(draft.currency, path="currency_code")
     customer = await get_customer(tx, tenant_id, customer_id=draft.customer_id, external_id="")
     at = await business_time(tx, tenant_id, now)
     invoice = await queries.manual_invoices.insert_manual_invoice(

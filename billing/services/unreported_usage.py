@@ -27,6 +27,10 @@ class Begun(NamedTuple):
 
 async def mark_standing_levels(tx: Connection, begun: Sequence[Begun]) -> None:
     """Makes the beginning periods of levels that stand due. For callers that hold the subscriptions."""
+    tenants = sorted({one.row.tenant_id for one in begun})
+    # Most tenants have no levels, and cycles are closed by the thousand.
+    levelled = set(await queries.rating.list_tenants_with_levels(tx, tenant_ids=tenants))
+    begun = [one for one in begun if one.row.tenant_id in levelled]
     if not begun:
         return
     await queries.rating.mark_standing_levels(

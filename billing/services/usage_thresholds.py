@@ -54,7 +54,7 @@ class ThresholdValue:
         if bool(self.quantity) == (self.amount is not None):
             raise Invalid.field("quantity", "give a quantity or an amount, and not both.")
         if self.amount is not None:
-            exponent_of(self.currency)
+            exponent_of(self.currency, path="amount.currency_code")
             if self.amount <= 0:
                 raise Invalid.field("amount", "must be more than zero.")
             return None

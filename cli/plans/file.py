@@ -16,12 +16,11 @@ import click
 from google.protobuf.message import Message
 from tollway.catalog.v1 import catalog_service_pb2 as pb
 
-from billing.domain.currency import exponent_of
-from billing.domain.errors import Invalid
-from billing.services.price_checks import check_price
+from billing.domain.errors import BillingError
+from billing.services.catalog import check_new_meter, check_new_plan, check_new_price
 from cli.plans.messages import Object, Problem, fill, strangers
 from cli.plans.places import Step, line_of, path_of, steps_of
-from server.catalog_convert import from_create_price
+from server.catalog_convert import from_create_meter, from_create_plan, from_create_price
 from server.validation import validate
 
 PLAN_FILE_BYTES_MAX: Final = 1024 * 1024
@@ -106,7 +105,7 @@ def _fill_list(
 def _broken_rules(file: PlanFile) -> Iterator[Problem]:
     """What the server would refuse."""
     for place, meter in enumerate(file.meters):
-        yield from _refused(("meters", place), partial(validate, meter))
+        yield from _refused(("meters", place), partial(_check_meter, meter))
     yield from _refused(("plan",), partial(_check_plan, file.plan))
     for place, price in enumerate(file.prices):
         yield from _refused(("prices", place), partial(_check_price, price, file.plan))
@@ -115,19 +114,23 @@ def _broken_rules(file: PlanFile) -> Iterator[Problem]:
 def _refused(path: tuple[Step, ...], check: Callable[[], None]) -> Iterator[Problem]:
     try:
         check()
-    except Invalid as error:
+    except BillingError as error:
         for one in error.violations:
             yield Problem((*path, *steps_of(one.path)), one.description)
         if not error.violations:
             yield Problem(path, error.message)
 
 
+def _check_meter(meter: pb.CreateMeterRequest) -> None:
+    validate(meter)
+    check_new_meter(from_create_meter(meter))
+
+
 def _check_plan(plan: pb.CreatePlanRequest) -> None:
     validate(plan)
-    exponent_of(plan.currency_code)
+    check_new_plan(from_create_plan(plan))
 
 
 def _check_price(price: pb.CreatePriceRequest, plan: pb.CreatePlanRequest) -> None:
     validate(price)
-    draft = from_create_price(price)
-    check_price(draft.model, draft.config, plan.currency_code, None)
+    check_new_price(from_create_price(price), plan.currency_code)

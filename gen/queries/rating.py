@@ -33,6 +33,7 @@ __all__ = [
     "list_periods_to_rate",
     "list_rating_failures",
     "list_running_charges",
+    "list_tenants_with_levels",
     "mark_cut_usage",
     "mark_standing_levels",
     "move_usage_periods",
@@ -597,6 +598,22 @@ async def find_invoice_of_period(
     """The invoice that counts for the key of a usage period: the one that billed it, once it is final."""
     row = await conn.fetchrow(FIND_INVOICE_OF_PERIOD, tenant_id, subscription_id, kind, boundary)
     return None if row is None else row[0]
+
+
+LIST_TENANTS_WITH_LEVELS: typing.Final = """-- name: ListTenantsWithLevels :many
+SELECT DISTINCT m.tenant_id FROM meters m
+WHERE m.tenant_id = ANY ($1::uuid[]) AND m.aggregation = 'weighted_sum'
+"""
+
+
+async def list_tenants_with_levels(
+    conn: ConnectionLike,
+    *,
+    tenant_ids: collections.abc.Sequence[uuid.UUID],
+) -> list[uuid.UUID]:
+    """Of these tenants, those that have a meter of levels at all."""
+    rows = await conn.fetch(LIST_TENANTS_WITH_LEVELS, tenant_ids)
+    return [row[0] for row in rows]
 
 
 MARK_STANDING_LEVELS: typing.Final = """-- name: MarkStandingLevels :exec

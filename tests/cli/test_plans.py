@@ -154,7 +154,38 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "prices[0].plan_key: is no field here;",
     ),
     "a broken limit": ({"meters": [{**METERS[0], "key": "Minutes"}]}, "meters[0].key: "),
-    "an unknown currency": ({"plan": {**PLAN, "currency_code": "XXX"}}, "plan.currency"),
+    "an unknown currency": (
+        {"plan": {**PLAN, "currency_code": "XXX"}},
+        "plan.currency_code: 'XXX' is not an ISO 4217 currency",
+    ),
+    "a negative commitment": (
+        {"plan": {**PLAN, "commitment_amount": "-1"}},
+        "plan.commitment_amount: give a number from 0",
+    ),
+    "a meter that counts nothing": (
+        {"meters": [{"key": "users", "aggregation": "AGGREGATION_UNIQUE"}]},
+        "meters[0].unique_property: name it for the aggregation unique",
+    ),
+    "too much tax": (
+        {"prices": [{**FEE, "tax_percent": "101"}]},
+        "prices[0].tax_percent: give a number from 0 to 100.",
+    ),
+    "usage in advance": (
+        {"prices": [{**MINUTES, "billing_timing": "BILLING_TIMING_IN_ADVANCE"}]},
+        "prices[0].billing_timing: a metered price is billed in arrears.",
+    ),
+    "a fee of a meter": (
+        {"prices": [{**FEE, "meter_key": "minutes"}]},
+        "prices[0].meter_key: a flat price goes by the licensed quantity",
+    ),
+    "a trial of a fee": (
+        {"prices": [{**FEE, "bill_trial_usage": True}]},
+        "prices[0].bill_trial_usage: a flat price has no usage",
+    ),
+    "another currency": (
+        {"prices": [{**FEE, "currency_code": "USD"}]},
+        "prices[0]: The plan is in EUR; a price of it cannot be in USD.",
+    ),
     "tiers out of order": (
         {"prices": [{**NO_MODEL, "graduated": {"tiers": TIERS}}]},
         "prices[0].graduated.tiers[1].up_to: must be above the tier before it",
