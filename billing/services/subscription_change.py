@@ -170,6 +170,10 @@ async def _change_interval(
     deleted = await queries.subscription_changes.delete_open_cycle(
         tx, tenant_id=row.tenant_id, subscription_id=row.id, boundary=row.period_end
     )
+    # An earlier change at this instant was of the period that ends.
+    await queries.subscription_changes.delete_plan_stretches(
+        tx, tenant_id=row.tenant_id, subscription_id=row.id, starts_at=moment.at
+    )
     changed = await _change_terms(tx, row, asked, change, moment.at)
     terms = Terms.of(changed)
     opened = Opened(

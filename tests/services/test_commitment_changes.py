@@ -242,6 +242,24 @@ async def test_a_part_of_a_period_is_measured_by_its_own_full_period_whatever_be
     assert line.amount.minor_units == 500 - 50
 
 
+async def test_a_plan_that_was_left_at_the_instant_at_which_it_was_taken_owes_nothing(
+    databases: Databases,
+) -> None:
+    house = await promised(databases, "310", fee="0.00")
+    other = await promise(house, "other", "620", fee="0.00")
+    yearly = await promise(house, "yearly", "3650", fee="0.00", interval="year")
+    view = await house.subscribe()
+    await house.advance(START + 10 * DAY)
+    await move(house, "other", other, None)
+    await move(house, "yearly", yearly, None)
+    end = START + 20 * DAY
+    await house.advance(end)
+    await Desk(house).cancel(view.row.id)
+    await house.advance(end + 2 * HOUR)
+    (line,) = await commitments(house, end)
+    assert line.amount.minor_units == 10 * 1000
+
+
 async def test_running_charges_show_the_commitment_as_the_draft_will(databases: Databases) -> None:
     house = await promised(databases, "100")
     other = await promise(house, "other", "250")
