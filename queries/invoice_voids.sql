@@ -1,7 +1,8 @@
 -- Invoice path, after step 5: a final invoice is taken back. Lock order: subscription, usage period, invoice, balance.
 
 -- name: LockPeriodsOfInvoice :many
--- Every usage period that the invoice bills or adjusts: those of its own key, and those that its lines name.
+-- Every usage period that the invoice bills or adjusts: those of its own key, those that its lines name, and those of the
+-- billing periods whose commitment it adjusts.
 SELECT p.* FROM usage_periods p
 WHERE (p.tenant_id, p.item_id, p.period_start) IN (
     SELECT l.tenant_id, l.item_id, l.period_start FROM invoice_lines l
@@ -11,6 +12,14 @@ WHERE (p.tenant_id, p.item_id, p.period_start) IN (
     JOIN invoices i ON i.tenant_id = o.tenant_id AND i.subscription_id = o.subscription_id
         AND i.kind = o.bill_kind AND i.boundary = o.bill_boundary
     WHERE i.tenant_id = @tenant_id AND i.id = @invoice_id
+    UNION
+    SELECT o.tenant_id, o.item_id, o.period_start FROM invoice_lines l
+    JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
+    JOIN billing_cycles c ON c.tenant_id = i.tenant_id AND c.subscription_id = i.subscription_id
+        AND c.period_start = l.period_start
+    JOIN usage_periods o ON o.tenant_id = c.tenant_id AND o.subscription_id = c.subscription_id
+        AND o.bill_kind = c.kind AND o.bill_boundary = c.boundary
+    WHERE l.tenant_id = @tenant_id AND l.invoice_id = @invoice_id AND l.kind = 'commitment'
 )
 ORDER BY p.tenant_id, p.item_id, p.period_start
 FOR NO KEY UPDATE OF p;

@@ -32,6 +32,14 @@ WHERE (p.tenant_id, p.item_id, p.period_start) IN (
     JOIN invoices i ON i.tenant_id = o.tenant_id AND i.subscription_id = o.subscription_id
         AND i.kind = o.bill_kind AND i.boundary = o.bill_boundary
     WHERE i.tenant_id = $1 AND i.id = $2
+    UNION
+    SELECT o.tenant_id, o.item_id, o.period_start FROM invoice_lines l
+    JOIN invoices i ON i.tenant_id = l.tenant_id AND i.id = l.invoice_id
+    JOIN billing_cycles c ON c.tenant_id = i.tenant_id AND c.subscription_id = i.subscription_id
+        AND c.period_start = l.period_start
+    JOIN usage_periods o ON o.tenant_id = c.tenant_id AND o.subscription_id = c.subscription_id
+        AND o.bill_kind = c.kind AND o.bill_boundary = c.boundary
+    WHERE l.tenant_id = $1 AND l.invoice_id = $2 AND l.kind = 'commitment'
 )
 ORDER BY p.tenant_id, p.item_id, p.period_start
 FOR NO KEY UPDATE OF p
@@ -45,7 +53,8 @@ async def lock_periods_of_invoice(
     invoice_id: uuid.UUID,
 ) -> list[models.UsagePeriod]:
     """Invoice path, after step 5: a final invoice is taken back. Lock order: subscription, usage period, invoice, balance.
-    Every usage period that the invoice bills or adjusts: those of its own key, and those that its lines name.
+    Every usage period that the invoice bills or adjusts: those of its own key, those that its lines name, and those of the
+    billing periods whose commitment it adjusts.
     """
     rows = await conn.fetch(LOCK_PERIODS_OF_INVOICE, tenant_id, invoice_id)
     return [models.UsagePeriod(*row) for row in rows]

@@ -260,6 +260,35 @@ async def test_a_plan_that_was_left_at_the_instant_at_which_it_was_taken_owes_no
     assert line.amount.minor_units == 10 * 1000
 
 
+async def test_a_reissue_bills_a_commitment_that_it_adjusted_without_its_usage(
+    databases: Databases,
+) -> None:
+    """May is waived; without its usage it lacks more to its commitment, and nothing of the usage is given back."""
+    house = await promised(databases, "100", fee="0.00")
+    await house.subscribe()
+    await house.use(START + HOUR / 60, "250")
+    await house.advance(JUNE + 2 * HOUR)
+    may = await house.value("SELECT id FROM invoices WHERE boundary = $1", JUNE)
+    key = await house.value("SELECT idempotency_key FROM usage_records")
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        order, cause = VoidOrder(reissue=False), house.cause()
+        await void_invoice(tx, house.tenant_id, may, order, cause, now=house.now)
+        author = Author(cause, "wrong", True)
+        await void_usage(tx, house.tenant_id, key, author, now=house.now)
+    await house.advance(JULY + 2 * HOUR)
+    june = await house.value("SELECT id FROM invoices WHERE boundary = $1", JULY)
+    assert [one.amount.minor_units for one in await commitments(house, JULY)] == [2500, 10000]
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        again = await void_invoice(
+            tx, house.tenant_id, june, VoidOrder(), house.cause(), now=house.now
+        )
+    assert again.replacement is not None
+    await house.advance(JULY + 4 * HOUR)
+    found = (await house.view(again.replacement.id)).lines
+    amounts = [line.amount.minor_units for line in found if line.kind is LineKind.COMMITMENT]
+    assert amounts == [2500, 10000]
+
+
 async def test_running_charges_show_the_commitment_as_the_draft_will(databases: Databases) -> None:
     house = await promised(databases, "100")
     other = await promise(house, "other", "250")
