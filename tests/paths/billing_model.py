@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from tests.paths import billing_contracts as contracts
 from tests.paths.billing_facts import (
+    PROMISED,
     USED,
     Bill,
     Facts,
@@ -111,6 +112,7 @@ class Books(Facts):
         bill.status, bill.waived = "void", not reissue
         self._credit(bill.customer, "void_return", bill.applied)
         mine = {line.start for line in bill.lines if line.kind in USED}
+        promised = {line.start for line in bill.lines if line.kind in PROMISED}
         others = {
             line.start
             for other in self.bills
@@ -122,7 +124,9 @@ class Books(Facts):
             is_own = period.key == bill.key
             if reissue and is_own:
                 period.is_billed = period.is_marked = False
-            elif period.is_billed and (is_own or period.start in mine):
+            elif period.is_billed and (
+                is_own or period.start in mine or period.cycle.start in promised
+            ):
                 period.is_marked |= reissue or period.start in others
         if reissue:
             contracts.draft(self, bill.sub, bill.kind, bill.boundary, bill.fees, within=bill.within)
