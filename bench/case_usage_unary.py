@@ -28,6 +28,7 @@ from bench.environment import Environment, Result
 from billing.runtime.clock import DatabaseClock
 from billing.runtime.db import DatabaseSettings, Role, connect
 from billing.runtime.vault import Vault, new_key_text
+from cli.compose import tune_garbage_collector
 from server.app import ServerSettings, start_grpc
 from server.house import House
 
@@ -112,6 +113,8 @@ async def _served(serve: Serve, env: Environment) -> AsyncIterator[Any]:
 
 
 def _server_process(serve: Serve, database_url: str, pipe: Connection) -> None:
+    tune_garbage_collector()  # as every process of the product does
+
     async def work() -> None:
         pipe.send(await serve(database_url))
         await asyncio.Event().wait()

@@ -1,7 +1,10 @@
 -- Business time: the test clocks of test-mode tenants.
 
 -- name: ListBusinessTimes :many
-SELECT tenant_id, business_time FROM test_clocks WHERE tenant_id = ANY (@tenant_ids::uuid[]);
+-- A tenant in live mode never has a test clock, one in test mode has none until it makes one.
+SELECT t.id AS tenant_id, (t.mode = 'live')::boolean AS live, c.business_time AS "business_time?"
+FROM tenants t LEFT JOIN test_clocks c ON c.tenant_id = t.id
+WHERE t.id = ANY (@tenant_ids::uuid[]);
 
 -- name: GetTenantMode :one
 SELECT mode FROM tenants WHERE id = @tenant_id;

@@ -27,8 +27,8 @@ class ReplaySettings:
     """Counts and seconds as the names say."""
 
     replays_per_step: int = 20
-    slice_max: int = 1_000
-    queued_max: int = 4_000
+    slice_max: int = 2_000
+    queued_max: int = 16_000
     # A replay begins with so few, and then has twice as many queued at most as it has behind it: how fast they go is
     # not known before, and what is queued at once is work beside live traffic.
     queued_first: int = 250

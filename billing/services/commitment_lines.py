@@ -101,9 +101,12 @@ def _wanted(owed: Sequence[Step], reached: Money) -> Money:
 
 
 def _nominal(promise: Promise) -> Period:
-    """The full period that the billing period is cut from."""
+    """The full period that the billing period is cut from.
+
+    Its usage says so first, since the fee of another interval may begin with its day.
+    """
     row = promise.row
-    parts: list[FeePeriod | UsagePeriod] = [*promise.fees, *promise.usage]
+    parts: list[FeePeriod | UsagePeriod] = [*promise.usage, *promise.fees]
     for part in parts:
         if part.period_start == row.period_start and part.nominal_start and part.nominal_end:
             return Period(part.nominal_start, part.nominal_end)

@@ -30,6 +30,8 @@ __all__ = ["Pace", "Running", "advance", "list_running"]
 _RATE_WINDOW: Final = timedelta(seconds=1)
 # With a rate, so much of it is given at once.
 _STROKE_S: Final = 0.1
+# Without one, what went within so long goes fast.
+_SLOW: Final = timedelta(milliseconds=50)
 
 
 async def list_running(connection: Connection, after: UUID, *, most: int) -> list[Running]:
@@ -80,7 +82,12 @@ async def _give(tx: Connection, run: Run, queued: int) -> int:
     most = min(run.slice_max, queued_max - queued, budget)
     # In strokes: a few events at a time would cost live traffic a commit for each of them.
     stroke = min(run.slice_max, queued_max) // 2
-    if most < max(min(stroke, int(rate * _STROKE_S)) if rate else stroke, 1):
+    if rate:
+        stroke = min(stroke, int(rate * _STROKE_S))
+    elif run.now - run.row.armed_at > _SLOW:
+        # They go slowly, beside live traffic: smaller strokes, which it hardly feels.
+        stroke = min(stroke, run.pace.queued_first)
+    if most < max(stroke, 1):
         return 0
     given = await run.next_events(tx, run.row.armed_until, most, consumers=list(run.reached))
     # Never ahead of a first publication, whatever the bus is doing to it.

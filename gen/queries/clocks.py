@@ -50,11 +50,14 @@ class ListBusinessTimesRow:
     """One row of list_business_times."""
 
     tenant_id: uuid.UUID
-    business_time: datetime.datetime
+    live: bool
+    business_time: datetime.datetime | None
 
 
 LIST_BUSINESS_TIMES: typing.Final = """-- name: ListBusinessTimes :many
-SELECT tenant_id, business_time FROM test_clocks WHERE tenant_id = ANY ($1::uuid[])
+SELECT t.id AS tenant_id, (t.mode = 'live')::boolean AS live, c.business_time AS "business_time?"
+FROM tenants t LEFT JOIN test_clocks c ON c.tenant_id = t.id
+WHERE t.id = ANY ($1::uuid[])
 """
 
 
@@ -63,7 +66,9 @@ async def list_business_times(
     *,
     tenant_ids: collections.abc.Sequence[uuid.UUID],
 ) -> list[ListBusinessTimesRow]:
-    """Business time: the test clocks of test-mode tenants."""
+    """Business time: the test clocks of test-mode tenants.
+    A tenant in live mode never has a test clock, one in test mode has none until it makes one.
+    """
     rows = await conn.fetch(LIST_BUSINESS_TIMES, tenant_ids)
     return [ListBusinessTimesRow(*row) for row in rows]
 

@@ -157,7 +157,7 @@ FROM unnest(
     $5::timestamptz[]
 ) AS g (tenant_id, subscription_id, kind, boundary, period_start)
 JOIN fee_periods h ON h.tenant_id = g.tenant_id AND h.subscription_id = g.subscription_id AND h.reason <> 'credit'
-    AND coalesce(h.ended_at, h.period_end) > g.period_start
+    AND coalesce(h.ended_at, h.period_end) > greatest(g.period_start, h.period_start)
     AND (g.kind = 'final' OR coalesce(h.ended_at, h.period_end) <= g.boundary)
 JOIN fee_periods f ON f.tenant_id = h.tenant_id AND f.subscription_id = h.subscription_id
     AND coalesce(f.gives_back, f.id) = h.id
@@ -176,7 +176,7 @@ async def list_promised_fees(
 ) -> list[ListPromisedFeesRow]:
     """What is charged for the time of these cycles, on whatever invoice, and what was given back of it. A charge is of the cycle
     in which it ends, so one that begins with another interval is not of the cycle that ends there, wherever a plan by day cuts;
-    by day a cancellation charges beyond its instant.
+    by day a cancellation charges beyond its instant. One of which no time was left is of none.
     """
     rows = await conn.fetch(
         LIST_PROMISED_FEES,

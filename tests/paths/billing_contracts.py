@@ -147,12 +147,13 @@ def is_waived(facts: Facts, fee: Fee) -> bool:
 def forget_credits(facts: Facts, sub: Subscription) -> None:
     """What is waived is not given back: what drafts and the next invoice were to give back of it goes."""
     final = [fee for bill in facts.bills if bill.counts for fee in bill.fees]
+    to_come = [bill.fees for bill in facts.bills if bill.status == "draft"]
+    to_come += [cycle.waiting for cycle in sub.cycles]
     for cycle in sub.cycles:
         for fee in list(cycle.fees):
             if fee.gives_back and fee not in final and is_waived(facts, fee.gives_back):
                 cycle.fees.remove(fee)
-                drafts = [bill.fees for bill in facts.bills if bill.status == "draft"]
-                for fees in [*drafts, cycle.waiting]:
+                for fees in to_come:
                     if fee in fees:
                         fees.remove(fee)
 
@@ -220,8 +221,8 @@ def _cut_usage(sub: Subscription, at: datetime) -> None:
 
 
 def _charge(sub: Subscription, start: datetime) -> Fee:
-    cycle = sub.cycle
-    made = Fee(sub.plan.fee.amount * sub.quantity, start, cycle.end, cycle.full)
+    cycle, price = sub.cycle, sub.plan.fee
+    made = Fee(price.amount * sub.quantity, price.tax, start, cycle.end, cycle.full)
     cycle.fees.append(made)
     return made
 
@@ -233,7 +234,8 @@ def _give_back(facts: Facts, sub: Subscription, cut: datetime, *, credit: bool =
         start = max(cut, charge.start)
         if charge.until > start:
             if credit and not is_waived(facts, charge):
-                given_back.append(Fee(charge.rate, start, charge.until, charge.full, charge))
+                rate, tax = charge.rate, charge.tax
+                given_back.append(Fee(rate, tax, start, charge.until, charge.full, charge))
             charge.until = cut
     sub.cycle.fees += given_back
     if cut <= sub.cycle.start and len(sub.cycles) > 1:

@@ -17,10 +17,14 @@ USED, PROMISED = ("usage", "true_up", "adjustment"), ("commitment",)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Price:
-    """Of a seat and a full period, or of a unit of usage, with what that costs at least in a full period."""
+    """Of a seat and a full period, or of a unit of usage, with what that costs at least in a full period.
+
+    `tax` is that of customers who have none of their own.
+    """
 
     amount: Fraction
     minimum: Fraction = Fraction(0)
+    tax: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,7 @@ class Fee:
     """
 
     rate: Fraction
+    tax: Fraction
     start: datetime
     end: datetime
     full: timedelta
@@ -96,6 +101,7 @@ class Line:
     kind: str
     start: datetime
     amount: int
+    price_tax: Fraction
     own_discount: Fraction | None = None
     own_tax: Fraction | None = None
     fee: Fee | None = None
@@ -260,7 +266,7 @@ class Scheduled:
 
 @dataclass(slots=True)
 class Facts:
-    """All that is known of a tenant. `plans` has the prices that are offered now; `taxes` are customers' percents."""
+    """All that is known of a tenant. `plans` has the prices that are offered now; `taxes` are customers' own."""
 
     now: datetime
     plans: dict[str, Plan]
@@ -269,5 +275,5 @@ class Facts:
     scheduled: list[Scheduled] = field(default_factory=list)
     bills: list[Bill] = field(default_factory=list)
     discounts: list[Discount] = field(default_factory=list)
-    taxes: dict[str, Fraction] = field(default_factory=dict)
+    taxes: dict[str, Fraction | None] = field(default_factory=dict)
     ledger: dict[str, list[tuple[str, int]]] = field(default_factory=dict)

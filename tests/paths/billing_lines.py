@@ -80,7 +80,8 @@ def _lower(facts: Facts, bill: Bill, lines: list[Line]) -> list[tuple[Discount, 
                 line.discount += part
             taken.append((offer, sum(parts)))
     for line in lines:
-        line.tax_percent = facts.taxes[bill.customer] if line.own_tax is None else line.own_tax
+        given = (line.own_tax, facts.taxes[bill.customer], line.price_tax)
+        line.tax_percent = next(one for one in given if one is not None)
         line.tax = half_away(line.net * line.tax_percent / 100)
     return taken
 
@@ -100,7 +101,7 @@ def _fee_line(facts: Facts, fee: Fee) -> Line:
         for line in bill.lines
         if line.fee is not None and line.fee is fee.gives_back
     ]
-    line = Line("fee", fee.start, fee.amount, fee=fee)
+    line = Line("fee", fee.start, fee.amount, fee.tax, fee=fee)
     if charged and charged[0].amount and fee.amount:
         line.own_discount = Fraction(charged[0].discount, charged[0].amount)
         line.own_tax = charged[0].tax_percent
@@ -121,29 +122,36 @@ def _cost(facts: Facts, bill: Bill, period: Period) -> list[Line]:
     amount = half_away(used * period.price.amount * 100)
     scaled = period.price.minimum * share(period.end - period.start, period.cycle.full)
     least = half_away(scaled * 100)
-    lines = [Line("usage", period.start, amount)]
+    tax = period.price.tax
+    lines = [Line("usage", period.start, amount, tax)]
     if amount < least:
-        lines.append(Line("true_up", period.start, least - amount))
+        lines.append(Line("true_up", period.start, least - amount, tax))
     return lines
 
 
 def _difference(facts: Facts, bill: Bill, period: Period) -> list[Line]:
     owed = sum(line.amount for line in _cost(facts, bill, period))
-    return _correction(
-        Line("adjustment", period.start, owed), list(_carried(facts, bill.sub, period))
-    )
+    line = Line("adjustment", period.start, owed, period.price.tax)
+    return _correction(line, list(_carried(facts, bill.sub, period)))
 
 
 def _promised(facts: Facts, bill: Bill, cycle: Cycle) -> list[Line]:
-    """What usage and fees of a billing period lack to the commitments of its plans."""
+    """What usage and fees of a billing period lack to the commitments of its plans; with their tax, if it is one."""
     if not cycle.promised:
         return []
     parts = [period for period in bill.sub.periods if period.cycle is cycle]
     reached = sum(line.amount for part in parts for line in _cost(facts, bill, part))
-    reached += sum(fee.amount for fee in cycle.fees)
+    fees = [fee for fee in cycle.fees if _has_time(fee.gives_back or fee)]
+    reached += sum(fee.amount for fee in fees)
     owed = max(half_away(cycle.promised * 100) - reached, 0)
-    carried = list(_carried(facts, bill.sub, cycle, PROMISED))
-    return _correction(Line("commitment", cycle.start, owed), carried)
+    taxes = {part.price.tax for part in parts} | {fee.tax for fee in fees}
+    line = Line("commitment", cycle.start, owed, taxes.pop() if len(taxes) == 1 else Fraction(0))
+    return _correction(line, list(_carried(facts, bill.sub, cycle, PROMISED)))
+
+
+def _has_time(charge: Fee) -> bool:
+    """Whether a charge is for some time still, not replaced from its very begin on."""
+    return charge.until > charge.start
 
 
 def _correction(line: Line, carried: list[tuple[Bill, Line]]) -> list[Line]:

@@ -91,12 +91,12 @@ class Twins:
         return rows[mine.index(bill)]["id"]
 
     async def tax(self, name: str, percent: str) -> None:
-        """Gives a customer a tax."""
-        house = self.house
-        change = CustomerChange(await self.customer(name), {"tax_percent": Decimal(percent)})
+        """Gives a customer a tax of its own, or takes it away."""
+        house, own = self.house, Decimal(percent) if percent else None
+        change = CustomerChange(await self.customer(name), {"tax_percent": own})
         async with self.transaction() as tx:
             await update_customer(tx, self.tenant_id, change, house.cause(), now=house.now)
-        self.books.taxes[name] = Fraction(percent)
+        self.books.taxes[name] = Fraction(percent) if percent else None
 
     async def send(self, use: Use) -> None:
         batch = UsageBatch(

@@ -30,8 +30,10 @@ async def offer(house: Driver, plan: Plan) -> None:
     async with house.databases.api.transaction(house.tenant_id) as tx:
         made = await catalog.create_plan(tx, house.tenant_id, draft, house.cause(), now=house.now)
         for price in (
-            catalog.NewPrice("Fee", "", "", "flat", _fee(plan.fee), None),
-            catalog.NewPrice("Usage", plan.meter, "", "per_unit", _usage(plan.usage), None),
+            catalog.NewPrice("Fee", "", "", "flat", _fee(plan.fee), None, _tax(plan.fee)),
+            catalog.NewPrice(
+                "Usage", plan.meter, "", "per_unit", _usage(plan.usage), None, _tax(plan.usage)
+            ),
         ):
             await catalog.create_price(
                 tx, house.tenant_id, made, price, house.cause(), now=house.now
@@ -39,12 +41,16 @@ async def offer(house: Driver, plan: Plan) -> None:
 
 
 async def supersede(twins: Twins) -> str:
-    """A plan's fee or price of usage for new subscriptions; those that are there keep theirs until they migrate."""
+    """Another price or tax of a plan's fee or usage, for new subscriptions and for those that migrate."""
     house, plan = twins.house, twins.chance.choice(list(twins.books.plans.values()))
     is_fee = twins.chance.random() < 0.5
     first = next(one for one in PLANS if one.key == plan.key)
     old = first.fee if is_fee else first.usage
-    new = replace(old, amount=old.amount * Fraction(twins.chance.choice(["0.5", "1", "1.5"])))
+    new = replace(
+        old,
+        amount=old.amount * Fraction(twins.chance.choice(["0.5", "1", "1.5"])),
+        tax=Fraction(twins.chance.choice(["0", "7", "19"])),
+    )
     model, name, numbers = (
         ("flat", "Fee", _fee(new)) if is_fee else ("per_unit", "Usage", _usage(new))
     )
@@ -54,27 +60,31 @@ async def supersede(twins: Twins) -> str:
             tx,
             twins.tenant_id,
             prices[name],
-            Successor(name, model, numbers),
+            Successor(name, model, numbers, _tax(new)),
             house.cause(),
             now=house.now,
         )
     changed = replace(plan, fee=new) if is_fee else replace(plan, usage=new)
     twins.books.plans[plan.key] = changed
-    return f"supersede {name} of {plan.key}: {float(new.amount)}"
+    return f"supersede {name} of {plan.key}: {float(new.amount)}, tax {new.tax}%"
 
 
 async def tax(twins: Twins) -> str:
-    """Another tax of a customer, from the next invoice that becomes final on."""
+    """Another tax of a customer or that of its prices, from the next invoice that becomes final on."""
     if not twins.books.taxes:
         return ""
     name = twins.chance.choice(list(twins.books.taxes))
-    percent = twins.chance.choice(["20", "10", "7.7", "0"])
+    percent = twins.chance.choice(["20", "10", "7.7", "0", ""])
     await twins.tax(name, percent)
-    return f"tax of {name}: {percent}%"
+    return f"tax of {name}: {percent or 'its prices'}%"
 
 
 def _fee(price: Price) -> dict[str, str]:
     return {"amount": decimal_text(price.amount)}
+
+
+def _tax(price: Price) -> str:
+    return decimal_text(price.tax) if price.tax else ""
 
 
 def _usage(price: Price) -> dict[str, str]:

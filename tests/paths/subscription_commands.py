@@ -34,7 +34,7 @@ async def subscribe(twins: Twins) -> str:
     name, plan = twins.chance.choice(free)
     if name not in books.ledger:
         await twins.house.customer(name, CUSTOMERS[name])
-        await twins.tax(name, "20")
+        await twins.tax(name, twins.chance.choice(["20", ""]))
     made = await twins.house.subscribe(name, plan.key)
     sub = contracts.subscribe(books, name, CUSTOMERS[name], plan)
     twins.subscriptions[sub] = made.row.id

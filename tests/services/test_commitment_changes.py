@@ -7,9 +7,12 @@ from uuid import UUID
 
 from billing.services.charges import get_charges
 from billing.services.invoice_line import LineKind
+from billing.services.invoice_voids import VoidOrder, void_invoice
 from billing.services.subscription_edits import ItemChange, Proration
 from billing.services.subscription_preview import Moment, preview_subscription
 from billing.services.subscription_requests import Later
+from billing.services.usage_amendments import void_usage
+from billing.services.usage_revisions import Author
 from tests.conftest import Databases
 from tests.desk import Desk
 from tests.driver import DAY, HOUR, Driver
@@ -195,6 +198,48 @@ async def test_by_day_a_change_of_interval_counts_each_fee_towards_its_own_perio
     days = Fraction(int((row["boundary"] - row["period_start"]).total_seconds()), 86400)
     fee = cents(Fraction(7) * (days + Fraction(1, 2)) / 7)
     assert [one.amount.minor_units for one in second] == [cents(70 * days / 7) - fee]
+
+
+async def test_a_waived_fee_that_was_changed_from_its_begin_on_counts_towards_no_commitment(
+    databases: Databases,
+) -> None:
+    """By day a change on the first of June replaces June's fee whole; the invoice of both it and May is waived then."""
+    house = await promised(databases, "310", fee="31.00")
+    await house.execute("UPDATE plans SET granularity = 'day'")
+    view = await house.subscribe()
+    await house.use(START + HOUR / 60, "1000")
+    await house.advance(JUNE + 12 * HOUR)
+    assert (LineKind.COMMITMENT, 31000 - 10000 - 3100) in await lines(house, JUNE)
+    fee = next(item.id for item in view.items if item.meter_id is None)
+    await Desk(house).change(view.row.id, ItemChange(fee, quantity="2"))
+    await house.deliver()
+    waived = await house.value("SELECT id FROM invoices WHERE boundary = $1", JUNE)
+    key = await house.value("SELECT idempotency_key FROM usage_records")
+    async with house.databases.api.transaction(house.tenant_id) as tx:
+        order = VoidOrder(reissue=False)
+        await void_invoice(tx, house.tenant_id, waived, order, house.cause(), now=house.now)
+        author = Author(house.cause(), "wrong", True)
+        await void_usage(tx, house.tenant_id, key, author, now=house.now)
+    await house.advance(JUNE + 14 * HOUR)
+    # Without its usage May lacks 100.00 more than was waived; June's fee is no part of it.
+    (line,) = await commitments(house, JUNE + 12 * HOUR)
+    assert line.amount.minor_units == 10000
+
+
+async def test_a_part_of_a_period_is_measured_by_its_own_full_period_whatever_began_on_its_day(
+    databases: Databases,
+) -> None:
+    """The fee of the week begins with the day, as the month did, and half a day of it is left."""
+    house = await promised(databases, "310", fee="31.00")
+    weekly = await promise(house, "weekly", "", fee="7.00", interval="week")
+    await house.execute("UPDATE plans SET granularity = 'day' WHERE key = 'weekly'")
+    view = await house.subscribe()
+    await house.advance(START + 12 * HOUR)
+    await move(house, "weekly", weekly, None)
+    await move(house, "plan", view.row.plan_id, None)
+    await house.advance(START + 14 * HOUR)
+    (line,) = await commitments(house, START + 12 * HOUR)
+    assert line.amount.minor_units == 500 - 50
 
 
 async def test_running_charges_show_the_commitment_as_the_draft_will(databases: Databases) -> None:

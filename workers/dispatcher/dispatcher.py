@@ -168,9 +168,9 @@ class Dispatcher:
         settings = self._settings
         limit, batches_max = settings.batch_rows_max, settings.batches_per_turn
         if queue.is_replay:
-            limit = min(limit, settings.replay_rows_max)
+            batches_max = 1
             if self._queues.mixed(time.monotonic()):
-                limit, batches_max = min(limit, settings.beside_live_rows_max), 1
+                limit = min(limit, settings.beside_live_rows_max)
         before: list[tuple[Batch, Published]] = []
         batches = await self._read([queue], limit)
         for turn in range(batches_max):
@@ -209,8 +209,9 @@ class Dispatcher:
         """A batch of each queue that has something to publish and may, in two reads for all."""
         await self._window.look(queues, per_queue, unanswered=unanswered)
         open_ = {(q.lease.shard, q.priority): q for q in queues if self._has_room(q)}
-        # Of replays no more in all than in a turn of their own: what is live may stand in the same one.
-        again = min(per_queue, max(self._settings.replay_rows_max // len(queues), 1))
+        # Of replays few in a turn of many queues: what is live may stand in the same one.
+        few = max(self._settings.beside_live_rows_max // len(queues), 1)
+        again = min(per_queue, few) if len(queues) > 1 else per_queue
         most = {Priority.LIVE: per_queue, Priority.REPLAY: again}
         claims = {
             key: queue.claim(min(most[queue.priority], self._window.room(queue)))

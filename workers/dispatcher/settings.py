@@ -31,10 +31,9 @@ class DispatcherSettings:
     # Unrouted messages per partition while a router is at work: a longer backlog waits in the outbox, where tenants
     # take turns, and not in the stream, where the first comes first.
     publish_ahead: int = 2_000
-    # Of replays so many, and in batches of as many at most: an event that is live comes behind no more of them.
+    # Of replays so many: an event that is live comes behind no more of them.
     replay_ahead: int = 250
-    replay_rows_max: int = 250
-    # Beside live events: a batch of so many, and then a rest so many times as long as the batch took.
+    # Replays have a batch a turn; beside live events one of so many, and then a rest so many times as long as it took.
     beside_live_rows_max: int = 100
     beside_live_rest: float = 3.0
     window_poll_s: float = 0.01  # a shard whose partition is that full is looked at again
@@ -55,6 +54,5 @@ class DispatcherSettings:
             raise ValueError(f"batch_rows_max must be from 1 to {BATCH_MAX_MESSAGES}")
         if not 1 <= self.shared_rows_max <= self.batch_rows_max:
             raise ValueError("shared_rows_max must be from 1 to batch_rows_max")
-        windows = (self.publish_ahead, self.replay_ahead)
-        if min(*windows, self.replay_rows_max, self.beside_live_rows_max) < 1:
+        if min(self.publish_ahead, self.replay_ahead, self.beside_live_rows_max) < 1:
             raise ValueError("publish_ahead and what bounds replays must be at least 1")
