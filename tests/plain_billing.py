@@ -134,6 +134,7 @@ class Plain:
     bills_trial: bool = False
     billed_until: datetime | None = None
     canceled: datetime | None = None
+    commitment: Fraction | None = None  # what usage and fees of a full period come to at least
     used: list[Entry] = field(default_factory=list)
 
     @property
@@ -184,12 +185,17 @@ class Plain:
         if self.billed_until:
             kind, book["period", self.billed_until] = "period", []
         for start, end in self.periods(until):
-            self._charge(book, (kind, start), (start, end), until)
+            reached = self._charge(book, (kind, start), (start, end), until)
             over = self.canceled is not None and self.canceled <= end
             last = self.canceled if over and self.canceled else end
             if last <= until:
                 key = ("final", last) if over else ("period", end)
-                book[key] += self._usage((start, last), self.terms.around(start))
+                nominal = self.terms.around(start)
+                usage = self._usage((start, last), nominal)
+                book[key] += usage
+                if self.commitment:
+                    promised = cents(self.commitment * share((start, last), nominal))
+                    book[key].append(max(promised - reached - sum(usage), 0))
             kind = "period"
         return {key: sorted(a for a in amounts if a) for key, amounts in book.items()}
 
@@ -199,8 +205,8 @@ class Plain:
             over = self.canceled is not None and self.canceled <= self.activation
             book["final" if over else "activation", period[1]] += self._usage(period, nominal)
 
-    def _charge(self, book: Book, key: Key, period: Period, until: datetime) -> None:
-        """The fees of a billing period, what changes of the quantity move, and what an end gives back."""
+    def _charge(self, book: Book, key: Key, period: Period, until: datetime) -> int:
+        """The fees of a billing period, what changes of the quantity move, and what an end gives back; their sum."""
         (start, end), fees = period, self.fees
         nominal = self.terms.around(start)
         over = self.canceled is not None and self.canceled <= end
@@ -211,23 +217,27 @@ class Plain:
             if start < at < last
         ]
         stop = min(midnight(last, self.terms.zone, 1), end) if over and fees.by_day else last
+        charged: Book = defaultdict(list)
         if fees.in_arrears:
             if last <= until:
                 ends = [*(cut for _, cut, _, _ in changes), stop]
                 begins = [start, *ends[:-1]]
                 quantities = [fees.quantity_at(start), *(new for *_, new in changes)]
                 for quantity, a, b in zip(quantities, begins, ends, strict=True):
-                    book["final" if over else "period", last] += fees.lines(
+                    charged["final" if over else "period", last] += fees.lines(
                         quantity, (a, b), nominal
                     )
-            return
-        book[key] += fees.lines(fees.quantity_at(start), period, nominal)
-        for at, cut, old, new in changes:
-            book["change", at] += fees.given_back(old, (cut, end), nominal)
-            book["change", at] += fees.lines(new, (cut, end), nominal)
-        if over and last <= until:
-            left = fees.quantity_at(last)
-            book["final", last] += fees.given_back(left, (stop, end), nominal)
+        else:
+            charged[key] += fees.lines(fees.quantity_at(start), period, nominal)
+            for at, cut, old, new in changes:
+                charged["change", at] += fees.given_back(old, (cut, end), nominal)
+                charged["change", at] += fees.lines(new, (cut, end), nominal)
+            if over and last <= until:
+                left = fees.quantity_at(last)
+                charged["final", last] += fees.given_back(left, (stop, end), nominal)
+        for bill, amounts in charged.items():
+            book[bill] += amounts
+        return sum(sum(amounts) for amounts in charged.values())
 
     def _change_cut(self, at: datetime, start: datetime) -> datetime:
         """The day of a change has the new quantity."""

@@ -2,9 +2,9 @@
 
 Every aggregation and every model of usage, with and without groups, free units, bounds and roundings; every kind of
 anchor; trials whose usage is billed and trials whose usage is not; subscriptions that another system has billed until
-some day; fees in advance and in arrears; cuts by second and by day; time zones on both halves of the earth with their
-clock changes; changes of quantity and price, and ends, in the midst of periods and at their end. The clock goes in
-jumps of days, so most of it is catching up.
+some day; fees in advance and in arrears, and commitments; cuts by second and by day; time zones on both halves of the
+earth with their clock changes; changes of quantity and price, and ends, in the midst of periods and at their end. The
+clock goes in jumps of days, so most of it is catching up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -44,9 +45,9 @@ START = utc(2023, 12, 30, 11)
 END = utc(2025, 1, 15)
 GRACE = timedelta(hours=1)
 ZONES = ("UTC", "America/New_York", "Europe/Vienna", "Australia/Lord_Howe", "Asia/Kathmandu")
+MOST = ("month", "week", "month", "quarter", "year", "month", "week")
 # Days are few, for they have the most periods by far.
-INTERVALS = (*("month", "week", "month", "quarter", "year", "month", "week", "day"),
-             *("month", "week", "month", "quarter", "year", "month", "week", "year"))  # fmt: skip
+INTERVALS = (*MOST, "day", *MOST, "year", *MOST, "quarter", *MOST, "year")
 ALTERED = 0.25 if LONG else 0.7
 # Two units are below the minimum, five above the maximum.
 FEES = (
@@ -54,6 +55,7 @@ FEES = (
     {"amount": "17.77", "minimum_amount": "40.01"},
     {"amount": "17.77", "minimum_amount": "5", "maximum_amount": "77.7"},
 )
+COMMITMENTS = (None, "60", None)
 
 
 @dataclass(slots=True)
@@ -105,6 +107,11 @@ async def sell(desk: Desk, chance: random.Random, number: int) -> Sold:
     if by_day:
         await house.execute("UPDATE plans SET granularity = 'day' WHERE key = $1", plan)
     fee = FEES[number // 5 % len(FEES)]
+    promised = COMMITMENTS[number // 4 % len(COMMITMENTS)]
+    if promised:
+        await house.execute(
+            "UPDATE plans SET commitment = $2::text::numeric WHERE key = $1", plan, promised
+        )
     timing = BillingTiming.IN_ARREARS if in_arrears else None
     metered, bills_trial = bounded(tariff, number), number % 2 == 0
     names = {
@@ -117,7 +124,7 @@ async def sell(desk: Desk, chance: random.Random, number: int) -> Sold:
             ),
         ),
     }
-    anchors = anchor_of((number + number // len(INTERVALS)) % 4, interval)
+    anchors = anchor_of((number + number // 8 + number // 32) % 4, interval)
     starts = imported(number, zone, interval, anchors)
     starts = starts or {"trial_days": 9 if number % 3 == 0 else 0}
     quantity = chance.randint(1, 5)
@@ -135,6 +142,7 @@ async def sell(desk: Desk, chance: random.Random, number: int) -> Sold:
         [(row.start_at, metered)],
         bills_trial,
         row.billed_until,
+        commitment=Fraction(promised) if promised else None,
     )
     by_price = {item.price_id: item.id for item in view.items}
     items = {name: by_price[id_] for name, id_ in names.items()}

@@ -115,3 +115,14 @@ def test_a_lease_of_another_term_begins_with_new_queues(queues: Queues) -> None:
     assert {(queue.lease.shard, queue.priority) for queue in queues.all()} == {
         (shard, priority) for shard in (0, 1) for priority in Priority
     }
+
+
+def test_of_those_served_together_the_one_that_is_known_to_have_more_goes_first(
+    queues: Queues,
+) -> None:
+    queues.note_read(Priority.REPLAY, NOW)
+    one, other = replays(queues)
+    other.deep = False
+    for queue in queues.all():
+        queue.served_at = NOW
+    assert queues.next_turn(NOW) == [one]

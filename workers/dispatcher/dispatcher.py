@@ -107,21 +107,21 @@ class Dispatcher:
     async def step(self) -> int:
         """A turn of a deep queue, or of all the others together; how many events were published.
 
-        A turn that finds nothing makes way for one more, so that zero means that nothing could be done.
+        A turn that finds nothing makes way for the next, until all that may be served now were looked at: zero means
+        that nothing could be done.
         """
         self._queues.own(self._keeper.usable())
-        done = 0
-        if self._bus.connected:
+        done, seen = 0, set[Queue]()
+        while self._bus.connected and not done:
             turn = self._queues.next_turn(time.monotonic())
+            if seen.issuperset(turn):
+                break
+            seen.update(turn)
             done = await self._take_turn(turn)
-            if not done and len(turn) < len(self._queues):
-                done = await self._take_turn(self._queues.next_turn(time.monotonic()))
         self._show()
         return done
 
     async def _take_turn(self, turn: Sequence[Queue]) -> int:
-        if not turn:
-            return 0
         now = time.monotonic()
         with contextlib.ExitStack() as acts:
             for queue in turn:

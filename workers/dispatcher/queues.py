@@ -91,9 +91,6 @@ class Queues:
         self._read_at = dict.fromkeys(Priority, float("-inf"))
         self._rested_at = float("-inf")  # until then replays make way
 
-    def __len__(self) -> int:
-        return len(self._queues)
-
     def all(self) -> list[Queue]:
         """All of them."""
         return list(self._queues.values())
@@ -147,7 +144,7 @@ def _turn(free: Sequence[Queue], now: float) -> list[Queue]:
     alone = [queue for queue in free if (queue.deep or queue.failures) and queue.retry_at <= now]
     together = [queue for queue in free if not queue.deep and not queue.failures]
     first = min(alone, key=lambda queue: queue.served_at, default=None)
-    if first is not None and (not together or first.served_at < _served_at(together)):
+    if first is not None and (not together or first.served_at <= _served_at(together)):
         return [first]
     return together
 
