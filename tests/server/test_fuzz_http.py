@@ -95,7 +95,10 @@ async def test_no_request_over_http_finds_a_fault_a_hang_or_our_insides(
                 key = rim.operator if "/operations/" in case.path else rim.acme.keys[Scope.ADMIN]
                 status, body = await answer_of(web.session, web.address, case, key)
                 seen.add(status)
-                leaked = [word for word in INSIDES if status >= 400 and word in body]
+                # What the request itself says may come back in the refusal.
+                said = repr(case.as_transport_kwargs(base_url=web.address)).encode()
+                inside = [word for word in INSIDES if word in body and word not in said]
+                leaked = inside if status >= 400 else []
                 if (
                     status >= 500
                     or str(status) not in operation.definition.raw["responses"]
