@@ -193,7 +193,8 @@ class Kafka:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "log4j2.properties").write_text(LOGGING)
         (self._folder / "server.properties").write_text(self._properties())
-        format_ = ("format", "-t", _cluster_id(), "-c", "server.properties")
+        # One word: an id may begin with a hyphen.
+        format_ = ("format", f"--cluster-id={_cluster_id()}", "-c", "server.properties")
         done = _run(
             self._java("kafka.tools.StorageTool", *format_),
             cwd=self._folder,

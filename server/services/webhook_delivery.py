@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -230,7 +230,9 @@ class WebhookDeliveryServicer(rpc.WebhookDeliveryServiceServicer):
         after = read_token(request) or webhook_stats.FIRST
         window = webhook_stats.WINDOW_DEFAULT
         if request.HasField("window"):
-            window = request.window.ToTimedelta()
+            # More than the most is as much as the most, also where Python's own durations end.
+            seconds = min(request.window.seconds, int(webhook_stats.WINDOW_MAX.total_seconds()))
+            window = timedelta(seconds=seconds, microseconds=request.window.nanos / 1_000)
 
         async def work(tx: Connection, call: Call) -> pb.GetStatsResponse:
             page = (after, page_size(request.page_size) + 1)

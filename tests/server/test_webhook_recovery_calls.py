@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from tollway.webhook.v1 import delivery_service_pb2 as delivery_pb
 from tollway.webhook.v1 import recovery_service_pb2 as pb
@@ -244,6 +245,9 @@ async def test_figures_say_how_endpoints_are_served(client: Client) -> None:
     async with world.sender() as sender:
         await send_all(sender)
     answer = await client.ask("GetStats")
+    # A window of more than there is: as much as there is, however large.
+    ages = Duration(seconds=2**63 - 1, nanos=1)
+    assert (await client.ask("GetStats", window=ages)).tenant == answer.tenant
     stats = {one.endpoint_id: one for one in answer.endpoints}
     first = stats[encode(Prefix.WEBHOOK_ENDPOINT, good.id)]
     assert (first.figures.deliveries, first.figures.first_attempt_delivered) == (20, 20)
