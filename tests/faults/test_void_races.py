@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -159,6 +159,20 @@ async def crossed(
     return bool(begun), [one for one in outcomes if isinstance(one, BaseException)]
 
 
+async def crossings(
+    databases: Databases, outer: Act, inner: Act
+) -> AsyncIterator[tuple[Driver, BaseException]]:
+    """A house for each point of `outer` at which `inner` begins, and the error of the one that was refused."""
+    for point in range(STATEMENTS_MAX):
+        house = await open_house(databases)
+        begun, refused = await crossed(house, outer, inner, point)
+        if not begun:
+            break
+        (error,) = refused
+        yield house, error
+    assert 0 < point < STATEMENTS_MAX - 1
+
+
 @pytest.mark.parametrize(
     ("outer", "inner"),
     [(take_back, pay), (pay, take_back), (waive, pay), (pay, waive)],
@@ -173,12 +187,7 @@ async def test_of_a_void_and_a_payment_begun_at_any_point_of_each_other_one_is_r
     databases: Databases, outer: Act, inner: Act
 ) -> None:
     seen = set()
-    for point in range(STATEMENTS_MAX):
-        house = await open_house(databases)
-        begun, refused = await crossed(house, outer, inner, point)
-        if not begun:
-            break
-        (error,) = refused
+    async for house, error in crossings(databases, outer, inner):
         paid = await house.rows(
             "SELECT applied FROM payments WHERE tenant_id = $1", house.tenant_id
         )
@@ -195,7 +204,6 @@ async def test_of_a_void_and_a_payment_begun_at_any_point_of_each_other_one_is_r
             assert tuple(row) == ("void", 0, 0)
             assert len(again) == (take_back in (outer, inner))
         seen.add(bool(paid))
-    assert 0 < point < STATEMENTS_MAX - 1
     assert seen == {True, False}
 
 
@@ -204,12 +212,7 @@ async def test_of_two_voids_begun_at_any_point_of_each_other_one_is_refused(
     databases: Databases, outer: Act, inner: Act
 ) -> None:
     seen = set()
-    for point in range(STATEMENTS_MAX):
-        house = await open_house(databases)
-        begun, refused = await crossed(house, outer, inner, point)
-        if not begun:
-            break
-        (error,) = refused
+    async for house, error in crossings(databases, outer, inner):
         assert isinstance(error, InvalidTransition)
         rows = await house.rows(
             "SELECT status, waived FROM invoices WHERE tenant_id = $1 AND kind = 'period' ORDER BY id",
@@ -221,5 +224,4 @@ async def test_of_two_voids_begun_at_any_point_of_each_other_one_is_refused(
         # Made again it is billed once more; waived it counts as billed.
         await finalize_all(house)
         assert await billed_and_marks(house) == (1000, 0)
-    assert 0 < point < STATEMENTS_MAX - 1
     assert seen == {1, 2}

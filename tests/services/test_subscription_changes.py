@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -63,10 +64,8 @@ async def test_a_change_and_its_reverse_at_one_instant_share_an_invoice_and_net_
     assert amounts[0] + amounts[3] == 0 == amounts[1] + amounts[2]
 
 
-async def test_a_change_after_the_invoice_of_one_at_the_same_instant_takes_the_next_microsecond(
-    databases: Databases,
-) -> None:
-    desk = await desk_of(databases)
+async def changed_after_its_invoice(desk: Desk) -> UUID:
+    """A subscription changed twice at one instant, the second time when the first one's invoice is final."""
     made = await desk.subscribe(items={"Fee": "1"})
     await desk.house.advance(MIDDLE)
     await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="2"))
@@ -74,6 +73,14 @@ async def test_a_change_after_the_invoice_of_one_at_the_same_instant_takes_the_n
     await desk.house.execute("UPDATE invoices SET finalize_at = boundary WHERE kind = 'change'")
     await desk.house.settle()
     await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="3"))
+    return made.row.id
+
+
+async def test_a_change_after_the_invoice_of_one_at_the_same_instant_takes_the_next_microsecond(
+    databases: Databases,
+) -> None:
+    desk = await desk_of(databases)
+    await changed_after_its_invoice(desk)
     await desk.house.deliver()
     changes = [at for kind, at in await desk.keys() if kind == "change"]
     assert changes == [MIDDLE, MIDDLE + timedelta(microseconds=1)]
@@ -84,14 +91,7 @@ async def test_an_end_at_the_instant_of_changes_never_comes_before_them(
 ) -> None:
     """The first change's invoice is final, so the second one begins a microsecond later, and so does the end."""
     desk = await desk_of(databases)
-    made = await desk.subscribe(items={"Fee": "1"})
-    await desk.house.advance(MIDDLE)
-    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="2"))
-    await desk.house.deliver()
-    await desk.house.execute("UPDATE invoices SET finalize_at = boundary WHERE kind = 'change'")
-    await desk.house.settle()
-    await desk.change(made.row.id, ItemChange(made.items[0].id, quantity="3"))
-    await desk.cancel(made.row.id)
+    await desk.cancel(await changed_after_its_invoice(desk))
     await desk.house.advance(MIDDLE + DAY)
     later = MIDDLE + timedelta(microseconds=1)
     assert (await desk.keys())[1:] == [("change", MIDDLE), ("change", later), ("final", later)]
